@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adaptive group policy optimisation: statistics, controllers, advantages and losses. Needs torch only."""
+
+from agpo_core.advantages import group_advantages, group_advantages_padded
+from agpo_core.clipping import ClipDecision, decide_clip
+from agpo_core.config import (
+    KEY_PREFIX,
+    PRESETS,
+    AdvantageConfig,
+    AGPOConfig,
+    ClipConfig,
+    ProbeConfig,
+    Resolved,
+    SignalConfig,
+    TemperatureConfig,
+    iter_fields,
+    resolve,
+)
+from agpo_core.controller import merge_stats, probe_statistics, update_state
+from agpo_core.losses import SurrogateOutput, aggregate, clipped_surrogate, importance_weights, policy_loss
+from agpo_core.records import ControllerState, ProbeStats, Reason, ReferenceState, StepSignals
+from agpo_core.running import RunningStat
+from agpo_core.state import StateError, load_state, save_state, state_from_dict, state_to_dict
+from agpo_core.stats import dispersion, max_dispersion, pad_groups, skewness
+from agpo_core.temperature import TemperatureDecision, decide_temperature, uncertainty
+from agpo_core.votes import vote_classes, vote_entropy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AGPOConfig",
+    "AdvantageConfig",
+    "ClipConfig",
+    "ClipDecision",
+    "ControllerState",
+    "KEY_PREFIX",
+    "PRESETS",
+    "ProbeConfig",
+    "ProbeStats",
+    "Reason",
+    "ReferenceState",
+    "Resolved",
+    "RunningStat",
+    "SignalConfig",
+    "StateError",
+    "StepSignals",
+    "SurrogateOutput",
+    "TemperatureConfig",
+    "TemperatureDecision",
+    "aggregate",
+    "clipped_surrogate",
+    "decide_clip",
+    "decide_temperature",
+    "dispersion",
+    "group_advantages",
+    "group_advantages_padded",
+    "importance_weights",
+    "iter_fields",
+    "load_state",
+    "max_dispersion",
+    "merge_stats",
+    "pad_groups",
+    "policy_loss",
+    "probe_statistics",
+    "resolve",
+    "save_state",
+    "skewness",
+    "state_from_dict",
+    "state_to_dict",
+    "uncertainty",
+    "update_state",
+    "vote_classes",
+    "vote_entropy",
+]

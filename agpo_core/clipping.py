@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adaptive clip ratio: how far one update may move the policy on each prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agpo_core.config import AGPOConfig
+from agpo_core.records import ControllerState, ProbeStats, Reason, StepSignals, first_reason, read_signals
+from agpo_core.running import RunningStat
+from agpo_core.temperature import UNSET, enough_probe, exp_exact, scale_base
+
+SIGNAL_STD_FLOOR = 0.05  # smallest running deviation to divide a probe signal by
+ENTROPY_LIMIT = math.log(2.0)  # a halved or doubled policy entropy has the full effect
+
+
+@dataclass(frozen=True)
+class ClipDecision:
+    """Per prompt, all [P]: clip ratios low and high (float64), reason (int8), log_scale = ln(eps/base)
+    unclipped."""
+
+    low: Tensor
+    high: Tensor
+    reason: Tensor
+    log_scale: Tensor
+
+
+def usable_entropy(value: float | None) -> float | None:
+    """The policy entropy if it is a positive finite number, else None."""
+    return value if value is not None and math.isfinite(value) and value > 0.0 else None
+
+
+def entropy_term(signals: StepSignals, running: RunningStat) -> float | None:
+    """ln(H / running mean of H), held within +-ln 2 [ours]; None if either is unknown."""
+    entropy = usable_entropy(signals.policy_entropy)
+    if entropy is None or not running.updates or running.mean <= 0.0:
+        return None
+    return max(-ENTROPY_LIMIT, min(ENTROPY_LIMIT, math.log(entropy / running.mean)))
+
+
+def kl_term(running: RunningStat, target: float) -> float | None:
+    """max(0, ln(running step KL / target)) [ours]; None before the first measurement."""
+    if not running.updates:
+        return None
+    return max(0.0, math.log(running.mean / target)) if running.mean > 0.0 else 0.0
+
+
+def fold_entropy(
+    values: Sequence[float | None], h_ref: float, decay: float
+) -> tuple[list[float], list[bool], float]:
+    """Fold the reference entropy prompt by prompt in the given order [code].
+
+    gate = clip(H / ref, 0.5, 1.5), ref = h_ref if it is set (> 1e-8) else H; then h_ref <- decay*H +
+    (1-decay)*h_ref, or H if it was unset. An unknown H has gate 1 and changes nothing. Returns gates, whether
+    h_ref was set, h_ref.
+    """
+    gates, was_set = [], []
+    for value in values:
+        known = h_ref > UNSET
+        was_set.append(known)
+        if value is None:
+            gates.append(1.0)
+            continue
+        gates.append(max(0.5, min(1.5, value / (h_ref if known else value))))
+        h_ref = decay * value + (1.0 - decay) * h_ref if known else value
+    return gates, was_set, h_ref
+
+
+def prompt_entropies(signals: StepSignals, prompts: int) -> list[float | None]:
+    """Policy entropy of each prompt, the step's where the prompt's own is unknown, None where both are."""
+    fallback = usable_entropy(signals.policy_entropy)
+    if signals.policy_entropy_P is None:
+        return [fallback] * prompts
+    if signals.policy_entropy_P.shape != (prompts,):
+        raise ValueError(
+            f"policy_entropy_P: expected [{prompts}], got {tuple(signals.policy_entropy_P.shape)}"
+        )
+    own = (usable_entropy(value) for value in signals.policy_entropy_P.double().tolist())
+    return [fallback if value is None else value for value in own]
+
+
+def _log_scale(stats: ProbeStats, signals: StepSignals, state: ControllerState, config: AGPOConfig) -> Tensor:
+    """s of the form log: the sum of gains times what is known, [P]."""
+    settings, probe = config.clip, read_signals(stats, config)
+    total = torch.zeros_like(stats.mean)
+    parts = (
+        (settings.dispersion_gain, probe.dispersion, state.dispersion),
+        (settings.vote_entropy_gain, probe.vote_entropy, state.vote_entropy),
+        (settings.skewness_gain, probe.skewness, state.skewness),
+    )
+    for gain, value, running in parts:
+        if running.updates:
+            total = total + gain * ((value - running.mean) / max(running.std, SIGNAL_STD_FLOOR))
+    total = torch.where(enough_probe(stats, "log"), total, torch.zeros_like(total))
+    entropy = entropy_term(signals, state.entropy)
+    drift = kl_term(state.step_kl, settings.kl_target)
+    if entropy is not None:
+        total = total + settings.entropy_gain * entropy
+    if drift is not None:
+        total = total - settings.kl_gain * drift
+    return total
+
+
+def _reference_scale(
+    stats: ProbeStats, signals: StepSignals, state: ControllerState, config: AGPOConfig
+) -> tuple[Tensor, Tensor]:
+    """eps/base of the form reference, [P], and where the reference entropy was not yet set."""
+    settings, probe = config.clip, read_signals(stats, config)
+    entropies = prompt_entropies(signals, len(stats))
+    gates, was_set, _ = fold_entropy(entropies, state.reference.h_ref, settings.entropy_decay)
+    gate = torch.tensor(gates, dtype=torch.float64)
+    divisor = 1.0 + settings.alpha * probe.dispersion
+    divisor = divisor + settings.gamma * state.reference.kl_ema
+    divisor = divisor + settings.zeta * probe.skewness
+    return gate * (1.0 + settings.delta * probe.vote_entropy) / divisor, ~torch.tensor(
+        was_set, dtype=torch.bool
+    )
+
+
+def decide_clip(
+    stats: ProbeStats,
+    signals: StepSignals,
+    state: ControllerState,
+    config: AGPOConfig,
+    base_low: float,
+    base_high: float,
+) -> ClipDecision:
+    """Choose the clip ratios of each prompt's responses.
+
+    Form log [ours]: low = clip(base_low*exp(s), min, max), high likewise, with s = dispersion_gain*z_d +
+    vote_entropy_gain*z_e + skewness_gain*z_k + entropy_gain*ln(H/H_mean) - kl_gain*max(0,
+    ln(D_mean/kl_target)); z are the probe signals standardised by their running statistics, the entropy term
+    is held within +-ln 2. What is unknown contributes 0. A positive gain: the signal widens. Form reference
+    [code]: eps = clip(base*h*(1 + delta*E)/(1 + alpha*d + gamma*D + zeta*|k|), min, max), h the entropy gate
+    of `fold_entropy`, in the given order.
+
+    stats: probes of P prompts; signals: this step's entropy is read (its KL enters through the state, next
+    step); base_low, base_high: centres. Returns decisions [P]. Prompts with too few valid probe responses
+    follow the entropy and KL terms only. With the controller off every prompt has the bases.
+    """
+    settings = config.clip
+    zero = torch.zeros_like(stats.mean)
+    nothing = torch.zeros_like(zero, dtype=torch.bool)
+    if not settings.enabled:
+        bases = torch.full_like(zero, base_low), torch.full_like(zero, base_high)
+        return ClipDecision(*bases, first_reason([(Reason.OFF, ~nothing)]), zero)
+    if settings.form == "reference":
+        scale, warmup = _reference_scale(stats, signals, state, config)
+        low = (base_low * scale).clamp(settings.min, settings.max)
+        high = (base_high * scale).clamp(settings.min, settings.max)
+        log_scale = torch.tensor([math.log(value) for value in scale.tolist()], dtype=torch.float64)
+    else:
+        log_scale = _log_scale(stats, signals, state, config)
+        scale = exp_exact(log_scale)
+        low = scale_base(base_low, log_scale, scale, settings.min, settings.max)
+        high = scale_base(base_high, log_scale, scale, settings.min, settings.max)
+        known = state.dispersion.updates or state.step_kl.updates or state.entropy.updates
+        warmup = nothing | (not known)
+    reason = first_reason(
+        [
+            (Reason.NO_PROBE, ~enough_probe(stats, settings.form)),
+            (Reason.WARMUP, warmup),
+            (Reason.AT_MIN, low <= settings.min),
+            (Reason.AT_MAX, high >= settings.max),
+            (Reason.ZERO_DISPERSION, stats.dispersion == 0.0),
+            (Reason.WIDENED, high > base_high),
+            (Reason.TIGHTENED, low < base_low),
+        ]
+    )
+    return ClipDecision(low, high, reason, log_scale)

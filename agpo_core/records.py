@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What passes between the parts: probe statistics, step signals, controller state, reasons. All immutable."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from agpo_core.config import AGPOConfig
+from agpo_core.running import RunningStat
+
+STATE_VERSION = 1
+
+
+class Reason(IntEnum):
+    """Why a decision is what it is: the first that applies, in this order."""
+
+    OFF = 0  # the controller is disabled
+    NO_PROBE = 1  # too few valid probe responses to measure anything
+    WARMUP = 2  # nothing has been observed yet to compare with
+    AT_MIN = 3
+    AT_MAX = 4
+    ZERO_DISPERSION = 5  # all probe outcomes equal (the formula is applied all the same)
+    HEATED = 6
+    COOLED = 7
+    WIDENED = 8
+    TIGHTENED = 9
+    NEUTRAL = 10
+
+    @property
+    def label(self) -> str:
+        """Lower-case name, for logs."""
+        return self.name.lower()
+
+
+def first_reason(cases: list[tuple[Reason, Tensor]]) -> Tensor:
+    """int8 [P]: per prompt the first case whose mask is true, NEUTRAL if none is."""
+    reason = torch.full_like(cases[0][1], int(Reason.NEUTRAL), dtype=torch.int8)
+    for name, applies in reversed(cases):
+        reason = torch.where(applies, torch.full_like(reason, int(name)), reason)
+    return reason
+
+
+@dataclass(frozen=True)
+class ProbeStats:
+    """Statistics of the probe of each prompt, all [P] on the CPU, float64 except `count` (int64).
+
+    count: valid responses; mean and dispersion in units of the outcome; skewness without unit, signed;
+    vote_entropy in nats. normalized_*: the same within [0, 1] (dispersion by its largest possible value,
+    vote entropy by ln n, skewness as |k|/(1+|k|)).
+    """
+
+    count: Tensor
+    mean: Tensor
+    dispersion: Tensor
+    skewness: Tensor
+    vote_entropy: Tensor
+    normalized_dispersion: Tensor
+    normalized_skewness: Tensor
+    normalized_vote_entropy: Tensor
+
+    def __len__(self) -> int:
+        return len(self.count)
+
+    def select(self, index: slice | Tensor) -> ProbeStats:
+        """The statistics of some of the prompts."""
+        return ProbeStats(*(getattr(self, item.name)[index] for item in dataclasses.fields(self)))
+
+
+@dataclass(frozen=True)
+class Signals:
+    """The three probe signals that the controllers read, [P] float64: normalised or raw, skewness
+    unsigned."""
+
+    dispersion: Tensor
+    skewness: Tensor
+    vote_entropy: Tensor
+
+
+def read_signals(stats: ProbeStats, config: AGPOConfig) -> Signals:
+    """Pick the normalised or the raw signals, as `signals.normalize` says."""
+    if config.signals.normalize:
+        return Signals(stats.normalized_dispersion, stats.normalized_skewness, stats.normalized_vote_entropy)
+    return Signals(stats.dispersion, stats.skewness.abs(), stats.vote_entropy)
+
+
+@dataclass(frozen=True)
+class StepSignals:
+    """What the update side of a step measured.
+
+    policy_entropy: token mean of the full-vocabulary entropy under the old policy, nats; None if unknown.
+    step_kl: token mean of old minus new log-prob after the step's updates, nats per token; None if unknown.
+    policy_entropy_P: policy entropy per prompt [P], read by the form "reference" only.
+    """
+
+    policy_entropy: float | None = None
+    step_kl: float | None = None
+    policy_entropy_P: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ReferenceState:
+    """The public code's own running values, where 0 means "never set" [code]."""
+
+    u_bar: float = 0.0
+    h_ref: float = 0.0
+    kl_ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class ControllerState:
+    """All that is remembered between steps. Frozen within a step: every prompt sees the same."""
+
+    uncertainty: RunningStat
+    dispersion: RunningStat
+    vote_entropy: RunningStat
+    skewness: RunningStat
+    entropy: RunningStat
+    step_kl: RunningStat
+    reference: ReferenceState = ReferenceState()
+    step: int = 0
+    version: int = STATE_VERSION
+
+    @classmethod
+    def initial(cls, config: AGPOConfig) -> ControllerState:
+        """The state before the first step."""
+        clip = config.clip
+        return cls(
+            uncertainty=RunningStat.empty(config.temperature.decay),
+            dispersion=RunningStat.empty(clip.decay),
+            vote_entropy=RunningStat.empty(clip.decay),
+            skewness=RunningStat.empty(clip.decay),
+            entropy=RunningStat.empty(clip.entropy_decay),
+            step_kl=RunningStat.empty(clip.kl_decay),
+        )

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controller state on disk: versioned JSON with a checksum, replaced atomically."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agpo_core.records import STATE_VERSION, ControllerState, ReferenceState
+from agpo_core.running import RunningStat
+
+FORMAT = "agpo-controller-state"
+
+_RUNNING = ("uncertainty", "dispersion", "vote_entropy", "skewness", "entropy", "step_kl")
+
+
+class StateError(ValueError):
+    """A state file that cannot be used; the message says which file and why."""
+
+
+def state_to_dict(state: ControllerState) -> dict[str, Any]:
+    """Plain values, for JSON; floats survive exactly."""
+    return dataclasses.asdict(state)
+
+
+def state_from_dict(values: Mapping[str, Any]) -> ControllerState:
+    """The inverse of `state_to_dict`. Raises StateError for an unknown version or a missing or malformed
+    field."""
+    try:
+        version = values["version"]
+        if version != STATE_VERSION:
+            raise StateError(f"controller state has version {version!r}, this package reads {STATE_VERSION}")
+        reference = values["reference"]
+        return ControllerState(
+            **{name: RunningStat.from_dict(values[name]) for name in _RUNNING},
+            reference=ReferenceState(
+                float(reference["u_bar"]), float(reference["h_ref"]), float(reference["kl_ema"])
+            ),
+            step=int(values["step"]),
+            version=int(version),
+        )
+    except KeyError as error:
+        raise StateError(f"controller state lacks the field {error.args[0]!r}") from error
+    except StateError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise StateError(f"controller state has a malformed field: {error}") from error
+
+
+def _canonical(payload: Mapping[str, Any]) -> str:
+    return json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _checksum(payload: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_canonical(payload).encode()).hexdigest()
+
+
+def save_state(
+    path: str | os.PathLike[str],
+    state: ControllerState,
+    fingerprint: str,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the state so that `path` holds either the old file or the whole new one, even after a crash.
+
+    fingerprint: of the config that the state belongs to; extra: any JSON values to keep beside it.
+    Raises ValueError if a value is not JSON (NaN and infinities are not), OSError if the disk refuses.
+    """
+    target = Path(path)
+    payload = {"state": state_to_dict(state), "fingerprint": fingerprint, "extra": dict(extra or {})}
+    document = {"format": FORMAT, "version": STATE_VERSION, "checksum": _checksum(payload), **payload}
+    text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load_state(path: str | os.PathLike[str]) -> tuple[ControllerState, str, dict[str, Any]]:
+    """Read (state, fingerprint, extra). Raises StateError if the file is missing, damaged or of another
+    version."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StateError(f"{path}: no controller state file there (missing)") from error
+    except ValueError as error:  # also a UnicodeDecodeError
+        raise StateError(f"{path}: not JSON, truncated or damaged: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise StateError(f"{path}: not a controller state file (format is not {FORMAT!r})")
+    if document.get("version") != STATE_VERSION:
+        raise StateError(
+            f"{path}: unknown version {document.get('version')!r}, this package reads {STATE_VERSION}"
+        )
+    for name in ("checksum", "state", "fingerprint", "extra"):
+        if name not in document:
+            raise StateError(f"{path}: missing field {name!r}")
+    payload = {name: document[name] for name in ("state", "fingerprint", "extra")}
+    if _checksum(payload) != document["checksum"]:
+        raise StateError(f"{path}: wrong checksum, the file was damaged or edited")
+    try:
+        return state_from_dict(payload["state"]), str(payload["fingerprint"]), dict(payload["extra"])
+    except StateError as error:
+        raise StateError(f"{path}: {error}") from error

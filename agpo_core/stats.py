@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of groups: masked, ragged, and the same bits in any order of members and any batch.
+
+Values are sorted within their group and summed column by column in float64, so that a result depends neither
+on the order of a group's members nor on the other prompts of the batch. Shapes: _P prompts, _G members, _N
+responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+DispersionKind = Literal["std", "mad", "iqr"]
+SkewnessKind = Literal["adjusted", "reference"]
+
+MAD_TO_STD = 1.4826  # makes the median absolute deviation estimate a normal standard deviation
+IQR_TO_STD = 1.349  # the same for the distance between the quartiles
+
+
+def _check_shape(values: Tensor, mask: Tensor) -> None:
+    if values.dim() != 2 or mask.shape != values.shape:
+        raise ValueError(
+            f"expected values and mask [P, G], got {tuple(values.shape)} and {tuple(mask.shape)}"
+        )
+
+
+def column_sum(columns_GP: Tensor) -> Tensor:
+    """Sum [G, P] over G, one column after the other: the same order of additions for every P."""
+    total = columns_GP.new_zeros(columns_GP.shape[1])
+    for column in columns_GP:
+        total = total + column
+    return total
+
+
+class SortedGroups:
+    """A batch of groups, sorted within each group, invalid members last. All fields are float64 or int64.
+
+    columns_GP: sorted values, 0 where invalid; valid_GP; count_P; lowest_P and highest_P (0 for an empty
+    group).
+    """
+
+    def __init__(self, values_PG: Tensor, mask_PG: Tensor) -> None:
+        _check_shape(values_PG, mask_PG)
+        values = values_PG.detach().to(torch.float64)
+        valid = mask_PG.bool() & values.isfinite()
+        infinite = torch.full_like(values, torch.inf)
+        # + 0.0 turns -0.0 into 0.0: the two compare equal, so a sort may leave them in either order
+        ordered = torch.where(valid, values + 0.0, infinite).sort(dim=1).values.T.contiguous()
+        members = torch.arange(values.shape[1], device=values.device).unsqueeze(1)
+        self.count_P = valid.sum(dim=1)
+        self.valid_GP = members < self.count_P
+        self.columns_GP = torch.where(self.valid_GP, ordered, torch.zeros_like(ordered))
+        self.size_P = self.count_P.to(torch.float64)
+        self.lowest_P = self.at(torch.zeros_like(self.count_P))
+        self.highest_P = self.at(self.count_P - 1)
+        self.mean_P = column_sum(self.columns_GP) / self.size_P.clamp(min=1.0)
+        # one value, however it rounds, has itself as mean
+        self.mean_P = torch.where(self.equal_P, self.lowest_P, self.mean_P)
+
+    @property
+    def equal_P(self) -> Tensor:
+        """Groups whose members are all the same number (also true for 0 or 1 members)."""
+        return self.lowest_P == self.highest_P
+
+    def at(self, rank_P: Tensor) -> Tensor:
+        """The value of the given rank in each group; 0 for an empty group."""
+        if self.columns_GP.shape[0] == 0:
+            return self.columns_GP.new_zeros(rank_P.shape)
+        return self.columns_GP.gather(0, rank_P.clamp(min=0).unsqueeze(0)).squeeze(0)
+
+    def quantile(self, q: float) -> Tensor:
+        """The q-quantile with linear interpolation between ranks; 0 for an empty group."""
+        position = (self.size_P - 1.0).clamp(min=0.0) * q
+        below = position.floor()
+        low, high = self.at(below.long()), self.at(position.ceil().long())
+        return low + (high - low) * (position - below)
+
+    def central_moment(self, power: int) -> Tensor:
+        """mean((x - mean)**power) over the valid members; exactly 0 where all are equal."""
+        centred = torch.where(self.valid_GP, self.columns_GP - self.mean_P, torch.zeros_like(self.columns_GP))
+        raised = centred
+        for _ in range(power - 1):
+            raised = raised * centred
+        return column_sum(raised) / self.size_P.clamp(min=1.0)
+
+    def std(self) -> Tensor:
+        """Sample standard deviation (n-1); 0 for fewer than two members."""
+        n = self.size_P
+        return (self.central_moment(2) * n / (n - 1.0).clamp(min=1.0)).sqrt()
+
+    def dispersion(self, kind: DispersionKind = "std") -> Tensor:
+        """See the function `dispersion`."""
+        if kind == "std":
+            value = self.std()
+        elif kind == "mad":
+            deviation = (self.columns_GP - self.quantile(0.5)).abs()
+            value = MAD_TO_STD * SortedGroups(deviation.T, self.valid_GP.T).quantile(0.5)
+        elif kind == "iqr":
+            value = (self.quantile(0.75) - self.quantile(0.25)) / IQR_TO_STD
+        else:
+            raise ValueError(f"dispersion kind {kind!r}: must be std, mad or iqr")
+        return torch.where(self.equal_P, torch.zeros_like(value), value)
+
+    def skewness(self, kind: SkewnessKind = "adjusted") -> Tensor:
+        """See the function `skewness`."""
+        n, third = self.size_P, self.central_moment(3)
+        factor = (n * (n - 1.0)).clamp(min=0.0).sqrt() / (n - 2.0).clamp(min=1.0)
+        if kind == "adjusted":
+            second = self.central_moment(2)
+            value = factor * (third / (second * second.sqrt()))
+            usable = (n >= 3.0) & ~self.equal_P & value.isfinite()
+        elif kind == "reference":
+            std = self.std()
+            value = third / (std * std * std)
+            value = (torch.where(n > 2.0, factor, torch.ones_like(n)) * value).clamp(-10.0, 10.0)
+            usable = (std >= 1e-6) & value.isfinite()
+        else:
+            raise ValueError(f"skewness kind {kind!r}: must be adjusted or reference")
+        return torch.where(usable, value, torch.zeros_like(value))
+
+
+def dispersion(values_PG: Tensor, mask_PG: Tensor, kind: DispersionKind = "std") -> Tensor:
+    """Spread of each group's values [code].
+
+    std: sample standard deviation (n-1). mad: 1.4826*median|x - median|. iqr: (Q3-Q1)/1.349, quantiles with
+    linear interpolation. values_PG: [P, G] in any unit; mask_PG: bool [P, G]; masked or non-finite members do
+    not count. Returns [P] float64 in the unit of the values; 0 for fewer than two members or equal values.
+    """
+    return SortedGroups(values_PG, mask_PG).dispersion(kind)
+
+
+def skewness(values_PG: Tensor, mask_PG: Tensor, kind: SkewnessKind = "adjusted") -> Tensor:
+    """Skewness of each group's values, without unit.
+
+    adjusted [ours]: the standard G1 = sqrt(n(n-1))/(n-2) * m3/m2**1.5 with moments over n; 0 for n < 3 or no
+    variance. reference [code]: the same factor on mean(((x-mean)/std)**3) with the sample deviation, clipped
+    to +-10; no factor for n <= 2; 0 if the deviation is below 1e-6. Arguments and masking as in `dispersion`.
+    """
+    return SortedGroups(values_PG, mask_PG).skewness(kind)
+
+
+def max_dispersion(count_P: Tensor, kind: DispersionKind = "std") -> Tensor:
+    """Largest dispersion that `count_P` outcomes within [0, 1] can have [ours]; 0 for n < 2.
+
+    std: sqrt(floor(n/2)*ceil(n/2)/(n(n-1))), reached by a half-right group. mad: 1.4826/2. iqr: 0.5/1.349 for
+    n = 2 and 3, 1/1.349 above. Returns [P] float64.
+    """
+    n = count_P.to(torch.float64)
+    if kind == "std":
+        value = ((n / 2).floor() * (n / 2).ceil() / (n * (n - 1.0)).clamp(min=1.0)).sqrt()
+    elif kind == "mad":
+        value = torch.full_like(n, MAD_TO_STD * 0.5)
+    elif kind == "iqr":
+        value = torch.where(n < 4.0, 0.5, 1.0).to(torch.float64) / IQR_TO_STD
+    else:
+        raise ValueError(f"dispersion kind {kind!r}: must be std, mad or iqr")
+    return torch.where(n < 2.0, torch.zeros_like(value), value)
+
+
+def group_rows(index_N: Tensor | Sequence[Hashable]) -> Tensor:
+    """Number the groups in the order of their first member: int64 [N], 0 for the first group, and so on."""
+    if isinstance(index_N, Tensor):
+        if index_N.dim() != 1:
+            raise ValueError(f"expected index [N], got {tuple(index_N.shape)}")
+        if index_N.numel() == 0:
+            return index_N.long()
+        labels, inverse = torch.unique(index_N, return_inverse=True)
+        place = torch.arange(len(index_N), device=index_N.device)
+        first = place.new_full((len(labels),), len(index_N)).scatter_reduce(0, inverse, place, "amin")
+        rank = torch.empty_like(first)
+        rank[first.argsort()] = torch.arange(len(labels), device=index_N.device)
+        return rank[inverse]
+    numbers: dict[Hashable, int] = {}
+    return torch.tensor([numbers.setdefault(label, len(numbers)) for label in index_N], dtype=torch.int64)
+
+
+def pad_groups(
+    values_N: Tensor, index_N: Tensor | Sequence[Hashable]
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Gather responses into groups.
+
+    values_N: [N]; index_N: the group of each response, an integer tensor or any hashable labels. Returns
+    values_PG (0 where there is no member), mask_PG (bool) and (row_N, column_N), with which `x_PG[row_N,
+    column_N]` takes any [P, G] result back to the responses. Groups are in the order of their first member,
+    members in theirs.
+    """
+    if values_N.dim() != 1 or len(index_N) != len(values_N):
+        raise ValueError(
+            f"expected values and index [N], got {tuple(values_N.shape)} and {len(index_N)} labels"
+        )
+    row = group_rows(index_N).to(values_N.device)
+    if row.numel() == 0:
+        empty = values_N.new_zeros(0, 0)
+        return empty, empty.bool(), (row, row.clone())
+    count = torch.bincount(row)
+    order = row.argsort(stable=True)
+    start = count.cumsum(0) - count
+    column = torch.empty_like(row)
+    column[order] = torch.arange(len(row), device=row.device) - start[row[order]]
+    values = values_N.new_zeros(len(count), int(count.max()))
+    mask = torch.zeros_like(values, dtype=torch.bool)
+    values[row, column] = values_N
+    mask[row, column] = True
+    return values, mask, (row, column)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Controller state and decisions on disk, beside verl's checkpoints.
+
+``global_step_N/agpo_state.json`` is written before verl marks the checkpoint as the latest one, so a process
+that is killed at any moment leaves either the old checkpoint or a new one that has its state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from agpo_core import AGPOConfig, ControllerState, load_state, save_state
+
+STATE_FILE = "agpo_state.json"
+DECISIONS_FILE = "agpo_decisions.jsonl"
+TRACKER_FILE = "latest_checkpointed_iteration.txt"
+
+
+class ResumeError(ValueError):
+    """A checkpoint that AGPO must not resume from; the message says what to do."""
+
+
+def checkpoint_to_resume(config: Any) -> Path | None:
+    """The checkpoint folder that verl will resume from, None for a fresh start.
+
+    verl writes its tracker file in place; a kill in that moment leaves it empty, and verl could not start any
+    more. Such a tracker is repaired: verl writes it last, so the newest folder with a data state is complete.
+    """
+    mode = config.trainer.resume_mode
+    if mode == "disable":
+        return None
+    if mode == "resume_path":
+        if "global_step_" not in str(config.trainer.resume_from_path):
+            raise ResumeError(
+                f"trainer.resume_from_path={config.trainer.resume_from_path}: must name a checkpoint folder "
+                "global_step_N. Set it, or trainer.resume_mode=auto."
+            )
+        return Path(config.trainer.resume_from_path).absolute()
+    root = Path(config.trainer.default_local_dir).absolute()
+    tracker = root / TRACKER_FILE
+    if not tracker.exists():
+        return None
+    text = tracker.read_text(errors="replace").strip()
+    if not text.isdigit():
+        steps = sorted(int(p.parent.name.split("_")[-1]) for p in root.glob("global_step_*/data.pt"))
+        if not steps:
+            raise ResumeError(
+                f"{tracker} is damaged ({text[:20]!r}) and {root} holds no complete checkpoint. Start anew with "
+                "trainer.resume_mode=disable, or in another folder with trainer.default_local_dir=..."
+            )
+        text = str(steps[-1])
+        temporary = tracker.with_suffix(".tmp")
+        temporary.write_text(text)
+        os.replace(temporary, tracker)
+        print(f"[agpo] repaired {tracker}: it was cut off while being written; latest step is {text}")
+    folder = root / f"global_step_{text}"
+    return folder if folder.exists() else None
+
+
+def read_state(folder: Path, agpo: AGPOConfig) -> ControllerState:
+    """The controller state of a checkpoint.
+
+    Raises:
+        ResumeError: no state, damaged state, or a state of another AGPO config.
+    """
+    ways_out = (
+        "Ways out: another folder (trainer.default_local_dir=...), a fresh start (trainer.resume_mode=disable), "
+        "or fresh controllers on these weights (algorithm.agpo.on_config_change=reset). Nothing was changed."
+    )
+    path = folder / STATE_FILE
+    if agpo.on_config_change == "reset":
+        return ControllerState.initial(agpo)
+    try:
+        state, fingerprint, _ = load_state(path)
+    except ValueError as error:
+        raise ResumeError(f"cannot resume the controllers from {path}: {error}. {ways_out}") from error
+    if fingerprint != agpo.fingerprint() and agpo.on_config_change == "refuse":
+        raise ResumeError(
+            f"{path} was written with other algorithm.agpo settings, so its decisions would not continue. {ways_out} "
+            "To go on with the old state and the new settings: algorithm.agpo.on_config_change=keep."
+        )
+    return state
+
+
+def write_state(folder: Path, state: ControllerState, agpo: AGPOConfig, totals: dict[str, float]) -> None:
+    """Save the controller state and the run's totals into a checkpoint folder, atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_state(folder / STATE_FILE, state, agpo.fingerprint(), {"totals": totals, "config": agpo.to_dict()})
+
+
+def read_totals(folder: Path) -> dict[str, float]:
+    """Cumulative counters saved with the state; empty if there are none."""
+    try:
+        return dict(load_state(folder / STATE_FILE)[2].get("totals", {}))
+    except ValueError:
+        return {}
+
+
+class DecisionLog:
+    """Per-prompt decisions, one JSON object a line. Resuming drops the lines after the resumed step."""
+
+    def __init__(self, path: Path, *, resumed_step: int, enabled: bool = True) -> None:
+        self._path = path if enabled else None
+        if not enabled:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resumed_step]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(f"{line}\n" for line in kept if _step_of(line) > 0))
+            os.replace(temporary, path)
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add one step's rows in a single write."""
+        if self._path is None:
+            return
+        text = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+
+
+def _step_of(line: str) -> int:
+    """Step of a decisions line; -1 for a line cut off by a kill."""
+    match = re.search(r'"step": (\d+)', line)
+    return int(match.group(1)) if match and line.endswith("}") else -1

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can be known to go wrong before Ray starts, in one message.
+
+Each check yields problems as text: the key, its value, why it cannot work, and the override that mends it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from agpo_core import AGPOConfig
+from recipe.agpo import checkpoint
+from recipe.agpo.settings import agpo_config, is_agpo, resolved
+from recipe.agpo.verl_seams import MANAGER_CLASS, VERL_VERSION
+
+CLIP_AWARE_LOSSES = ("vanilla", "agpo", "bypass_mode")
+MAX_PROMPTS_TOKENISED = 2000
+REQUIRED_COLUMNS = ("data_source", "reward_model")
+
+
+class ConfigProblem(ValueError):
+    """The run cannot start; the message lists every problem with its fix."""
+
+
+def before_ray(config: DictConfig) -> None:
+    """Check a composed verl config; called from verl's own ``validate_config`` in the driver.
+
+    On the platform without a GPU its settings are filled in first, for every run. The rest applies only to runs
+    with ``algorithm.adv_estimator=agpo``.
+
+    Raises:
+        ConfigProblem: with all problems found, each with its fix.
+    """
+    from recipe.agpo import cpu
+
+    if cpu.enabled():
+        from recipe.agpo.cpu.config import apply_cpu_defaults
+
+        for key, old, new in apply_cpu_defaults(config):
+            print(f"[agpo] CPU platform: {key}={new} (was {old})")
+    if not is_agpo(config):
+        return
+    problems = find_problems(config)
+    if problems:
+        listed = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
+        raise ConfigProblem(f"AGPO cannot start, {len(problems)} problem(s):\n{listed}")
+    for warning in find_warnings(config):
+        print(f"[agpo] WARNING: {warning}")
+
+
+def find_problems(config: DictConfig) -> list[str]:
+    """All reasons why this run could not work, in words; empty if it can start."""
+    try:
+        agpo = agpo_config(config)
+    except ValueError as error:
+        return [_with_prefix(str(error))]
+    checks: tuple[Callable[[DictConfig, AGPOConfig], Iterator[str]], ...] = (
+        _versions,
+        _trainer,
+        _rollout,
+        _scoring,
+        _loss,
+        _batches,
+        _model,
+        _data,
+        _resume,
+    )
+    return [problem for check in checks for problem in check(config, agpo)]
+
+
+def find_warnings(config: DictConfig) -> list[str]:
+    """Settings that work but make a part of AGPO pointless."""
+    agpo, actor = agpo_config(config), config.actor_rollout_ref.actor
+    found = []
+    one_update = int(actor.ppo_mini_batch_size) >= int(config.data.train_batch_size) and int(actor.ppo_epochs) == 1
+    if agpo.clip.enabled and one_update:
+        found.append(
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size} covers the whole batch "
+            f"(data.train_batch_size={config.data.train_batch_size}): with one update per batch every importance "
+            "ratio is 1 and no clip ratio does anything. Set ppo_mini_batch_size to half of the batch or less, or "
+            "ppo_epochs=2."
+        )
+    if agpo.scoring == "uncorrected" and agpo.temperature.enabled:
+        found.append(
+            "algorithm.agpo.scoring=uncorrected: responses are sampled at their own temperature and scored at "
+            "another one, as in the public code. Use own or corrected for a consistent gradient."
+        )
+    return found
+
+
+def _versions(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    version = importlib.metadata.version("verl")
+    if version != VERL_VERSION:
+        yield (
+            f"verl {version} is installed; recipe/agpo/verl_seams.py names the internals of verl {VERL_VERSION}, "
+            f"and only that version is tested. Install it with: pip install verl=={VERL_VERSION}"
+        )
+
+
+def _trainer(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    if not config.trainer.use_v1:
+        yield "trainer.use_v1=False: AGPO works with verl's V1 trainer. Set trainer.use_v1=True."
+    mode = config.trainer.v1.trainer_mode
+    if mode != "sync":
+        yield f"trainer.v1.trainer_mode={mode}: AGPO supports the synchronous trainer. Set it to sync."
+    if config.reward.reward_model.enable and not config.reward.reward_model.enable_resource_pool:
+        yield (
+            "reward.reward_model.enable=True without a resource pool: rewards then come after the rollout, and the "
+            "probe needs them during it. Set reward.reward_model.enable_resource_pool=True or use a reward function."
+        )
+    distillation = OmegaConf.select(config, "distillation.enabled", default=False)
+    if distillation and agpo.clip.enabled:
+        yield (
+            "distillation.enabled=True replaces the loss that carries the per-response clip ratios. Set "
+            "algorithm.agpo.clip.enabled=false or distillation.enabled=False."
+        )
+    groups = config.algorithm.get("filter_groups", None)
+    if groups is not None and groups.enable and groups.metric == "reward" and agpo.outcome_key is not None:
+        yield (
+            f"algorithm.filter_groups.metric=reward filters on shaped rewards, while AGPO judges groups on "
+            f"{agpo.outcome_key!r}. Set algorithm.filter_groups.metric={agpo.outcome_key}."
+        )
+
+
+def _rollout(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    rollout = config.actor_rollout_ref.rollout
+    small, cold = agpo.adaptive and int(rollout.n) < 2, float(rollout.temperature) <= 0
+    if small:
+        yield (
+            f"actor_rollout_ref.rollout.n={rollout.n}: a group needs at least 2 responses to have a dispersion. "
+            "Set actor_rollout_ref.rollout.n=8, or algorithm.agpo.preset=grpo."
+        )
+    if cold:
+        yield f"actor_rollout_ref.rollout.temperature={rollout.temperature}: must be > 0. Set it to 1.0."
+    if not small and not cold:
+        try:
+            resolved(config, agpo)
+        except ValueError as error:
+            yield _with_prefix(str(error))
+    manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
+    if manager not in (None, MANAGER_CLASS):
+        yield (
+            f"actor_rollout_ref.rollout.agent.agent_loop_manager_class={manager}: AGPO needs its own manager for "
+            f"the probe. Leave the key out, or derive yours from {MANAGER_CLASS} and use algorithm.agpo.preset=grpo."
+        )
+
+
+def _scoring(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    fused = bool(config.actor_rollout_ref.model.get("use_fused_kernels", False))
+    if fused and agpo.scoring == "own" and agpo.temperature.enabled:
+        yield (
+            "actor_rollout_ref.model.use_fused_kernels=True: verl's fused kernels take one temperature for the "
+            "whole batch. Set actor_rollout_ref.model.use_fused_kernels=False, or algorithm.agpo.scoring=corrected "
+            "with algorithm.rollout_correction.rollout_is=token and actor_rollout_ref.rollout.calculate_log_probs=True."
+        )
+    if agpo.scoring == "corrected":
+        level = OmegaConf.select(config, "algorithm.rollout_correction.rollout_is")
+        if level is None:
+            yield (
+                "algorithm.agpo.scoring=corrected needs verl's importance weights. Set "
+                "algorithm.rollout_correction.rollout_is=token, or algorithm.agpo.scoring=own."
+            )
+        if not config.actor_rollout_ref.rollout.calculate_log_probs:
+            yield (
+                "algorithm.agpo.scoring=corrected needs the sampler's log-probabilities. Set "
+                "actor_rollout_ref.rollout.calculate_log_probs=True."
+            )
+
+
+def _loss(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    mode = config.actor_rollout_ref.actor.policy_loss.get("loss_mode", "vanilla")
+    if agpo.clip.enabled and mode not in CLIP_AWARE_LOSSES:
+        yield (
+            f"actor_rollout_ref.actor.policy_loss.loss_mode={mode} has not been tested with a clip ratio per "
+            "response. Set actor_rollout_ref.actor.policy_loss.loss_mode=vanilla or algorithm.agpo.clip.enabled=false."
+        )
+
+
+def _batches(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    ref = config.actor_rollout_ref
+    ranks = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
+    if ref.actor.strategy == "megatron" or ref.actor.use_dynamic_bsz:
+        return
+    sequence_parallel = int(ref.actor.get("ulysses_sequence_parallel_size", 1) or 1)
+    ranks = max(1, ranks // sequence_parallel)
+    share = int(ref.actor.ppo_mini_batch_size) * int(ref.rollout.n) // ranks
+    micro = ref.actor.ppo_micro_batch_size_per_gpu
+    if micro and share % int(micro):
+        yield (
+            f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro} does not divide a rank's share of a "
+            f"mini-batch (ppo_mini_batch_size {ref.actor.ppo_mini_batch_size} x n {ref.rollout.n} / {ranks} ranks "
+            f"= {share}). Set it to a divisor of {share}."
+        )
+
+
+def _model(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    path = str(config.actor_rollout_ref.model.path)
+    local = Path(os.path.expanduser(path))
+    looks_local = path.startswith(("/", "./", "../", "~"))
+    if looks_local and not (local / "config.json").is_file():
+        yield (
+            f"actor_rollout_ref.model.path={path}: there is no config.json in that folder. Point it at a folder "
+            "with a Hugging Face checkpoint, or at a hub id."
+        )
+
+
+def _data(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    for key in ("train_files", "val_files"):
+        files = config.data[key]
+        rows, all_counted = 0, True
+        for file in [files] if isinstance(files, str) else list(files or []):
+            path = Path(os.path.expanduser(str(file)))
+            if "://" in str(file):
+                all_counted = False
+                continue
+            if not path.is_file():
+                all_counted = False
+                yield f"data.{key}={file}: no such file. Set data.{key} to a parquet file in verl's schema."
+                continue
+            if path.suffix != ".parquet":
+                all_counted = False
+                continue
+            found = list(_parquet_problems(config, key, path))
+            yield from found
+            if found:
+                all_counted = False
+                continue
+            import pyarrow.parquet
+
+            rows += pyarrow.parquet.ParquetFile(path).metadata.num_rows
+        if key == "train_files" and all_counted and 0 < rows < int(config.data.train_batch_size):
+            yield (
+                f"data.train_files holds {rows} prompts, fewer than data.train_batch_size="
+                f"{config.data.train_batch_size}: no batch can be made. Set data.train_batch_size={rows} or less."
+            )
+
+
+def _parquet_problems(config: DictConfig, key: str, path: Path) -> Iterator[str]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        yield f"data.{key}={path}: not a readable parquet file ({error}). Write it again."
+        return
+    names = file.schema_arrow.names
+    needed = (config.data.get("prompt_key", "prompt"), *REQUIRED_COLUMNS)
+    missing = [name for name in needed if name not in names]
+    if missing:
+        yield (
+            f"data.{key}={path}: column(s) {', '.join(missing)} missing (found: {', '.join(names)}). verl's schema "
+            "needs prompt, data_source and reward_model; data.prompt_key names the prompt column."
+        )
+    elif file.metadata.num_rows == 0:
+        yield f"data.{key}={path}: the data set is empty. Write at least data.train_batch_size rows."
+    elif not config.data.get("filter_overlong_prompts", True):
+        yield from _long_prompts(config, key, file)
+
+
+def _long_prompts(config: DictConfig, key: str, file: Any) -> Iterator[str]:
+    """Prompts over the limit stop verl in the middle of a step unless it filters them."""
+    if config.data.get("truncation", "error") != "error":
+        return
+    try:
+        from transformers import AutoTokenizer
+
+        path = config.actor_rollout_ref.model.get("tokenizer_path") or config.actor_rollout_ref.model.path
+        tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(str(path)))
+    except (OSError, ValueError):
+        return
+    limit, column = int(config.data.max_prompt_length), config.data.get("prompt_key", "prompt")
+    batch = next(file.iter_batches(batch_size=MAX_PROMPTS_TOKENISED, columns=[column]), None)
+    messages = [] if batch is None else batch.column(0).to_pylist()
+    try:
+        lengths = [_prompt_length(tokenizer, message) for message in messages]
+    except Exception as error:  # noqa: BLE001 - whatever a chat template raises
+        yield (
+            f"data.{key}: the tokenizer of {path} cannot render the prompts ({type(error).__name__}: {error}). Use "
+            "a model with a chat template, or set actor_rollout_ref.model.custom_chat_template."
+        )
+        return
+    over = [length for length in lengths if length > limit]
+    if over:
+        yield (
+            f"data.{key}: {len(over)} of the first {len(lengths)} prompts are longer than data.max_prompt_length="
+            f"{limit} tokens (the longest has {max(over)}). Set data.max_prompt_length={max(over)}, or "
+            "data.filter_overlong_prompts=True to leave them out, or data.truncation=left."
+        )
+
+
+def _prompt_length(tokenizer: Any, messages: Any) -> int:
+    if isinstance(messages, str):
+        return len(tokenizer(messages)["input_ids"])
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _resume(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    try:
+        folder = checkpoint.checkpoint_to_resume(config)
+        if folder is not None:
+            checkpoint.read_state(folder, agpo)
+    except checkpoint.ResumeError as error:
+        yield str(error)
+
+
+def _with_prefix(message: str) -> str:
+    return message if "algorithm.agpo" in message else f"algorithm.agpo: {message}"

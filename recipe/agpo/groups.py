@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step's batch rows as groups: what the controllers read, and what is logged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from agpo_core import (
+    AGPOConfig,
+    ControllerState,
+    ProbeStats,
+    Reason,
+    Resolved,
+    StepSignals,
+    decide_clip,
+    probe_statistics,
+    vote_classes,
+)
+from recipe.agpo import rollout
+from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW
+from recipe.agpo.rollout import DISCARDED, PROBE, ProbeRecord
+from recipe.agpo.scoring import OK
+from recipe.agpo.verl_seams import session_key
+
+SIGNIFICANT_DIGITS = 6
+
+
+@dataclass
+class StepGroups:
+    """Rows of one step (B, in batch order) and their prompts (P, sorted).
+
+    Attributes:
+        prompts: uid of each prompt.
+        prompt_of_row: index into ``prompts``; -1 for verl's padding rows.
+        sessions, final, valid: as in ``estimator.RowContext``.
+        tau: temperature that each row was sampled at, ``[B]``.
+        outcomes: outcome of each row, NaN where not valid, ``[B]``.
+        roles, statuses, vote_keys: per row.
+        tokens: generated tokens per row, ``[B]``.
+        seconds: verifier seconds per row, ``[B]``.
+        records: what each prompt's probe decided; None if it decided nothing.
+        stats: probe statistics, ``[P]``.
+        policy_entropy: token mean of the entropy under the old policy over valid responses, nats; None if verl
+            did not compute it.
+        policy_entropy_P: the same per prompt, ``[P]``, NaN for prompts without tokens.
+    """
+
+    prompts: list[str]
+    prompt_of_row: list[int]
+    sessions: list[str]
+    final: list[bool]
+    valid: list[bool]
+    tau: torch.Tensor
+    outcomes: torch.Tensor
+    roles: list[str]
+    statuses: list[str]
+    vote_keys: list[str]
+    tokens: torch.Tensor
+    seconds: torch.Tensor
+    records: list[ProbeRecord | None]
+    stats: ProbeStats
+    policy_entropy: float | None
+    policy_entropy_P: torch.Tensor | None
+    clip_low: torch.Tensor | None = None
+    clip_high: torch.Tensor | None = None
+    clip_reason: list[str] = field(default_factory=list)
+
+    @property
+    def valid_rows(self) -> int:
+        return sum(self.valid)
+
+    @property
+    def first_failure(self) -> str:
+        return next((s for s in self.statuses if s != OK), "the rollout returned no rows")
+
+    def members(self, prompt: int) -> list[int]:
+        """Rows of one prompt that count in its group: the final output of each session."""
+        return [i for i, p in enumerate(self.prompt_of_row) if p == prompt and self.final[i]]
+
+    def decision_rows(self, step: int) -> list[dict[str, Any]]:
+        """One JSON-ready object per prompt for the decisions file."""
+        by_prompt: list[list[int]] = [[] for _ in self.prompts]
+        for i, p in enumerate(self.prompt_of_row):
+            if p >= 0 and self.final[i]:
+                by_prompt[p].append(i)
+        rows = []
+        for p, uid in enumerate(self.prompts):
+            members, record = by_prompt[p], self.records[p]
+            first = members[0]
+            rows.append(
+                {
+                    "step": step,
+                    "prompt": uid,
+                    "tau": record.tau if record else _plain(self.tau[first]),
+                    "tau_reason": record.reason if record else Reason.OFF.label,
+                    "eps_low": None if self.clip_low is None else _plain(self.clip_low[first]),
+                    "eps_high": None if self.clip_high is None else _plain(self.clip_high[first]),
+                    "eps_reason": self.clip_reason[p] if self.clip_reason else Reason.OFF.label,
+                    "probe_dispersion": _plain(self.stats.dispersion[p]),
+                    "probe_skewness": _plain(self.stats.skewness[p]),
+                    "probe_vote_entropy": _plain(self.stats.vote_entropy[p]),
+                    "uncertainty": record.uncertainty if record else None,
+                    "centred": record.centred if record else None,
+                    "outcomes": [_plain(self.outcomes[i]) for i in members],
+                    "roles": [self.roles[i] for i in members],
+                    "statuses": [self.statuses[i] for i in members],
+                    "vote_keys": [self.vote_keys[i] for i in members],
+                    "tokens": [int(self.tokens[i]) for i in members],
+                }
+            )
+        return rows
+
+
+def collect(
+    keys: Sequence[str],
+    tags: Sequence[dict[str, Any]],
+    data: Any,
+    state: ControllerState,
+    config: AGPOConfig,
+    settings: Resolved,
+) -> StepGroups:
+    """Group the rows of a batch.
+
+    Args:
+        keys: ``{uid}_{session}_{output}`` per row.
+        tags: verl's tags per row; ``is_padding`` marks rows that verl added.
+        data: TensorDict with ``COLUMNS``, ``response_mask`` and, unless verl was told not to, ``entropy``.
+    """
+    parsed = [session_key(key) for key in keys]
+    padding = [bool(tag.get("is_padding", False)) for tag in tags]
+    uids = [str(uid) for uid in _column(data, "uid")]
+    prompts = sorted({uid for uid, pad in zip(uids, padding, strict=True) if not pad})
+    position = {uid: p for p, uid in enumerate(prompts)}
+    prompt_of_row = [-1 if pad else position[uid] for uid, pad in zip(uids, padding, strict=True)]
+    sessions = [key if pad else f"{u}_{s}" for key, (u, s, _), pad in zip(keys, parsed, padding, strict=True)]
+    last = {}
+    for i, (session, (_, _, output)) in enumerate(zip(sessions, parsed, strict=True)):
+        if session not in last or output > parsed[last[session]][2]:
+            last[session] = i
+    final = [last[session] == i for i, session in enumerate(sessions)]
+    statuses = [str(s) for s in _column(data, rollout.STATUS)]
+    mask = _padded(data["response_mask"]).bool()
+    outcomes = data[rollout.OUTCOME].double()
+    has_tokens = mask.any(dim=-1).tolist()
+    valid = [
+        status == OK and not pad and tokens
+        for status, pad, tokens in zip(statuses, padding, has_tokens, strict=True)
+    ]
+    roles = [str(r) for r in _column(data, rollout.ROLE)]
+    vote_keys = [str(k) for k in _column(data, rollout.VOTE_KEY)]
+    records: list[ProbeRecord | None] = [None] * len(prompts)
+    for i, text in enumerate(_column(data, rollout.RECORD)):
+        if text and prompt_of_row[i] >= 0:
+            records[prompt_of_row[i]] = ProbeRecord.from_json(str(text))
+
+    probes: list[list[tuple[float, str]]] = [[] for _ in prompts]
+    for i, p in enumerate(prompt_of_row):
+        if p >= 0 and roles[i] == PROBE and final[i] and valid[i]:
+            probes[p].append((float(outcomes[i]), vote_keys[i]))
+    for p, record in enumerate(records):
+        if record is not None and record.discarded:
+            pairs = zip(record.outcomes, record.vote_keys, strict=True)
+            probes[p] = [(o, k) for o, k in pairs if o is not None]
+
+    entropy, entropy_prompts = _policy_entropy(data, mask, prompt_of_row, valid, len(prompts))
+    return StepGroups(
+        prompts=prompts,
+        prompt_of_row=prompt_of_row,
+        sessions=sessions,
+        final=final,
+        valid=valid,
+        tau=data[rollout.TAU].double(),
+        outcomes=outcomes,
+        roles=roles,
+        statuses=["padding" if pad else s for s, pad in zip(statuses, padding, strict=True)],
+        vote_keys=vote_keys,
+        tokens=torch.where(torch.tensor(padding), 0, data[rollout.TOKENS]),
+        seconds=data[rollout.SECONDS].double(),
+        records=records,
+        stats=_probe_stats(probes, config),
+        policy_entropy=entropy,
+        policy_entropy_P=entropy_prompts,
+    )
+
+
+def clip_columns(
+    groups: StepGroups, state: ControllerState, config: AGPOConfig, settings: Resolved
+) -> dict[str, torch.Tensor]:
+    """Clip ratios of each row, ``[B]`` float32: those of its prompt; padding rows get the base."""
+    signals = StepSignals(
+        policy_entropy=groups.policy_entropy, step_kl=None, policy_entropy_P=groups.policy_entropy_P
+    )
+    decision = decide_clip(groups.stats, signals, state, config, settings.clip_low, settings.clip_high)
+    groups.clip_reason = [Reason(int(r)).label for r in decision.reason]
+    index = torch.tensor(groups.prompt_of_row)
+    columns = {}
+    for name, values, base in (
+        (CLIP_LOW, decision.low, settings.clip_low),
+        (CLIP_HIGH, decision.high, settings.clip_high),
+    ):
+        padded = torch.cat([values.double(), torch.tensor([base], dtype=torch.float64)])
+        columns[name] = padded[index].float()
+    return columns
+
+
+def discarded_tokens(groups: StepGroups) -> int:
+    """Generated probe tokens that do not train."""
+    return sum(r.tokens for r in groups.records if r is not None and r.discarded)
+
+
+def probe_tokens(groups: StepGroups) -> int:
+    """Generated tokens of all probe responses, training or not."""
+    kept = sum(int(t) for t, role in zip(groups.tokens, groups.roles, strict=True) if role in (PROBE, DISCARDED))
+    return kept + discarded_tokens(groups)
+
+
+def _probe_stats(probes: list[list[tuple[float, str]]], config: AGPOConfig) -> ProbeStats:
+    width = max((len(p) for p in probes), default=0) or 1
+    outcomes = torch.full((len(probes), width), math.nan, dtype=torch.float64)
+    mask = torch.zeros(len(probes), width, dtype=torch.bool)
+    for p, members in enumerate(probes):
+        for g, (outcome, _) in enumerate(members):
+            outcomes[p, g], mask[p, g] = outcome, True
+    classes = torch.full((len(probes), width), -1, dtype=torch.long)
+    found = vote_classes([[key for _, key in members] for members in probes])
+    classes[:, : found.shape[1]] = found
+    return probe_statistics(outcomes, classes, mask, config=config)
+
+
+def _policy_entropy(
+    data: Any, mask: torch.Tensor, prompt_of_row: list[int], valid: list[bool], prompts: int
+) -> tuple[float | None, torch.Tensor | None]:
+    if "entropy" not in data.keys():
+        return None, None
+    entropy = _padded(data["entropy"]).double()
+    counted = mask & torch.tensor(valid).unsqueeze(-1) & torch.isfinite(entropy)
+    sums = torch.where(counted, entropy, 0.0).sum(dim=-1).tolist()
+    counts = counted.sum(dim=-1).tolist()
+    total_tokens = sum(counts)
+    if not total_tokens:
+        return None, None
+    per_prompt = []
+    for p in range(prompts):
+        rows = [i for i, q in enumerate(prompt_of_row) if q == p]
+        tokens = sum(counts[i] for i in rows)
+        per_prompt.append(_rounded(math.fsum(sums[i] for i in rows) / tokens) if tokens else math.nan)
+    # fsum is exact, so the order of rows cannot matter; rounding hides how a row was padded.
+    return _rounded(math.fsum(sums) / total_tokens), torch.tensor(per_prompt, dtype=torch.float64)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+def _padded(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_padded_tensor(0) if tensor.is_nested else tensor
+
+
+def _column(data: Any, name: str) -> list[Any]:
+    values = data[name]
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _plain(value: Any) -> float | None:
+    number = float(value)
+    return round(number, 6) if math.isfinite(number) else None

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our entry point: verl's own ``main_ppo`` with a config in which every AGPO key is listed.
+
+``python -m recipe.agpo.main data.train_files=... algorithm.agpo.temperature.gain=0.2`` (no ``+`` needed).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+CONFIG_FOLDER = Path(__file__).parent / "config"
+
+
+def main() -> None:
+    """Run verl's entry point with ``recipe/agpo/config/agpo_trainer.yaml``."""
+    arguments = sys.argv[1:]
+    chosen = {argument.split("=", 1)[0] for argument in arguments}
+    if not chosen & {"--config-path", "--config-dir", "-cp", "-cd"}:
+        arguments = ["--config-path", str(CONFIG_FOLDER), *arguments]
+    if not chosen & {"--config-name", "-cn"}:
+        arguments = ["--config-name", "agpo_trainer", *arguments]
+    sys.argv = [sys.argv[0], *arguments]
+    from verl.trainer.main_ppo import main as verl_main
+
+    verl_main()
+
+
+if __name__ == "__main__":
+    main()

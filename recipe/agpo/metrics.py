@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics under ``agpo/``. ``GLOSSARY`` is the truth for the docs; a test compares it with what a step logs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from typing import Any
+
+import torch
+
+from agpo_core import AGPOConfig, ControllerState, Reason
+from recipe.agpo.groups import StepGroups, discarded_tokens, probe_tokens
+from recipe.agpo.scoring import OK, STATUSES
+
+_SIGNALS = ("dispersion", "skewness", "vote_entropy")
+GLOSSARY: dict[str, str] = {
+    "agpo/tau/{mean,min,max}": "temperature of the training responses of this step",
+    "agpo/tau/share_at_{min,max}": "share of prompts whose temperature decision sits at a bound",
+    "agpo/tau/reason/<reason>": "prompts by the reason of their temperature decision",
+    "agpo/eps/{mean,min,max}": "lower clip ratio of this step's prompts",
+    "agpo/eps_high/{mean,min,max}": "upper clip ratio of this step's prompts",
+    "agpo/eps/share_at_{min,max}": "share of prompts whose clip ratio sits at a bound",
+    "agpo/eps/reason/<reason>": "prompts by the reason of their clip decision",
+    "agpo/signal/{dispersion,skewness,vote_entropy}/{mean,min,max}": "probe statistics per prompt (nats for entropy)",
+    "agpo/signal/policy_entropy": "token mean of the old policy's entropy, nats, at each response's temperature",
+    "agpo/state/{uncertainty,step_kl,entropy}": "running mean that this step's decisions used",
+    "agpo/state/updates": "steps folded into the controller state before this one",
+    "agpo/step_kl": "token mean of old minus new log-probability over this step's updates (k1, nats)",
+    "agpo/clip_fraction/{low,high}": "share of tokens clipped at the lower / upper side",
+    "agpo/nonfinite_tokens": "tokens left out of the loss because a log-probability was not finite",
+    "agpo/zero_variance_share": "share of prompts whose valid outcomes are all equal",
+    "agpo/outcome/mean": "mean verifier outcome of the training responses",
+    "agpo/outcome/probe_mean": "mean verifier outcome of the probes",
+    "agpo/tokens/{total,probe,discarded}": "generated tokens of this step: all, in probes, in probes that do not train",
+    "agpo/tokens/{total,probe,discarded}_cumulative": "the same since the start of the run, over restarts",
+    "agpo/verifier/seconds_{mean,max}": "seconds from handing a response to the verifier to its verdict",
+    "agpo/verifier/<status>": "responses by verifier status (ok, raised, timeout, not_a_number, non_finite)",
+    "agpo/rollout/failed_sessions_cumulative": "sessions lost in the rollout since the start of the run",
+    "agpo/overhead_s": "seconds that AGPO itself took in the driver for this step's metrics and state",
+}
+
+
+def add_totals(totals: dict[str, float], groups: StepGroups) -> dict[str, float]:
+    """Cumulative counters after this step."""
+    step = {"total": _all_tokens(groups), "probe": probe_tokens(groups), "discarded": discarded_tokens(groups)}
+    return totals | {key: totals.get(key, 0.0) + value for key, value in step.items()}
+
+
+def step_metrics(
+    groups: StepGroups, state: ControllerState, config: AGPOConfig, totals: dict[str, float]
+) -> dict[str, float]:
+    """Everything under ``agpo/`` that is known in the driver; ``state`` is the one that decided this step."""
+    out: dict[str, float] = {}
+    real = [p >= 0 for p in groups.prompt_of_row]
+    valid = torch.tensor(groups.valid)
+    _spread(out, "agpo/tau", groups.tau[torch.tensor(real)])
+    tau_reasons = [r.reason if r else Reason.OFF.label for r in groups.records]
+    _reasons(out, "agpo/tau", tau_reasons)
+    if groups.clip_low is not None and groups.clip_high is not None:
+        _spread(out, "agpo/eps", groups.clip_low[torch.tensor(real)])
+        _spread(out, "agpo/eps_high", groups.clip_high[torch.tensor(real)])
+        _reasons(out, "agpo/eps", groups.clip_reason)
+    if config.adaptive:
+        for name in _SIGNALS:
+            _spread(out, f"agpo/signal/{name}", getattr(groups.stats, name))
+        out["agpo/state/updates"] = float(state.step)
+        for name in ("uncertainty", "step_kl", "entropy"):
+            running = getattr(state, name)
+            if running.updates:
+                out[f"agpo/state/{name}"] = running.mean
+    if groups.policy_entropy is not None:
+        out["agpo/signal/policy_entropy"] = groups.policy_entropy
+
+    outcomes = groups.outcomes[valid]
+    out["agpo/outcome/mean"] = float(outcomes.mean()) if len(outcomes) else 0.0
+    probe_means = groups.stats.mean[groups.stats.count > 0]
+    if len(probe_means):
+        out["agpo/outcome/probe_mean"] = float(probe_means.mean())
+    out["agpo/zero_variance_share"] = _zero_variance_share(groups)
+
+    out["agpo/tokens/total"] = float(_all_tokens(groups))
+    out["agpo/tokens/probe"] = float(probe_tokens(groups))
+    out["agpo/tokens/discarded"] = float(discarded_tokens(groups))
+    for key in ("total", "probe", "discarded"):
+        out[f"agpo/tokens/{key}_cumulative"] = totals.get(key, 0.0)
+    out["agpo/rollout/failed_sessions_cumulative"] = totals.get("failed_sessions", 0.0)
+    seconds = groups.seconds[torch.tensor(real)]
+    if len(seconds):
+        out["agpo/verifier/seconds_mean"] = float(seconds.mean())
+        out["agpo/verifier/seconds_max"] = float(seconds.max())
+    counts = Counter(groups.statuses)
+    for record in groups.records:
+        if record is not None and record.discarded:
+            counts.update(record.statuses)
+    for status in STATUSES:
+        if counts[status] or status == OK:
+            out[f"agpo/verifier/{status}"] = float(counts[status])
+    return out
+
+
+def pop_update_sums(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
+    """Turn the workers' token sums into shares, and take them out of ``metrics``."""
+    sums = {key[len(prefix) :]: float(metrics.pop(key)) for key in [k for k in metrics if k.startswith(prefix)]}
+    tokens = sums.get("tokens", 0.0)
+    if not tokens:
+        return {}
+    out = {
+        "agpo/step_kl": sums["kl_sum"] / tokens,
+        "agpo/clip_fraction/low": sums["clip_low_tokens"] / tokens,
+        "agpo/clip_fraction/high": sums["clip_high_tokens"] / tokens,
+        "agpo/nonfinite_tokens": sums["nonfinite_tokens"],
+    }
+    return {key: value for key, value in out.items() if math.isfinite(value)}
+
+
+def _all_tokens(groups: StepGroups) -> int:
+    return int(groups.tokens.sum()) + discarded_tokens(groups)
+
+
+def _zero_variance_share(groups: StepGroups) -> float:
+    outcomes: list[set[float]] = [set() for _ in groups.prompts]
+    for i, p in enumerate(groups.prompt_of_row):
+        if p >= 0 and groups.valid[i] and groups.final[i]:
+            outcomes[p].add(float(groups.outcomes[i]))
+    return sum(len(seen) <= 1 for seen in outcomes) / max(1, len(outcomes))
+
+
+def _spread(out: dict[str, float], name: str, values: torch.Tensor) -> None:
+    values = values[torch.isfinite(values)]
+    if len(values):
+        out |= {
+            f"{name}/mean": float(values.mean()),
+            f"{name}/min": float(values.min()),
+            f"{name}/max": float(values.max()),
+        }
+
+
+def _reasons(out: dict[str, float], name: str, reasons: list[str]) -> None:
+    counts, total = Counter(reasons), max(1, len(reasons))
+    out[f"{name}/share_at_min"] = counts[Reason.AT_MIN.label] / total
+    out[f"{name}/share_at_max"] = counts[Reason.AT_MAX.label] / total
+    for reason, count in sorted(counts.items()):
+        out[f"{name}/reason/{reason}"] = float(count)
+
+
+def in_glossary(key: str) -> bool:
+    """Whether ``GLOSSARY`` defines a logged key."""
+    return any(re.fullmatch(_pattern(entry), key) for entry in GLOSSARY)
+
+
+def _pattern(entry: str) -> str:
+    """A glossary entry as a regular expression: ``{a,b}`` are alternatives, ``<x>`` is one name."""
+    text = re.escape(entry).replace(r"\{", "(?:").replace(r"\}", ")").replace(",", "|")
+    return re.sub(r"<\w+>", r"\\w+", text)

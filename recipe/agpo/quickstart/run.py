@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quickstart: data, a warm-started model, training with verl, Ray and vLLM on the CPU, one summary line.
+
+``bash scripts/run_agpo_quickstart.sh [--method agpo|reference|grpo] [--steps N] [--seed S] [--fresh] [KEY=VALUE ...]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from recipe.agpo.quickstart import summary, task, warm_start
+
+METHODS = ("agpo", "reference", "grpo")
+STEPS = 100
+CHECK_SECONDS = 0.5
+
+
+def overrides(method: str, folder: Path, model: Path, data: tuple[Path, Path], steps: int, seed: int) -> list[str]:
+    """Hydra overrides of one run on top of ``config/quickstart.yaml``."""
+    chosen = {
+        "agpo": ["algorithm.adv_estimator=agpo"],
+        "reference": ["algorithm.adv_estimator=agpo", "algorithm.agpo.preset=reference"],
+        "grpo": ["algorithm.adv_estimator=grpo"],
+    }[method]
+    return [
+        *chosen,
+        f"data.train_files={data[0]}",
+        f"data.val_files={data[1]}",
+        f"data.seed={seed + 1}",
+        f"actor_rollout_ref.model.path={model}",
+        f"actor_rollout_ref.actor.data_loader_seed={seed + 42}",
+        f"reward.custom_reward_function.path={Path(task.__file__)}",
+        "reward.custom_reward_function.name=compute_score",
+        f"trainer.default_local_dir={folder / 'checkpoints'}",
+        f"trainer.total_training_steps={steps}",
+        f"trainer.experiment_name=quickstart-{method}",
+    ]
+
+
+def command(method: str, run_overrides: list[str], extra: list[str]) -> list[str]:
+    """The training command that a user could type."""
+    return [sys.executable, "-m", "recipe.agpo.main", "--config-name", "quickstart", *run_overrides, *extra]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the quickstart; returns the exit code of the training process."""
+    arguments, extra = _parser().parse_known_args(argv)
+    folder = Path(arguments.out or f"runs/quickstart-{arguments.method}-seed{arguments.seed}").absolute()
+    if arguments.fresh and folder.exists():
+        print(f"quickstart: --fresh: removing {folder}")
+        shutil.rmtree(folder)
+    if (folder / "summary.json").exists():
+        print(f"quickstart: {folder} holds a finished run. Add --fresh to start anew; its result was:")
+        print(json.loads((folder / "summary.json").read_text())["line"])
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    _same_run_or_stop(folder, {"method": arguments.method, "seed": arguments.seed, "extra": extra})
+
+    began = time.monotonic()
+    data = task.make_data(folder / "data", seed=arguments.seed)
+    model = warm_start.warm_start(Path(arguments.cache).absolute(), seed=arguments.seed)
+    resumed = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").exists()
+    if resumed:
+        step = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text().strip()
+        print(f"quickstart: going on from step {step} in {folder}. Add --fresh to start anew.")
+
+    attempt = len(list(folder.glob("metrics.*.jsonl")))
+    metrics = folder / f"metrics.{attempt:03d}.jsonl"
+    run = command(
+        arguments.method,
+        overrides(arguments.method, folder, model, data, arguments.steps, arguments.seed),
+        extra,
+    )
+    log = folder / "train.log"
+    print(f"quickstart: method {arguments.method}, {arguments.steps} steps; log in {log}")
+    code = _train(run, metrics, log, arguments.steps)
+    if code != 0:
+        print(f"quickstart: training ended with code {code}. {_last_error(log)}\nThe log is {log}", file=sys.stderr)
+        print("quickstart: the same command goes on from the last checkpoint.", file=sys.stderr)
+        return code
+    summary.write(folder, wall_seconds=time.monotonic() - began, method=arguments.method, seed=arguments.seed)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="run_agpo_quickstart.sh", description=__doc__)
+    parser.add_argument("--method", choices=METHODS, default="agpo")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", help="run folder (default: runs/quickstart-<method>-seed<seed>)")
+    parser.add_argument("--cache", default=".cache/quickstart", help="where warm-started models are kept")
+    parser.add_argument("--fresh", action="store_true", help="remove what the run folder holds and start anew")
+    return parser
+
+
+def _same_run_or_stop(folder: Path, identity: dict[str, Any]) -> None:
+    """A run folder belongs to one set of arguments; mixing two would make its curves a lie."""
+    path = folder / "run.json"
+    if path.exists() and (before := json.loads(path.read_text())) != identity:
+        raise SystemExit(
+            f"quickstart: {folder} was started with {before}, now {identity}. Add --fresh to start anew, or name "
+            "another folder with --out."
+        )
+    path.write_text(json.dumps(identity))
+
+
+def _train(run: list[str], metrics: Path, log: Path, steps: int) -> int:
+    """Run the training process with a progress bar; nothing of it outlives this function."""
+    from tqdm import tqdm
+
+    from recipe.agpo.cpu.config import cpu_env
+    from recipe.agpo.cpu.processes import MARKER, end_marked, new_run_id
+
+    marker = new_run_id()
+    environment = os.environ | cpu_env() | {
+        "AGPO_CPU": "1",
+        MARKER: marker,
+        "SPT_NOENV": "1",  # process titles must not overwrite the environment that the marker is in
+        "VERL_FILE_LOGGER_PATH": str(metrics),
+        "HYDRA_FULL_ERROR": "1",
+    }
+    bar = tqdm(total=steps, desc="starting Ray and vLLM", unit="step")
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            run, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        previous = {s: signal.signal(s, _interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while process.poll() is None:
+                _advance(bar, metrics)
+                time.sleep(CHECK_SECONDS)
+            _advance(bar, metrics)
+            return int(process.returncode)
+        except KeyboardInterrupt:
+            print("\nquickstart: stopping; the same command goes on from the last checkpoint.", file=sys.stderr)
+            return 130
+        finally:
+            for which, handler in previous.items():
+                signal.signal(which, handler)
+            bar.close()
+            end_marked(marker)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _advance(bar: Any, metrics: Path) -> None:
+    """Show the newest logged step."""
+    if not metrics.exists():
+        return
+    lines = metrics.read_bytes().splitlines()
+    for line in reversed(lines[-2:]):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        shown = {"reward": "critic/score/mean", "tau": "agpo/tau/mean", "eps": "agpo/eps/mean"}
+        data = record["data"]
+        bar.set_description("training" if record["step"] else "validated the warm start")
+        bar.set_postfix({name: f"{data[key]:.3f}" for name, key in shown.items() if key in data}, refresh=False)
+        bar.n = record["step"]
+        bar.refresh()
+        return
+
+
+def _last_error(log: Path) -> str:
+    """The line of the log that most likely says what went wrong."""
+    lines = log.read_text(errors="replace").splitlines()[-400:]
+    wanted = [line for line in lines if "Error" in line or "AGPO cannot start" in line or "RolloutFailed" in line]
+    return wanted[-1].strip() if wanted else "No error line was found."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

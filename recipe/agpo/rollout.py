@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probe, then the rest of the group, per prompt inside verl's agent loop.
+
+No prompt waits for another one: while one prompt's probe is being scored, vLLM generates for the others. The
+controller state of the step is frozen and comes with the prompts, so what a prompt decides does not depend on
+the worker that it runs on, nor on the order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray
+import torch
+import transfer_queue as tq
+from tensordict.tensorclass import NonTensorData
+
+from agpo_core import AGPOConfig, ControllerState, Reason, decide_temperature, probe_statistics, vote_classes
+from agpo_core.state import state_from_dict, state_to_dict
+from recipe.agpo import scoring
+from recipe.agpo.scoring import Scored
+from recipe.agpo.settings import agpo_config, resolved
+from recipe.agpo.verl_seams import AgentLoopManagerTQ, AgentLoopWorker, settle_sessions
+
+logger = logging.getLogger(__name__)
+
+PROBE, REST, DISCARDED = "probe", "rest", "discarded"
+CONTROL = "agpo_control"
+ROLE, TAU, OUTCOME, VOTE_KEY, STATUS, SECONDS, TOKENS, RECORD = (
+    "agpo_role",
+    "agpo_tau",
+    "agpo_outcome",
+    "agpo_vote_key",
+    "agpo_status",
+    "agpo_verifier_s",
+    "agpo_tokens",
+    "agpo_probe_record",
+)
+COLUMNS = (ROLE, TAU, OUTCOME, VOTE_KEY, STATUS, SECONDS, TOKENS, RECORD)
+
+
+@dataclass(frozen=True)
+class ProbeRecord:
+    """What the probe of one prompt saw and decided; travels with the rest of the group as JSON.
+
+    Attributes:
+        outcomes: outcome of each probe response; None where there is no valid reward.
+        vote_keys: canonical answer of each probe response.
+        statuses: verifier status of each probe response.
+        tokens: generated tokens of the probe.
+        discarded: whether the probe does not train (``probe.reuse=false``).
+        tau: temperature of the rest of the group.
+        reason: why.
+        uncertainty, centred: the controller's inputs, for the decisions file.
+    """
+
+    outcomes: list[float | None]
+    vote_keys: list[str]
+    statuses: list[str]
+    tokens: int
+    discarded: bool
+    tau: float
+    reason: str
+    uncertainty: float | None
+    centred: float | None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ProbeRecord:
+        return cls(**json.loads(text))
+
+
+def decide(
+    scored: list[Scored], tokens: int, state: ControllerState, config: AGPOConfig, tau_base: float
+) -> ProbeRecord:
+    """Temperature for the rest of one prompt's group from its probe responses, in session order."""
+    outcomes = torch.tensor([[s.outcome for s in scored]], dtype=torch.float64)
+    mask = torch.tensor([[s.valid for s in scored]])
+    stats = probe_statistics(outcomes, vote_classes([[s.vote_key for s in scored]]), mask, config=config)
+    decision = decide_temperature(stats, state, config, tau_base)
+    return ProbeRecord(
+        outcomes=[s.outcome if s.valid else None for s in scored],
+        vote_keys=[s.vote_key for s in scored],
+        statuses=[s.status for s in scored],
+        tokens=tokens,
+        discarded=not config.probe.reuse,
+        tau=float(decision.tau[0]),
+        reason=Reason(int(decision.reason[0])).label,
+        uncertainty=_finite(decision.uncertainty[0]),
+        centred=_finite(decision.centred[0]),
+    )
+
+
+class AGPOAgentLoopWorker(AgentLoopWorker):
+    """verl's agent-loop worker with two phases per prompt."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.agpo: AGPOConfig = agpo_config(self.config)
+        self.settings = resolved(self.config, self.agpo)
+        self._scored: dict[str, dict[int, tuple[Scored, int]]] = {}
+        self._failures: list[dict[str, Any]] = []
+
+    async def drain_failures(self) -> list[dict[str, Any]]:
+        """Sessions that failed since the last call: uid, error and whether the rollout server is gone."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    async def _run_prompt(
+        self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
+    ) -> None:
+        control = prompt.pop(CONTROL, None)
+        if control is None or trajectory["validate"] or not prompt.get("__do_sample__", True):
+            # Greedy and validation rollouts are never touched by a controller.
+            if not trajectory["validate"]:
+                prompt |= self._columns(REST, float(sampling_params["temperature"]), "")
+            await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+            return
+
+        uid = prompt["uid"]
+        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
+        try:
+            errors = await self._run_group(prompt, sampling_params, trajectory, trace, control)
+        except Exception as error:  # noqa: BLE001 - a prompt must always reach a final status
+            logger.exception("AGPO group of prompt %s failed", uid)
+            errors = [error]
+        self._scored.pop(uid, None)
+        for error in errors:
+            logger.error("session of prompt %s failed", uid, exc_info=(type(error), error, error.__traceback__))
+            self._failures.append(
+                {"uid": uid, "error": f"{type(error).__name__}: {error}", "server_died": _server_died(error)}
+            )
+        await tq.async_kv_put(
+            key=uid, partition_id="train", tag={"status": "failure" if errors else "finished"}
+        )
+
+    async def _run_group(
+        self,
+        prompt: dict[str, Any],
+        sampling_params: dict[str, Any],
+        trajectory: dict[str, Any],
+        trace: bool,
+        control: str,
+    ) -> list[BaseException]:
+        """Both phases of one prompt; returns the errors of its sessions."""
+        state = state_from_dict(json.loads(control))
+        group_size = int(prompt.pop("__rollout_n__", self.settings.group_size))
+        prompt.pop("__do_sample__", None)
+        uid, base = prompt["uid"], self.settings.tau_base
+        self._scored[uid] = {}
+        probe_size = min(self.settings.probe_size, group_size)
+        reuse = self.agpo.probe.reuse
+
+        def start(sessions: range, role: str, tau: float, record: str = "") -> list[asyncio.Task[Any]]:
+            params = dict(sampling_params, temperature=tau)
+            columns = self._columns(role, tau, record)
+            return [
+                asyncio.create_task(
+                    self._run_agent_loop(
+                        params, trajectory=trajectory, trace=trace, session_id=i, **columns, **prompt
+                    )
+                )
+                for i in sessions
+            ]
+
+        # A discarded probe gets session ids after those of the group, so that they never collide.
+        sessions = range(probe_size) if reuse else range(group_size, group_size + probe_size)
+        rest = range(probe_size if reuse else 0, group_size)
+        tasks = start(sessions, PROBE if reuse else DISCARDED, base)
+        if not self.agpo.temperature.enabled and reuse:
+            # Nothing waits for the probe when the temperature is fixed: one phase.
+            return await settle_sessions(tasks + start(rest, REST, base))
+        errors = await settle_sessions(tasks)
+        done = [self._scored[uid][i] for i in sessions if i in self._scored[uid]]
+        record = decide(
+            [scored for scored, _ in done], sum(tokens for _, tokens in done), state, self.agpo, base
+        )
+        return errors + await settle_sessions(start(rest, REST, record.tau, record.to_json()))
+
+    def _columns(self, role: str, tau: float, record: str) -> dict[str, Any]:
+        """Columns that verl stores with every response of these sessions."""
+        columns: dict[str, Any] = {
+            ROLE: role,
+            TAU: torch.tensor(tau, dtype=torch.float32),
+            OUTCOME: torch.tensor(float("nan"), dtype=torch.float32),
+            VOTE_KEY: "",
+            STATUS: scoring.OK,
+            SECONDS: torch.tensor(0.0, dtype=torch.float32),
+            TOKENS: torch.tensor(0, dtype=torch.int64),
+            RECORD: record,
+        }
+        if self.agpo.scoring == "own":
+            # verl's engines divide the logits by a column of this name.
+            columns["temperature"] = torch.tensor(tau, dtype=torch.float32)
+        return columns
+
+    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
+        outputs = output if isinstance(output, list) else [output]
+        if validate or not outputs:
+            if outputs:
+                # A hanging reward function must not hang the run; verl counts the session as failed.
+                await asyncio.wait_for(self._compute_score(outputs, kwargs=kwargs), self.agpo.reward_timeout_s)
+            await super()._agent_loop_postprocess(output, validate, **kwargs)
+            return
+        role = kwargs.get(ROLE, REST)
+        reward_inputs = {k: v for k, v in kwargs.items() if k not in COLUMNS and k != "temperature"}
+        started = time.monotonic()
+        scored = await self._score(outputs, reward_inputs)
+        tokens = sum(sum(o.response_mask) for o in outputs)
+        self._scored.setdefault(kwargs["uid"], {})[kwargs["session_id"]] = (scored, tokens)
+        if role == DISCARDED:
+            return
+        kwargs[OUTCOME] = torch.tensor(scored.outcome, dtype=torch.float32)
+        kwargs[VOTE_KEY], kwargs[STATUS] = scored.vote_key, scored.status
+        kwargs[SECONDS] = torch.tensor(time.monotonic() - started, dtype=torch.float32)
+        kwargs[TOKENS] = torch.tensor(tokens, dtype=torch.int64)
+        if not scored.valid:
+            for item in outputs:
+                item.response_mask = [0] * len(item.response_mask)
+        await super()._agent_loop_postprocess(outputs, validate, **kwargs)
+
+    async def _score(self, outputs: list[Any], kwargs: dict[str, Any]) -> Scored:
+        """Score a session's outputs with verl's reward loop; a failure becomes a status, never an exception."""
+        final = outputs[-1]
+        limit = self.agpo.reward_timeout_s
+        try:
+            await asyncio.wait_for(self._compute_score(outputs, kwargs=kwargs), timeout=limit)
+        except TimeoutError:
+            scored = scoring.failed(scoring.TIMEOUT, f"no reward after {limit:g} s")
+        except Exception as error:  # noqa: BLE001 - whatever a user's reward function raises
+            scored = scoring.failed(scoring.RAISED, f"{type(error).__name__}: {error}"[:2000])
+        else:
+            info = final.extra_fields.get("reward_extra_info") or {}
+            response = self.tokenizer.decode(final.response_ids, skip_special_tokens=True)
+            scored = scoring.judge(
+                final.reward_score,
+                info,
+                response,
+                outcome_key=self.agpo.outcome_key,
+                vote_key=self.agpo.vote_key,
+            )
+        if not scored.valid:
+            logger.error("reward of prompt %s not usable (%s): %s", kwargs["uid"], scored.status, scored.detail)
+            final.extra_fields.setdefault("reward_extra_info", {})
+        final.reward_score = scored.reward
+        return scored
+
+
+class AGPOAgentLoopManager(AgentLoopManagerTQ):
+    """verl's agent-loop manager; hands each step's frozen controller state to the workers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(AGPOAgentLoopWorker)
+        self._current_state: Callable[[], ControllerState] | None = None
+
+    def attach(self, current_state: Callable[[], ControllerState]) -> None:
+        """Called by the trainer: where to read the controller state from."""
+        self._current_state = current_state
+
+    def generate_sequences(self, prompts: Any) -> None:
+        validate = "validate" in prompts.keys() and bool(prompts["validate"])
+        if self._current_state is not None and not validate:
+            control = json.dumps(state_to_dict(self._current_state()))
+            prompts[CONTROL] = NonTensorData(control)
+        super().generate_sequences(prompts)
+
+    def drain_failures(self) -> list[dict[str, Any]]:
+        """Failed sessions of all workers since the last call."""
+        lists = ray.get([worker.drain_failures.remote() for worker in self.agent_loop_workers])
+        return [failure for failures in lists for failure in failures]
+
+
+def _server_died(error: BaseException) -> bool:
+    return isinstance(error, ray.exceptions.RayActorError) or "EngineDeadError" in f"{type(error).__name__}: {error}"
+
+
+def _finite(value: torch.Tensor) -> float | None:
+    number = float(value)
+    return number if number == number and abs(number) != float("inf") else None

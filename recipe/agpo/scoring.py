@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a reward function returned to an outcome that the controllers may trust.
+
+The rule for bad input at run time: a response whose reward function raised, timed out, or gave something that
+is not a finite number keeps its place in the batch but carries no reward. It leaves statistics, loss and
+denominator, and is counted under ``agpo/verifier/<status>``. It is never silently a reward of 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recipe.agpo.answers import fallback_vote_key
+
+OK, RAISED, TIMEOUT, NOT_A_NUMBER, NON_FINITE = "ok", "raised", "timeout", "not_a_number", "non_finite"
+STATUSES = (OK, RAISED, TIMEOUT, NOT_A_NUMBER, NON_FINITE)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Verdict on one response.
+
+    Attributes:
+        reward: the shaped reward that trains, 0.0 if not valid.
+        outcome: the verifier's outcome that the controllers read, NaN if not valid.
+        vote_key: canonical answer, ``""`` if unparseable.
+        status: one of ``STATUSES``.
+        detail: for the log: the exception or the value that was not a number.
+    """
+
+    reward: float
+    outcome: float
+    vote_key: str
+    status: str = OK
+    detail: str = ""
+
+    @property
+    def valid(self) -> bool:
+        return self.status == OK
+
+
+def failed(status: str, detail: str) -> Scored:
+    """A response that carries no reward."""
+    return Scored(reward=0.0, outcome=math.nan, vote_key="", status=status, detail=detail)
+
+
+def judge(
+    reward: Any, info: Mapping[str, Any], response: str, *, outcome_key: str | None, vote_key: str | None
+) -> Scored:
+    """Check a returned reward and pick outcome and vote key out of its extra information.
+
+    Args:
+        reward: what the reward function returned as score.
+        info: its other return values.
+        response: decoded response, for the fallback vote key.
+        outcome_key: key of ``info`` with the outcome; None: ``outcome``, then ``acc``, then the reward itself.
+        vote_key: key of ``info`` with the answer; None: ``vote_key``, then ``pred``, then read from the response.
+    """
+    number = _number(reward)
+    if number is None:
+        return failed(NOT_A_NUMBER, f"score {reward!r} of type {type(reward).__name__}")
+    if not math.isfinite(number):
+        return failed(NON_FINITE, f"score {number}")
+
+    outcome: float | None = None
+    for key in (outcome_key,) if outcome_key else ("outcome", "acc"):
+        if key in info:
+            outcome = _number(info[key])
+            if outcome is None or not math.isfinite(outcome):
+                return failed(NOT_A_NUMBER if outcome is None else NON_FINITE, f"{key} {info[key]!r}")
+            break
+    key_value: str | None = None
+    for key in (vote_key,) if vote_key else ("vote_key", "pred"):
+        if key in info and info[key] is not None:
+            key_value = str(info[key])
+            break
+    return Scored(
+        reward=number,
+        outcome=number if outcome is None else outcome,
+        vote_key=fallback_vote_key(response) if key_value is None else key_value,
+    )
+
+
+def _number(value: Any) -> float | None:
+    """``value`` as a float if it is a number (numpy and torch scalars too), else None. Text is not a number."""
+    if isinstance(value, str | bytes) or value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several elements
+        return None

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verl's synchronous trainer with AGPO's controllers around its steps.
+
+One step: verl submits the prompts (our agent-loop manager adds the frozen controller state), the rollout probes
+and decides temperatures, verl computes old log-probs, we decide a clip ratio per response, verl updates, and we
+fold the whole batch into the state once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from tensordict import TensorDict
+from tensordict.tensorclass import NonTensorStack
+
+from agpo_core import ControllerState, StepSignals, update_state
+from recipe.agpo import checkpoint, metrics
+from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, METRIC_PREFIX, ROW_WEIGHT, actor_loss
+from recipe.agpo.estimator import RowContext, row_context
+from recipe.agpo.groups import StepGroups, clip_columns, collect
+from recipe.agpo.rollout import COLUMNS
+from recipe.agpo.settings import agpo_config, resolved
+from recipe.agpo.verl_seams import (
+    PPOTrainerSync,
+    actor_loss_config,
+    batch_keys_sorted,
+    score_at_own_temperature,
+)
+
+POLL_SECONDS = 0.1
+
+
+class RolloutFailed(RuntimeError):
+    """The rollout could not produce a batch; the message names the first cause."""
+
+
+class AGPOTrainer(PPOTrainerSync):
+    """verl's ``PPOTrainerSync`` with adaptive clip ratio and temperature."""
+
+    def __init__(self, config: Any) -> None:
+        self.agpo = agpo_config(config)
+        self.settings = resolved(config, self.agpo)
+        self.controller = ControllerState.initial(self.agpo)
+        self.totals: dict[str, float] = {}
+        self._groups: StepGroups | None = None
+        self._issued = (0, 0)
+        super().__init__(config=config)
+
+    # ---- set-up ------------------------------------------------------------------------------------------
+
+    def _build_replay_buffer(self) -> Any:
+        buffer = super()._build_replay_buffer()
+        # verl looks for finished prompts every 2 s, which dominates short steps.
+        buffer.poll_interval = min(buffer.poll_interval, POLL_SECONDS)
+        buffer.sample = self._named_failures(buffer.sample)
+        return buffer
+
+    def on_init_end(self) -> None:
+        super().on_init_end()
+        if self.agpo.scoring == "own" and self.agpo.adaptive:
+            score_at_own_temperature(self)
+        if self.agpo.clip.enabled:
+            self.actor_rollout_wg.set_loss_fn(partial(actor_loss, config=actor_loss_config(self.config)))
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        if self.agpo.adaptive:
+            agent_loop_manager.attach(lambda: self.controller)
+        self._decisions = checkpoint.DecisionLog(
+            Path(self.config.trainer.default_local_dir) / checkpoint.DECISIONS_FILE,
+            resumed_step=self.global_steps,
+            enabled=self.agpo.decisions_file and self.agpo.adaptive,
+        )
+        super().fit(agent_loop_manager)
+
+    # ---- checkpoints -------------------------------------------------------------------------------------
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        if self.global_steps == 0:
+            return
+        folder = checkpoint.checkpoint_to_resume(self.config)
+        assert folder is not None, "verl resumed, so there is a checkpoint"
+        self.controller = checkpoint.read_state(folder, self.agpo)
+        self.totals = checkpoint.read_totals(folder)
+
+    def _save_checkpoint(self) -> None:
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        # Before verl marks this checkpoint as the latest.
+        checkpoint.write_state(folder, self.controller, self.agpo, self.totals)
+        super()._save_checkpoint()
+
+    # ---- one step ----------------------------------------------------------------------------------------
+
+    def _fetch_one_gen_batch(self) -> TensorDict:
+        batch = super()._fetch_one_gen_batch()
+        step, count = self._issued if self._issued[0] == self.global_steps else (self.global_steps, 0)
+        # verl draws random ids; ours give every run the same order of rows.
+        batch["uid"] = NonTensorStack(*[f"{step:08d}-{count + i:06d}" for i in range(len(batch))])
+        self._issued = (step, count + len(batch))
+        return batch
+
+    def _balance_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        batch_keys_sorted(batch)
+        return super()._balance_batch(batch, *args, **kwargs)
+
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        groups = self._collect(batch)
+        self._groups = groups
+        if not groups.valid_rows:
+            raise RolloutFailed(
+                f"step {self.global_steps}: no response got a reward, so there is nothing to learn from. First "
+                f"cause: {groups.first_failure}. The last checkpoint is intact; mend the reward function and run "
+                "the same command again."
+            )
+        with row_context(RowContext(groups.sessions, groups.final, groups.valid)):
+            batch = super()._compute_advantage(batch, metrics)
+        if self.agpo.clip.enabled:
+            columns = clip_columns(groups, self.controller, self.agpo, self.settings)
+            columns[ROW_WEIGHT] = self._row_weights(groups)
+            batch = tq.kv_batch_put(
+                keys=batch.keys,
+                partition_id=batch.partition_id,
+                fields=TensorDict(columns, batch_size=len(batch.keys)),
+            )
+            groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
+        return batch
+
+    def _step_once(self, step_metrics: dict[str, Any], timing_raw: dict[str, float], *args: Any) -> Any:
+        batch = super()._step_once(step_metrics, timing_raw, *args)
+        started = time.monotonic()
+        groups, self._groups = self._groups, None
+        assert groups is not None, "verl computed advantages in this step"
+        drift = metrics.pop_update_sums(step_metrics, METRIC_PREFIX)
+        signals = StepSignals(
+            policy_entropy=groups.policy_entropy,
+            step_kl=drift.get("agpo/step_kl"),
+            policy_entropy_P=groups.policy_entropy_P,
+        )
+        self.totals = metrics.add_totals(self.totals, groups)
+        step_metrics.update(metrics.step_metrics(groups, self.controller, self.agpo, self.totals))
+        step_metrics.update(drift)
+        self._decisions.append(groups.decision_rows(self.global_steps))
+        if self.agpo.adaptive:
+            self.controller = update_state(groups.stats, signals, self.controller, self.agpo)
+        step_metrics["agpo/overhead_s"] = time.monotonic() - started
+        return batch
+
+    def _collect(self, batch: Any) -> StepGroups:
+        fields = ["uid", "response_mask", "rm_scores", "entropy", *COLUMNS]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        return collect(batch.keys, batch.tags, data, self.controller, self.agpo, self.settings)
+
+    def _row_weights(self, groups: StepGroups) -> torch.Tensor:
+        """Per row: rows of its mini-batch / valid rows of it; 1 everywhere when every response was scored."""
+        rows = len(groups.valid)
+        actor = self.config.actor_rollout_ref.actor
+        mini_batch = int(actor.ppo_mini_batch_size) * int(self.config.actor_rollout_ref.rollout.n)
+        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        valid = torch.tensor(groups.valid, dtype=torch.float32)
+        if bool(valid.all()):
+            return torch.ones(rows)
+        if actor.shuffle or rows % mini_batch:
+            return torch.full((rows,), rows / max(1.0, float(valid.sum())))
+        # Rank r holds rows [r*rows/ranks, ...) and takes its mini-batches from them in order.
+        per_rank = mini_batch // ranks
+        block = (torch.arange(rows) % (rows // ranks)) // per_rank
+        counts = torch.zeros(rows // mini_batch).index_add_(0, block, valid)
+        return mini_batch / counts.clamp(min=1.0)[block]
+
+    # ---- failures ----------------------------------------------------------------------------------------
+
+    def _named_failures(self, sample: Callable[..., Any]) -> Callable[..., Any]:
+        """verl says only that a batch is missing; the cause sits in the agent-loop workers."""
+
+        def named(*args: Any, **kwargs: Any) -> Any:
+            try:
+                result = sample(*args, **kwargs)
+            except RuntimeError as error:
+                failures = self._drain_failures()
+                cause = failures[0]["error"] if failures else "no worker reported a cause"
+                raise RolloutFailed(
+                    f"step {self.global_steps}: the rollout produced no trajectory. First cause of "
+                    f"{len(failures)}: {cause}. The last checkpoint is intact."
+                ) from error
+            failures = self._drain_failures()
+            dead = next((f for f in failures if f["server_died"]), None)
+            if dead is not None:
+                raise RolloutFailed(
+                    f"step {self.global_steps}: a vLLM rollout server died ({dead['error']}). The last checkpoint "
+                    "is intact; run the same command again to resume from it."
+                )
+            self.totals["failed_sessions"] = self.totals.get("failed_sessions", 0.0) + len(failures)
+            return result
+
+        return named
+
+    def _drain_failures(self) -> list[dict[str, Any]]:
+        manager = getattr(self, "agent_loop_manager", None)
+        return manager.drain_failures() if manager is not None and self.agpo.adaptive else []

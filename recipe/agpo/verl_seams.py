@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only file that knows verl's private names (verl 0.9.1). ``tests/contracts`` pins each of them.
+
+What AGPO touches and how:
+
+=============================================  =================================================================
+verl                                           use
+=============================================  =================================================================
+``trainer.ppo.core_algos`` registries          estimator ``agpo``, policy loss ``agpo``
+``trainer.ppo.v1.get_trainer_cls``             returns our trainer when ``algorithm.adv_estimator=agpo``
+``utils.config.validate_config``               our checks run in it, before Ray starts
+``trainer.ppo.v1.agent_loop_tq``               base classes of our rollout
+``PPOTrainerSync``                             base class of our trainer
+=============================================  =================================================================
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from recipe.agpo.import_hooks import on_import
+
+VERL_VERSION = "0.9.1"
+MANAGER_CLASS = "recipe.agpo.rollout.AGPOAgentLoopManager"
+
+if TYPE_CHECKING:
+    AgentLoopWorker: Any
+    AgentLoopManagerTQ: Any
+    PPOTrainerSync: Any
+    settle_sessions: Callable[..., Any]
+
+
+def __getattr__(name: str) -> Any:
+    """verl's classes, imported on first use: importing this module must stay cheap."""
+    if name == "PPOTrainerSync":
+        from verl.trainer.ppo.v1 import PPOTrainerSync
+
+        return PPOTrainerSync
+    if name in ("AgentLoopWorker", "AgentLoopManagerTQ", "settle_sessions"):
+        from verl.trainer.ppo.v1 import agent_loop_tq
+
+        if name == "AgentLoopManagerTQ":
+            return agent_loop_tq.AgentLoopManagerTQ
+        if name == "settle_sessions":
+            return agent_loop_tq._settle_session_tasks
+        # The module holds a Ray actor class; Python can only subclass the plain class inside it.
+        return agent_loop_tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def install() -> None:
+    """Register AGPO with verl as verl's modules get imported. Idempotent."""
+    on_import("verl.trainer.ppo.core_algos", _register_algorithms)
+    on_import("verl.trainer.ppo.v1", _select_trainer)
+    on_import("verl.utils.config", _add_checks)
+
+
+def _register_algorithms(core_algos: ModuleType) -> None:
+    from recipe.agpo.actor_loss import agpo_policy_loss
+    from recipe.agpo.estimator import agpo_advantage
+
+    core_algos.register_adv_est("agpo")(agpo_advantage)
+    core_algos.register_policy_loss("agpo")(agpo_policy_loss)
+
+
+def _select_trainer(v1: ModuleType) -> None:
+    original = v1.get_trainer_cls
+    if getattr(original, "_agpo", False):
+        return
+
+    @functools.wraps(original)
+    def get_trainer_cls(name: str) -> Callable[..., Any]:
+        base = original(name)
+
+        def build(config: Any) -> Any:
+            # verl calls what it got with the final config: the first moment at which we know the estimator.
+            from recipe.agpo.settings import is_agpo
+
+            if not is_agpo(config):
+                return base(config=config)
+            from omegaconf import open_dict
+
+            from recipe.agpo.trainer import AGPOTrainer
+
+            with open_dict(config):
+                config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = MANAGER_CLASS
+            return AGPOTrainer(config=config)
+
+        return build
+
+    get_trainer_cls._agpo = True  # type: ignore[attr-defined]
+    v1.get_trainer_cls = get_trainer_cls
+
+
+def _add_checks(utils_config: ModuleType) -> None:
+    original = utils_config.validate_config
+    if getattr(original, "_agpo", False):
+        return
+
+    @functools.wraps(original)
+    def validate_config(config: Any, *args: Any, **kwargs: Any) -> None:
+        from recipe.agpo.checks import before_ray
+
+        before_ray(config)
+        original(config, *args, **kwargs)
+
+    validate_config._agpo = True  # type: ignore[attr-defined]
+    utils_config.validate_config = validate_config
+
+
+def batch_keys_sorted(batch: Any) -> None:
+    """Order a ``KVBatchMeta`` in place by key: prompt, then session, then output. Ours are made to sort."""
+    order = sorted(range(len(batch.keys)), key=lambda i: session_key(batch.keys[i]))
+    batch.reorder(order)
+
+
+def session_key(key: str) -> tuple[str, int, int]:
+    """``{uid}_{session}_{output}`` as a tuple that sorts in numeric order."""
+    parts = key.rsplit("_", 2)
+    if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()):
+        # Padding rows of verl have keys of their own.
+        return (key, 0, 0)
+    return (parts[0], int(parts[1]), int(parts[2]))
+
+
+def actor_loss_config(config: Any) -> Any:
+    """The actor config for our loss, with verl's default policy loss replaced by its twin with columns."""
+    from omegaconf import OmegaConf, open_dict
+    from verl.utils.config import omega_conf_to_dataclass
+
+    actor = OmegaConf.create(OmegaConf.to_container(config.actor_rollout_ref.actor, resolve=True))
+    with open_dict(actor):
+        if actor.policy_loss.get("loss_mode", "vanilla") == "vanilla":
+            actor.policy_loss.loss_mode = "agpo"
+    return omega_conf_to_dataclass(actor)
+
+
+def score_at_own_temperature(trainer: Any) -> None:
+    """Let every log-prob pass use the ``temperature`` column of the batch.
+
+    verl writes one number into ``extra_info["temperature"]`` before each pass, which hides the column. It may
+    return a new batch object from any put, so the number is removed at each call.
+    """
+    groups = {id(trainer.actor_rollout_wg): trainer.actor_rollout_wg}
+    reference = getattr(trainer, "ref_policy_wg", None)
+    if reference is not None:
+        groups[id(reference)] = reference
+    for group in groups.values():
+        for name in ("compute_log_prob", "compute_ref_log_prob", "update_actor"):
+            if hasattr(group, name):
+                setattr(group, name, _without_scalar_temperature(getattr(group, name)))
+
+
+def _without_scalar_temperature(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(method)
+    def call(batch: Any) -> Any:
+        batch.extra_info.pop("temperature", None)
+        return method(batch)
+
+    return call

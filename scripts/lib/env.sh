@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Makes the project's Python environment, once; after that it costs a fraction of a second.
+#
+#   source scripts/lib/env.sh     # in a script: sets AGPO_ROOT, AGPO_VENV and PY
+#   bash scripts/lib/env.sh       # by hand
+#
+# AGPO_VENV     where the environment lies (default: .venv in the project root)
+# AGPO_PYTHON   the Python 3.11 to make it with (default: python3.11, else the one uv finds or fetches)
+# AGPO_NO_SETUP set to 1: use the environment as it is, never install
+
+AGPO_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+AGPO_VENV="${AGPO_VENV:-$AGPO_ROOT/.venv}"
+PY="$AGPO_VENV/bin/python"
+AGPO_UV_VERSION="0.13.8"
+export AGPO_ROOT AGPO_VENV PY
+
+agpo_fail() {
+    echo "agpo: environment not ready: $*" >&2
+    return 1
+}
+
+# What the environment depends on: the lock, our own entry points, and where both the project and Python lie.
+agpo_stamp() {
+    { cat "$AGPO_ROOT/requirements/cpu.txt" "$AGPO_ROOT/pyproject.toml"; echo "$AGPO_ROOT $AGPO_UV_VERSION"; } \
+        | sha256sum | cut -d' ' -f1
+}
+
+agpo_find_python() {
+    local candidate
+    for candidate in "${AGPO_PYTHON:-}" python3.11; do
+        # A version manager's shim may exist and still refuse to run, so ask the interpreter itself.
+        if [ -n "$candidate" ] \
+            && "$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
+        then
+            command -v "$candidate"
+            return 0
+        fi
+    done
+    command -v uv >/dev/null || return 1
+    uv python find 3.11 2>/dev/null || { uv python install 3.11 >&2 && uv python find 3.11; }
+}
+
+agpo_uv() {
+    "$PY" -m uv pip install --quiet --python "$PY" --no-deps "$@"
+}
+
+# torch is installed apart: its CPU build lies in a local wheel folder, or on PyTorch's own index, which
+# should not be asked for anything else.
+agpo_install_torch() {
+    local torch="$1" order mode
+    shift
+    if [ "$AGPO_TORCH" = local ]; then order="plain backend"; else order="backend plain"; fi
+    for mode in $order; do
+        if [ "$mode" = plain ]; then
+            agpo_uv "$@" "$torch" 2>>"$AGPO_LOG" && return 0
+        else
+            agpo_uv --torch-backend cpu "$torch" 2>>"$AGPO_LOG" && return 0
+        fi
+    done
+    tail -n 15 "$AGPO_LOG" >&2
+    agpo_fail "no CPU build of $torch. Either let this machine reach the PyTorch package index, or put the" \
+        "wheel into a folder and name it: PIP_FIND_LINKS=FOLDER."
+}
+
+agpo_install() {
+    local lock="$AGPO_ROOT/requirements/cpu.txt" torch python kind value began=$SECONDS
+    local -a args=()
+    torch="$(grep '^torch==' "$lock")" || { agpo_fail "no torch line in $lock"; return 1; }
+    case "$(uname -sm)" in
+        "Linux x86_64") ;;
+        *) agpo_fail "the lock is for Linux on x86-64, this is $(uname -sm). Install the extra 'cpu' or 'gpu'" \
+            "by hand and set AGPO_NO_SETUP=1."; return 1 ;;
+    esac
+    if [ ! -x "$PY" ]; then
+        python="$(agpo_find_python)" || {
+            agpo_fail "Python 3.11 not found. Install it, or install uv, or name one with AGPO_PYTHON."; return 1; }
+        echo "agpo: making $AGPO_VENV with $python (first run only)" >&2
+        "$python" -m venv "$AGPO_VENV" || { agpo_fail "could not make $AGPO_VENV with $python"; return 1; }
+    fi
+    AGPO_LOG="$AGPO_VENV/agpo-install.log"
+    : >"$AGPO_LOG"
+    "$PY" -m pip install --quiet --disable-pip-version-check "uv==$AGPO_UV_VERSION" 2>>"$AGPO_LOG" || {
+        tail -n 15 "$AGPO_LOG" >&2
+        agpo_fail "pip could not install uv: the package index is out of reach."
+        return 1
+    }
+    AGPO_TORCH=index
+    while read -r kind value; do
+        case "$kind" in
+            env) export "${value?}" ;;
+            arg) args+=("$value") ;;
+            torch) AGPO_TORCH="$value" ;;
+        esac
+    done < <("$PY" "$AGPO_ROOT/scripts/lib/uv_settings.py" "${torch/==/-}")
+
+    echo "agpo: installing the lock into $AGPO_VENV" >&2
+    agpo_install_torch "$torch" "${args[@]}" || return 1
+    agpo_uv "${args[@]}" -r <(grep -v '^torch==' "$lock") 2>>"$AGPO_LOG" || {
+        tail -n 15 "$AGPO_LOG" >&2
+        agpo_fail "could not install requirements/cpu.txt."
+        return 1
+    }
+    agpo_uv --no-build-isolation -e "$AGPO_ROOT" 2>>"$AGPO_LOG" || {
+        tail -n 15 "$AGPO_LOG" >&2
+        agpo_fail "could not install the project itself."
+        return 1
+    }
+    echo "agpo: environment ready in $((SECONDS - began)) s" >&2
+}
+
+agpo_env() {
+    local stamp
+    if [ "${AGPO_NO_SETUP:-0}" = 1 ]; then
+        [ -x "$PY" ] || agpo_fail "AGPO_NO_SETUP=1 and no Python at $PY"
+        return
+    fi
+    stamp="$(agpo_stamp)"
+    [ "$(cat "$AGPO_VENV/.agpo-stamp" 2>/dev/null)" = "$stamp" ] && return 0
+    agpo_install || return 1
+    echo "$stamp" >"$AGPO_VENV/.agpo-stamp"
+}
+
+agpo_env

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Everything that must hold: lint, types, fast tests, then the tests that start Ray, verl and vLLM for real.
+#
+#   bash scripts/run_tests.sh           # all of it
+#   bash scripts/run_tests.sh --fast    # without the real stack
+#   bash scripts/run_tests.sh [--fast] -- -k clipping   # what follows -- goes to pytest
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fast_only=0
+if [ "${1:-}" = --fast ]; then fast_only=1; shift; fi
+if [ "${1:-}" = -- ]; then shift; fi
+
+source scripts/lib/env.sh
+# One thread a process: Ray and vLLM start many processes, and their thread pools fight over few cores.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
+
+failed=""
+stage() {
+    local name="$1"
+    shift
+    echo "== $name"
+    "$@" || failed="$failed $name"
+}
+
+stage ruff "$PY" -m ruff check .
+stage mypy "$PY" -m mypy
+if [ -n "$failed" ]; then echo "== FAILED so far:$failed (the run will end non-zero)" >&2; fi
+
+stage "tests" "$PY" -m pytest -m "not realstack" -q "$@"
+# The real stack takes minutes: it is not started on code that has failed already.
+if [ -z "$failed" ] && [ "$fast_only" = 0 ]; then
+    stage "realstack" "$PY" -m pytest -m realstack -q "$@"
+fi
+[ -z "$failed" ]

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A replayed rollout: responses read from a fixed rule instead of sampled.
+
+vLLM's sampling is not deterministic, so a test of "the same decisions after a restart" needs responses that are.
+This stands in for the sampling only: verl, Ray, TransferQueue, vLLM's servers and the weight sync all run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput
+
+from recipe.agpo.quickstart.task import written_solution
+
+# Set by the two-rank test for the pace; the responses never depend on it.
+DELAY = float(os.environ.get("REPLAY_DELAY_S", "0"))
+
+
+def response_text(prompt: str, uid: str, session: int) -> str:
+    """Right, wrong or unparseable, decided by a hash of prompt, step and session."""
+    digest = hashlib.sha256(f"{prompt}|{uid}|{session}".encode()).digest()
+    solution = written_solution(prompt)
+    easy = digest[1] % 3 == 0
+    if digest[0] % 8 < (6 if easy else 3):
+        return solution
+    if digest[0] % 8 == 7:
+        return "no idea"
+    return solution[: solution.rindex("#")] + f"#{digest[2] % 5}"
+
+
+class ReplayAgentLoop(AgentLoopBase):
+    """Single turn; the response is ``response_text`` instead of a generation."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        messages = list(kwargs["raw_prompt"])
+        prompt_ids = await self.ct_build_initial_tokens(messages)
+        text = response_text(messages[-1]["content"], str(kwargs["uid"]), int(kwargs["session_id"]))
+        ids = self.tokenizer.encode(text, add_special_tokens=False) + [self.tokenizer.eos_token_id]
+        step = int(kwargs.get("global_steps", 0))
+        return AgentLoopOutput(
+            prompt_ids=prompt_ids,
+            response_ids=ids,
+            response_mask=[1] * len(ids),
+            num_turns=2,
+            metrics={"generate_sequences": 0.0, "num_preempted": -1},
+            extra_fields={
+                "turn_scores": [],
+                "tool_rewards": [],
+                "min_global_steps": step - 1,
+                "max_global_steps": step - 1,
+                "global_steps": step - 1,
+            },
+        )

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The full method on verl's own entry point, with real vLLM sampling and a reward function that misbehaves."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from agpo_core import load_state
+from tests.realstack import stack
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, inputs):
+    """verl's own command: the estimator is the only AGPO key, but for settings that this test shortens."""
+    folder = tmp_path_factory.mktemp("training")
+    run = stack.start(
+        folder,
+        inputs,
+        [
+            "algorithm.adv_estimator=agpo",
+            "+algorithm.agpo.reward_timeout_s=5",
+            "data.max_prompt_length=16",
+            "data.max_response_length=24",
+            "data.dataloader_num_workers=0",
+            "actor_rollout_ref.rollout.name=vllm",
+            "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
+            "actor_rollout_ref.rollout.max_model_len=64",
+            "actor_rollout_ref.rollout.gpu_memory_utilization=0.1",
+            "actor_rollout_ref.rollout.dtype=float32",
+            "actor_rollout_ref.rollout.calculate_log_probs=True",
+            "actor_rollout_ref.rollout.agent.num_workers=2",
+            "reward.num_workers=1",
+            "actor_rollout_ref.actor.use_kl_loss=True",
+            "actor_rollout_ref.actor.entropy_coeff=0.001",
+            "actor_rollout_ref.actor.fsdp_config.model_dtype=fp32",
+            "actor_rollout_ref.actor.fsdp_config.dtype=float32",
+            "actor_rollout_ref.ref.fsdp_config.dtype=float32",
+            "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8",
+            "trainer.logger=[console,file]",
+            f"trainer.total_training_steps={STEPS}",
+            "trainer.n_gpus_per_node=1",
+            "trainer.save_freq=3",
+        ],
+        module="verl.trainer.main_ppo",
+        config=(),
+        reward=stack.HERE / "bad_reward.py",
+    )
+    code = run.wait()
+    assert code == 0, run.tail()
+    return run
+
+
+def test_every_step_is_logged_with_both_controllers_on(run):
+    steps = run.steps()
+    assert sorted(steps) == list(range(1, STEPS + 1))
+    last = steps[STEPS]
+    assert last["agpo/tau/min"] < last["agpo/tau/max"]
+    assert last["agpo/eps/min"] <= last["agpo/eps/max"]
+    assert math.isfinite(last["actor/pg_loss"]) and math.isfinite(last["actor/kl_loss"])
+    assert last["agpo/step_kl"] != 0.0
+    assert last["agpo/state/updates"] == STEPS - 1
+
+
+def test_sampling_and_scoring_agree_at_per_response_temperatures(run):
+    for data in run.steps().values():
+        assert data["training/rollout_probs_diff_mean"] < 2e-3
+        assert data["training/rollout_actor_probs_pearson_corr"] > 0.99
+
+
+def test_first_step_is_warm_up_and_later_ones_decide(run):
+    decisions = run.decisions()
+    assert {d["tau_reason"] for d in decisions if d["step"] == 1} <= {"warmup", "no_probe"}
+    assert all(d["tau"] == 1.0 for d in decisions if d["step"] == 1)
+    assert len([d for d in decisions if d["step"] == STEPS]) == 8
+    assert {tuple(d["roles"]) for d in decisions} == {("probe", "probe", "rest", "rest")}
+
+
+def test_bad_rewards_are_counted_and_carry_nothing(run):
+    counts = {}
+    for data in run.steps().values():
+        for key in ("ok", "raised", "timeout", "not_a_number", "non_finite"):
+            counts[key] = counts.get(key, 0) + data.get(f"agpo/verifier/{key}", 0)
+    assert sum(counts.values()) == STEPS * 8 * 4, counts
+    assert min(counts[key] for key in ("ok", "raised", "not_a_number", "non_finite", "timeout")) > 0, counts
+    for decision in run.decisions():
+        for status, outcome in zip(decision["statuses"], decision["outcomes"], strict=True):
+            assert (outcome is None) == (status != "ok")
+
+
+def test_checkpoint_holds_the_state(run):
+    state, _, extra = load_state(run.folder / "checkpoints" / "global_step_3" / "agpo_state.json")
+    assert state.step == STEPS
+    assert extra["totals"]["total"] == sum(d["agpo/tokens/total"] for d in run.steps().values())
+
+
+def test_nothing_is_left_running(run):
+    assert run.survivors() == []
+
+
+def test_metrics_are_in_the_glossary(run):
+    from recipe.agpo.metrics import in_glossary
+
+    unknown = {k for data in run.steps().values() for k in data if k.startswith("agpo/") and not in_glossary(k)}
+    assert not unknown
+    json.dumps(run.steps())

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that is known to go wrong is said before Ray starts: key, value, fix."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from agpo_core import AGPOConfig, ControllerState
+from recipe.agpo import checkpoint
+from recipe.agpo.checks import ConfigProblem, before_ray, find_problems, find_warnings
+
+Build = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def no_cpu_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AGPO_CPU", raising=False)
+
+
+def only(problems: list[str], *words: str) -> None:
+    """Exactly one problem, with all these words in it."""
+    assert len(problems) == 1, problems
+    assert [word for word in words if word not in problems[0]] == [], problems[0]
+
+
+def test_a_good_config_has_no_problem_and_no_warning(good_config: Build) -> None:
+    config = good_config()
+    assert find_problems(config) == []
+    assert find_warnings(config) == []
+    before_ray(config)
+
+
+def test_other_estimators_are_left_alone(good_config: Build) -> None:
+    """A GRPO run with a config that AGPO would refuse starts, and is not changed."""
+    config = good_config(
+        "algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=1", "data.train_files=nowhere.parquet"
+    )
+    before = OmegaConf.to_yaml(config)
+    before_ray(config)
+    assert OmegaConf.to_yaml(config) == before
+
+
+def test_all_problems_come_in_one_message(good_config: Build) -> None:
+    config = good_config("trainer.use_v1=False", "data.train_files=nowhere.parquet", "data.val_files=[]")
+    with pytest.raises(ConfigProblem) as caught:
+        before_ray(config)
+    assert "2 problem(s)" in str(caught.value)
+    assert "trainer.use_v1=True" in str(caught.value) and "nowhere.parquet" in str(caught.value)
+
+
+# ---- algorithm.agpo ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+algorithm.agpo.temperature.gian=0.2", ["temperature.gian", "unknown", "temperature.gain"]),
+        ("+algorithm.agpo.clip.max=1.2", ["algorithm.agpo.clip.max=1.2", "< 1"]),
+        ("+algorithm.agpo.temperature.min=1.2", ["algorithm.agpo.temperature.min=1.0"]),
+        ("actor_rollout_ref.rollout.temperature=2.0", ["2.0", "algorithm.agpo.temperature.max=2.0"]),
+        (
+            "actor_rollout_ref.actor.clip_ratio_high=0.5",
+            ["upper clip ratio 0.5", "algorithm.agpo.clip.max=0.5"],
+        ),
+        ("+algorithm.agpo.probe.size=5", ["algorithm.agpo.probe.size=5", "4"]),
+        ("actor_rollout_ref.rollout.n=1", ["actor_rollout_ref.rollout.n=1", "rollout.n=8", "preset=grpo"]),
+        (
+            "actor_rollout_ref.rollout.temperature=0.0",
+            ["actor_rollout_ref.rollout.temperature=0.0", "must be > 0", "1.0"],
+        ),
+    ],
+)
+def test_bad_settings_of_ours(good_config: Build, override: str, words: list[str]) -> None:
+    only(find_problems(good_config(override)), *words)
+
+
+def test_a_single_response_is_fine_with_preset_grpo(good_config: Build) -> None:
+    assert find_problems(good_config("algorithm.agpo.preset=grpo", "actor_rollout_ref.rollout.n=1")) == []
+
+
+# ---- verl's settings ---------------------------------------------------------------------------------
+
+
+def test_another_verl_version_names_the_seams(good_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+    fake = lambda name: "0.10.0" if name == "verl" else real(name)  # noqa: E731
+    monkeypatch.setattr(importlib.metadata, "version", fake)
+    only(find_problems(good_config()), "verl 0.10.0", "verl==0.9.1", "verl_seams.py")
+
+
+@pytest.mark.parametrize("mode", ["separate_async", "colocate_async"])
+def test_async_modes_are_refused(good_config: Build, mode: str) -> None:
+    only(find_problems(good_config(f"trainer.v1.trainer_mode={mode}")), mode, "trainer.v1.trainer_mode=sync")
+
+
+def test_the_old_trainer_is_refused(good_config: Build) -> None:
+    only(find_problems(good_config("trainer.use_v1=False")), "trainer.use_v1=False", "trainer.use_v1=True")
+
+
+def test_fused_kernels_cannot_score_at_own_temperature(good_config: Build) -> None:
+    fused = "actor_rollout_ref.model.use_fused_kernels=True"
+    only(find_problems(good_config(fused)), "use_fused_kernels=True", "use_fused_kernels=False", "corrected")
+    assert find_problems(good_config(fused, "+algorithm.agpo.temperature.enabled=false")) == []
+    # What the message advises as the other way out must itself be accepted.
+    corrected = good_config(
+        fused,
+        "+algorithm.agpo.scoring=corrected",
+        "algorithm.rollout_correction.rollout_is=token",
+        "actor_rollout_ref.rollout.calculate_log_probs=True",
+    )
+    assert find_problems(corrected) == []
+
+
+def test_corrected_scoring_needs_weights_and_the_samplers_log_probs(good_config: Build) -> None:
+    problems = find_problems(
+        good_config(
+            "+algorithm.agpo.scoring=corrected", "actor_rollout_ref.rollout.calculate_log_probs=False"
+        )
+    )
+    assert len(problems) == 2
+    assert "algorithm.rollout_correction.rollout_is=token" in problems[0]
+    assert "actor_rollout_ref.rollout.calculate_log_probs=True" in problems[1]
+
+
+def test_losses_without_a_clip_ratio_per_response_are_refused(good_config: Build) -> None:
+    gspo = "actor_rollout_ref.actor.policy_loss.loss_mode=gspo"
+    only(find_problems(good_config(gspo)), "loss_mode=gspo", "loss_mode=vanilla", "clip.enabled=false")
+    assert find_problems(good_config(gspo, "+algorithm.agpo.clip.enabled=false")) == []
+
+
+def test_a_foreign_agent_loop_manager_is_refused(good_config: Build) -> None:
+    override = "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=my.Manager"
+    only(find_problems(good_config(override)), "agent_loop_manager_class=my.Manager", "Leave the key out")
+
+
+def test_a_late_reward_model_is_refused(good_config: Build) -> None:
+    late = ("reward.reward_model.enable=True", "reward.reward_model.enable_resource_pool=False")
+    only(find_problems(good_config(*late)), "reward.reward_model.enable=True", "enable_resource_pool=True")
+
+
+def test_group_filtering_on_shaped_rewards_is_refused(good_config: Build) -> None:
+    config = good_config("+algorithm.agpo.outcome_key=acc")
+    OmegaConf.set_struct(config, False)
+    config.algorithm.filter_groups = {"enable": True, "metric": "reward"}
+    only(find_problems(config), "filter_groups.metric=reward", "filter_groups.metric=acc")
+    config.algorithm.filter_groups.metric = "acc"
+    assert find_problems(config) == []
+
+
+def test_micro_batches_must_divide_a_ranks_share(good_config: Build) -> None:
+    """4 prompts x 4 responses on 2 ranks = 8 rows a rank."""
+    config = good_config(
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=3", "trainer.n_gpus_per_node=2"
+    )
+    only(find_problems(config), "ppo_micro_batch_size_per_gpu=3", "= 8", "divisor of 8")
+
+
+# ---- model and data ----------------------------------------------------------------------------------
+
+
+def test_a_missing_model_folder(good_config: Build) -> None:
+    only(find_problems(good_config("actor_rollout_ref.model.path=/no/model")), "/no/model", "config.json")
+    assert find_problems(good_config("actor_rollout_ref.model.path=Qwen/Qwen2.5-0.5B")) == []
+
+
+def test_a_missing_data_file(good_config: Build) -> None:
+    for key in ("train_files", "val_files"):
+        only(find_problems(good_config(f"data.{key}=/no/data.parquet")), f"data.{key}=/no/data.parquet")
+
+
+def test_a_missing_column(good_config: Build, write_parquet: Build, rows: list[dict[str, Any]]) -> None:
+    path = write_parquet([{"prompt": r["prompt"], "answer": "1"} for r in rows], "columns")
+    only(find_problems(good_config(f"data.train_files={path}")), str(path), "data_source, reward_model", "answer")
+
+
+def test_another_prompt_column(good_config: Build, write_parquet: Build, rows: list[dict[str, Any]]) -> None:
+    renamed = [{"question": r.pop("prompt"), **r} for r in rows]
+    path = write_parquet(renamed, "renamed")
+    files = (f"data.train_files={path}", f"data.val_files={path}")
+    assert "column(s) prompt missing" in find_problems(good_config(*files))[0]
+    assert find_problems(good_config(*files, "data.prompt_key=question")) == []
+
+
+def test_an_empty_data_set(good_config: Build, write_parquet: Build) -> None:
+    path = write_parquet([], "empty", columns=["prompt", "data_source", "reward_model"])
+    only(find_problems(good_config(f"data.train_files={path}")), "empty", "data.train_batch_size")
+
+
+def test_a_file_that_is_not_parquet(good_config: Build, tmp_path: Path) -> None:
+    path = tmp_path / "text.parquet"
+    path.write_text("not parquet")
+    only(find_problems(good_config(f"data.train_files={path}")), str(path), "not a readable parquet file")
+
+
+def test_fewer_prompts_than_a_batch(good_config: Build) -> None:
+    problems = find_problems(good_config("data.train_batch_size=9"))
+    only(problems, "holds 8 prompts", "data.train_batch_size=9", "data.train_batch_size=8 or less")
+
+
+def test_files_elsewhere_are_not_judged_but_local_ones_are(good_config: Build) -> None:
+    config = good_config("data.train_files=[hdfs://a/b.parquet]", "data.val_files=/no/data.parquet")
+    only(find_problems(config), "data.val_files=/no/data.parquet")
+
+
+class Tokenizer:
+    """One token per character; a chat template that adds two."""
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": list(range(len(text)))}
+
+    def apply_chat_template(self, messages: Any, **_: Any) -> str:
+        return "<" + "".join(m["content"] for m in messages) + ">"
+
+
+@pytest.fixture
+def tokenizer(monkeypatch: pytest.MonkeyPatch) -> type[Tokenizer]:
+    import transformers
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *a, **k: Tokenizer())
+    return Tokenizer
+
+
+def test_prompts_over_the_limit(good_config: Build, tokenizer: type[Tokenizer]) -> None:
+    """Prompts ``0+1=`` are 4 characters, 6 tokens with the template."""
+    unfiltered = ("data.filter_overlong_prompts=False", "data.max_prompt_length=5", "data.val_files=[]")
+    only(
+        find_problems(good_config(*unfiltered)),
+        "8 of the first 8 prompts",
+        "data.max_prompt_length=5",
+        "data.max_prompt_length=6",
+        "data.filter_overlong_prompts=True",
+    )
+    assert find_problems(good_config(*unfiltered, "data.max_prompt_length=6")) == []
+    assert find_problems(good_config(*unfiltered, "data.truncation=left")) == []
+    assert find_problems(good_config(*unfiltered, "data.filter_overlong_prompts=True")) == []
+
+
+def test_a_tokenizer_without_a_chat_template(
+    good_config: Build, tokenizer: type[Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> str:
+        raise ValueError("tokenizer.chat_template is not set")
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", refuse)
+    problems = find_problems(good_config("data.filter_overlong_prompts=False", "data.val_files=[]"))
+    only(problems, "chat_template is not set", "custom_chat_template")
+
+
+# ---- resuming ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """Output folder of a run that saved step 3 with the default config."""
+    folder = tmp_path / "run"
+    step = folder / "global_step_3"
+    checkpoint.write_state(step, ControllerState.initial(AGPOConfig()), AGPOConfig(), {})
+    (step / "data.pt").write_bytes(b"")
+    (folder / checkpoint.TRACKER_FILE).write_text("3")
+    return folder
+
+
+def test_a_good_checkpoint_resumes(good_config: Build, run_folder: Path) -> None:
+    assert find_problems(good_config()) == []
+
+
+def test_a_corrupt_state_file(good_config: Build, run_folder: Path) -> None:
+    state = run_folder / "global_step_3" / checkpoint.STATE_FILE
+    state.write_text(state.read_text()[:40])
+    only(find_problems(good_config()), str(state), "damaged", "trainer.resume_mode=disable")
+    assert find_problems(good_config("trainer.resume_mode=disable")) == []
+    assert find_problems(good_config("+algorithm.agpo.on_config_change=reset")) == []
+
+
+def test_an_edited_state_file(good_config: Build, run_folder: Path) -> None:
+    state = run_folder / "global_step_3" / checkpoint.STATE_FILE
+    document = json.loads(state.read_text())
+    document["state"]["step"] = 99
+    state.write_text(json.dumps(document))
+    only(find_problems(good_config()), "checksum")
+
+
+def test_a_checkpoint_without_our_state(good_config: Build, run_folder: Path) -> None:
+    (run_folder / "global_step_3" / checkpoint.STATE_FILE).unlink()
+    only(find_problems(good_config()), "missing", "on_config_change=reset")
+
+
+def test_a_state_of_another_config(good_config: Build, run_folder: Path) -> None:
+    other = "+algorithm.agpo.temperature.gain=0.3"
+    only(find_problems(good_config(other)), "other algorithm.agpo settings", "on_config_change=keep")
+    for way_out in ("keep", "reset"):
+        assert find_problems(good_config(other, f"+algorithm.agpo.on_config_change={way_out}")) == []
+    assert find_problems(good_config("+algorithm.agpo.reward_timeout_s=5")) == []
+
+
+def test_a_damaged_tracker_is_repaired(good_config: Build, run_folder: Path) -> None:
+    tracker = run_folder / checkpoint.TRACKER_FILE
+    tracker.write_text("")
+    assert find_problems(good_config()) == []
+    assert tracker.read_text() == "3"
+
+
+def test_a_damaged_tracker_without_a_complete_checkpoint(good_config: Build, run_folder: Path) -> None:
+    (run_folder / "global_step_3" / "data.pt").unlink()
+    (run_folder / checkpoint.TRACKER_FILE).write_text("3x")
+    only(find_problems(good_config()), "damaged ('3x')", "trainer.resume_mode=disable")
+
+
+def test_a_resume_path_that_is_no_checkpoint(good_config: Build) -> None:
+    mode = "trainer.resume_mode=resume_path"
+    only(find_problems(good_config(mode)), "trainer.resume_from_path=None", "global_step_N")
+    only(find_problems(good_config(mode, "trainer.resume_from_path=/no/global_step_7")), "/no/global_step_7")
+
+
+# ---- warnings ----------------------------------------------------------------------------------------
+
+
+def test_one_update_per_batch_warns(good_config: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    config = good_config("actor_rollout_ref.actor.ppo_mini_batch_size=8")
+    only(find_warnings(config), "ppo_mini_batch_size=8", "importance ratio is 1", "ppo_epochs=2")
+    before_ray(config)
+    assert "WARNING" in capsys.readouterr().out
+    for enough in ("actor_rollout_ref.actor.ppo_epochs=2", "+algorithm.agpo.clip.enabled=false"):
+        assert find_warnings(good_config("actor_rollout_ref.actor.ppo_mini_batch_size=8", enough)) == []
+
+
+def test_uncorrected_scoring_warns(good_config: Build) -> None:
+    only(find_warnings(good_config("+algorithm.agpo.scoring=uncorrected")), "scoring=uncorrected", "own")
