@@ -97,8 +97,8 @@ def _evaluate(
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """(loss, slope = d loss/d log_prob, which tokens count, metrics); all but the metrics [B, T].
 
-    The loss takes the operations of verl's vanilla loss in their order, for the same bits. Indicators are numbers 0
-    and 1 and many steps work in place: on a CPU `where` and boolean sums cost several times as much.
+    The loss takes the operations of verl's vanilla loss in their order, for the same bits. Indicators are
+    numbers 0 and 1, many steps work in place: on a CPU `where` and boolean sums cost several times as much.
     """
     difference = log_prob - old_log_prob
     log_ratio = difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
@@ -113,7 +113,7 @@ def _evaluate(
     dual = None
     if dual_clip is not None:
         ceiling = negative.abs() * dual_clip  # binds where A < 0 only: elsewhere the loss is not above 0
-        dual = torch.gt(loss, ceiling, out=indicator).clone()
+        dual = torch.gt(loss, ceiling, out=torch.empty_like(loss))
         loss = torch.minimum(loss, ceiling, out=loss)
     slope = _finite_or_zero(free.clone()).mul_(torch.eq(loss, free, out=indicator))
     slope.mul_(torch.eq(log_ratio, difference, out=indicator))  # 0 where the clamp of the log ratio holds
@@ -160,10 +160,10 @@ def clipped_surrogate(
     bit for bit.
 
     log_prob: [B, T], the only argument that a gradient reaches (at an exact kink a sub-gradient);
-    old_log_prob: [B, T]; advantages: [B] or [B, T]; mask: [B, T], bool or 0/1, 1 = counts; clip_low, clip_high: a
-    number, [B] or [B, 1]; dual_clip: > 1, or None for none; weights: [B] or [B, T] importance weights.
-    Half-precision input is computed in float32, its gradient comes back in its own type. For backward one [B,
-    T] tensor is kept.
+    old_log_prob: [B, T]; advantages: [B] or [B, T]; mask: [B, T], bool or 0/1, 1 = counts; clip_low,
+    clip_high: a number, [B] or [B, 1]; dual_clip: > 1, or None for none; weights: [B] or [B, T] importance
+    weights. Half-precision input is computed in float32, its gradient comes back in its own type. Backward
+    keeps one floating-point [B, T] tensor.
 
     A token with a non-finite log-prob, advantage, weight or loss has loss and gradient 0, is counted, and is
     not in the returned mask, so that it can leave the denominator too. No token at all: all metrics 0.

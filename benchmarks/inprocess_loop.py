@@ -9,6 +9,7 @@ a run on the real stack counts as a result.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import agpo_core
 from recipe.agpo.quickstart.model import END, START, ModelConfig, build_tokenizer
 from recipe.agpo.quickstart.task import DATA_SOURCE, Problem, TaskConfig, compute_score, take
 from recipe.agpo.quickstart.warm_start import WarmStartConfig, warm_start
@@ -97,7 +99,12 @@ def generate(
         # Dropping rows copies the cache: worth it only once many have finished.
         if len(keep) <= 0.8 * len(alive):
             cache.batch_select_indices(keep)
-            alive, token, full_attention, position = alive[keep], token[keep], full_attention[keep], position[keep]
+            alive, token, full_attention, position = (
+                alive[keep],
+                token[keep],
+                full_attention[keep],
+                position[keep],
+            )
         elif len(keep) < len(alive):
             token = torch.where(token == end, pad, token)
         full_attention = torch.cat([full_attention, torch.ones(len(alive), 1, dtype=torch.long)], -1)
@@ -143,9 +150,13 @@ def score(rollout: Rollout, chosen: Sequence[Problem], tokenizer: Any) -> tuple[
     return torch.tensor([v["score"] for v in verdicts]), [v["vote_key"] for v in verdicts]
 
 
-def greedy_accuracy(model: Any, tokenizer: Any, chosen: Sequence[Problem], *, width: int, max_tokens: int) -> float:
+def greedy_accuracy(
+    model: Any, tokenizer: Any, chosen: Sequence[Problem], *, width: int, max_tokens: int
+) -> float:
     zeros = torch.zeros(len(chosen))
-    rollout = generate(model, tokenizer, [p.prompt for p in chosen], zeros, width=width, max_tokens=max_tokens)
+    rollout = generate(
+        model, tokenizer, [p.prompt for p in chosen], zeros, width=width, max_tokens=max_tokens
+    )
     return score(rollout, chosen, tokenizer)[0].mean().item()
 
 
@@ -183,12 +194,6 @@ def select(rollout: Rollout, rows: Tensor) -> Rollout:
     )
 
 
-def merge(parts: Sequence[Rollout]) -> Rollout:
-    return parts[0] if len(parts) == 1 else Rollout(
-        *(torch.cat([getattr(p, name) for p in parts]) for name in Rollout.__dataclass_fields__)
-    )
-
-
 @dataclass(frozen=True)
 class LoopConfig:
     """One run. Batch sizes count as verl's do: prompts a step, and prompts a mini-batch."""
@@ -208,9 +213,12 @@ class LoopConfig:
     n_val: int = 256
     eval_every: int = 10
     grad_norm: float = 1.0
+    agpo: str = "{}"  # JSON of algorithm.agpo keys for the methods agpo and reference
 
 
-def train(model: Any, task: TaskConfig, config: LoopConfig, out: Path | None = None) -> list[dict[str, float]]:
+def train(
+    model: Any, task: TaskConfig, config: LoopConfig, out: Path | None = None
+) -> list[dict[str, float]]:
     """Run the loop; returns one record an evaluation, and appends every step's metrics to ``out`` as JSON lines."""
     tokenizer, width = build_tokenizer(), task.max_prompt_tokens
     problems, held_out = take("train", 0, config.n_train, task), take("val", 0, config.n_val, task)
@@ -226,8 +234,13 @@ def train(model: Any, task: TaskConfig, config: LoopConfig, out: Path | None = N
 
     def evaluate(step: int) -> None:
         accuracy = greedy_accuracy(model, tokenizer, held_out, width=width, max_tokens=config.max_tokens)
-        records.append({"step": step, "tokens": tokens, "accuracy": accuracy, "wall": time.monotonic() - start})
-        print(f"{config.method} seed {config.seed} step {step} accuracy {accuracy:.3f} tokens {tokens}", flush=True)
+        records.append(
+            {"step": step, "tokens": tokens, "accuracy": accuracy, "wall": time.monotonic() - start}
+        )
+        print(
+            f"{config.method} seed {config.seed} step {step} accuracy {accuracy:.3f} tokens {tokens}",
+            flush=True,
+        )
 
     evaluate(0)
     for step in range(1, config.steps + 1):
@@ -235,7 +248,9 @@ def train(model: Any, task: TaskConfig, config: LoopConfig, out: Path | None = N
             queue += torch.randperm(len(problems), generator=order).tolist()
         chosen, queue = [problems[i] for i in queue[: config.prompts]], queue[config.prompts :]
 
-        def roll(temperature_PG: Tensor, chosen: list[Problem] = chosen) -> tuple[Rollout, Tensor, list[list[str]]]:
+        def roll(
+            temperature_PG: Tensor, chosen: list[Problem] = chosen
+        ) -> tuple[Rollout, Tensor, list[list[str]]]:
             """Sample a [P,G] block: rollout with rows prompt by prompt, outcomes [P,G], vote keys."""
             size = temperature_PG.shape[1]
             repeated = [problem for problem in chosen for _ in range(size)]
@@ -371,11 +386,101 @@ class Grpo:
         pass
 
 
-METHODS: dict[str, Any] = {"grpo": Grpo}
+class Agpo:
+    """A preset of agpo_core: probe, temperature, rest of the group, clip ratio, state.
+
+    Left out of ``reference``: its KL loss towards the reference policy.
+    """
+
+    def __init__(self, config: LoopConfig) -> None:
+        self.config = config
+        self.agpo = agpo_core.AGPOConfig.from_dict({"preset": config.method} | json.loads(config.agpo))
+        if self.agpo.scoring == "corrected":
+            raise ValueError("scoring=corrected is not part of this loop: use own or uncorrected")
+        self.own_temperature = self.agpo.scoring == "own"
+        self.resolved = agpo_core.resolve(
+            self.agpo,
+            temperature=config.temperature,
+            clip_low=config.clip,
+            clip_high=config.clip,
+            group_size=config.group,
+        )
+        self.state = agpo_core.ControllerState.initial(self.agpo)
+
+    def collect(self, roll: Any) -> Batch:
+        agpo, config, base = self.agpo, self.config, self.resolved.tau_base
+        probe, probe_PG, keys = roll(torch.full((config.prompts, self.resolved.probe_size), base))
+        self.stats = agpo_core.probe_statistics(probe_PG, agpo_core.vote_classes(keys), config=agpo)
+        tau_P = torch.full((config.prompts,), base, dtype=torch.float64)
+        if agpo.temperature.enabled:
+            tau_P = agpo_core.decide_temperature(self.stats, self.state, agpo, base).tau
+        rest_size = config.group - self.resolved.probe_size if agpo.probe.reuse else config.group
+        tokens = int(probe.mask_BR.sum())
+        rollout, outcome_PG = probe, probe_PG
+        if rest_size:
+            rest, rest_PG, _ = roll(tau_P[:, None].expand(-1, rest_size))
+            tokens += int(rest.mask_BR.sum())
+            rollout, outcome_PG = (join(probe, rest, config.prompts), torch.cat([probe_PG, rest_PG], -1))
+            if not agpo.probe.reuse:
+                rollout, outcome_PG = rest, rest_PG
+        group = outcome_PG.shape[1]
+        entropy_P = rollout.entropy_BR.reshape(config.prompts, -1).sum(-1)
+        entropy_P = entropy_P / rollout.mask_BR.reshape(config.prompts, -1).sum(-1)
+        entropy = (rollout.entropy_BR.sum() / rollout.mask_BR.sum()).item()
+        self.signals = agpo_core.StepSignals(entropy, None, entropy_P)
+        low_P = torch.full((config.prompts,), self.resolved.clip_low)
+        high_P = torch.full((config.prompts,), self.resolved.clip_high)
+        if agpo.clip.enabled:
+            clip = agpo_core.decide_clip(
+                self.stats, self.signals, self.state, agpo, self.resolved.clip_low, self.resolved.clip_high
+            )
+            low_P, high_P = clip.low, clip.high
+        advantage_PG = agpo_core.group_advantages_padded(
+            outcome_PG,
+            torch.ones_like(outcome_PG, dtype=torch.bool),
+            scale=agpo.advantage.scale,
+            epsilon=agpo.advantage.epsilon,
+        )
+        metrics = {
+            f"agpo/{name}/{kind}": getattr(value_P, kind)().item()
+            for name, value_P in (("tau", tau_P), ("eps", high_P))
+            for kind in ("mean", "min", "max")
+        }
+        return Batch(
+            rollout=rollout,
+            outcome_B=outcome_PG.reshape(-1),
+            advantage_B=advantage_PG.reshape(-1).float(),
+            clip_low_B=low_P.float().repeat_interleave(group),
+            clip_high_B=high_P.float().repeat_interleave(group),
+            generated_tokens=tokens,
+            metrics=metrics,
+        )
+
+    def finish_step(self, metrics: dict[str, float]) -> None:
+        signals = dataclasses.replace(self.signals, step_kl=metrics["actor/ppo_kl"])
+        self.state = agpo_core.update_state(self.stats, signals, self.state, self.agpo)
+
+
+def join(first: Rollout, second: Rollout, prompts: int) -> Rollout:
+    """Two blocks of the same prompts as one, rows prompt by prompt."""
+    rows = torch.cat(
+        [
+            torch.arange(len(first.temperature_B)).reshape(prompts, -1),
+            torch.arange(len(second.temperature_B)).reshape(prompts, -1) + len(first.temperature_B),
+        ],
+        -1,
+    ).reshape(-1)
+    both = (torch.cat([getattr(first, f.name), getattr(second, f.name)]) for f in dataclasses.fields(Rollout))
+    return Rollout(*(values[rows] for values in both))
+
+
+METHODS: dict[str, Any] = {"grpo": Grpo, "agpo": Agpo, "reference": Agpo}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     defaults = LoopConfig()
     for name, value in defaults.__dict__.items():
         kind: Any = type(value)
@@ -385,7 +490,7 @@ def main() -> None:
     parser.add_argument("--terms", type=int, nargs=2, default=[task.min_terms, task.max_terms])
     parser.add_argument("--digits", type=int, nargs=2, default=[task.min_digits, task.max_digits])
     parser.add_argument("--model-shape", type=int, nargs=3, default=None, help="hidden, intermediate, layers")
-    parser.add_argument("--warm-steps", type=int, default=warm.steps)
+    parser.add_argument("--warm-loss", type=float, default=warm.target_loss)
     parser.add_argument("--warm-seed", type=int, default=0)
     parser.add_argument("--cache", default="runs/quickstart", help="folder of cached warm starts")
     parser.add_argument("--out", type=Path, default=None, help="metrics file, one JSON line a step")
@@ -396,7 +501,7 @@ def main() -> None:
     torch.set_num_threads(1)
     task = TaskConfig(*given["terms"], *given["digits"])
     shape = ModelConfig(*given["model_shape"]) if given["model_shape"] else ModelConfig()
-    warm = WarmStartConfig(steps=given["warm_steps"], task=task, model=shape)
+    warm = WarmStartConfig(target_loss=given["warm_loss"], task=task, model=shape)
     folder = warm_start(given["cache"], given["warm_seed"], warm)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     config = LoopConfig(**{name: given[name] for name in defaults.__dict__})

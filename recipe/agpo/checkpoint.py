@@ -110,9 +110,11 @@ class DecisionLog:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resumed_step]
+            # A kill may have cut a character in two; splitlines() would also split at separators inside a text.
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+            kept = [line for line in lines if 0 < _step_of(line) <= resumed_step]
             temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(f"{line}\n" for line in kept if _step_of(line) > 0))
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             os.replace(temporary, path)
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from agpo_core import AGPOConfig
-from recipe.agpo import checkpoint
+from recipe.agpo import checkpoint, cpu
 from recipe.agpo.settings import agpo_config, is_agpo, resolved
 from recipe.agpo.verl_seams import MANAGER_CLASS, VERL_VERSION
 
@@ -37,19 +37,20 @@ def before_ray(config: DictConfig) -> None:
     Raises:
         ConfigProblem: with all problems found, each with its fix.
     """
-    from recipe.agpo import cpu
-
+    problems = []
     if cpu.enabled():
-        from recipe.agpo.cpu.config import apply_cpu_defaults
+        from recipe.agpo.cpu.config import apply_cpu_defaults, cpu_conflicts
 
         for key, old, new in apply_cpu_defaults(config):
-            print(f"[agpo] CPU platform: {key}={new} (was {old})")
-    if not is_agpo(config):
-        return
-    problems = find_problems(config)
+            print(f"[agpo] without a GPU: {key}={new} (was {old})")
+        problems = [f"{key}={value} cannot work without a GPU: {need}." for key, value, need in cpu_conflicts(config)]
+    if is_agpo(config):
+        problems += find_problems(config)
     if problems:
         listed = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
         raise ConfigProblem(f"AGPO cannot start, {len(problems)} problem(s):\n{listed}")
+    if not is_agpo(config):
+        return
     for warning in find_warnings(config):
         print(f"[agpo] WARNING: {warning}")
 
@@ -69,6 +70,7 @@ def find_problems(config: DictConfig) -> list[str]:
         _batches,
         _model,
         _data,
+        _reward,
         _resume,
     )
     return [problem for check in checks for problem in check(config, agpo)]
@@ -300,6 +302,24 @@ def _prompt_length(tokenizer: Any, messages: Any) -> int:
         return len(tokenizer(messages)["input_ids"])
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _reward(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    path = OmegaConf.select(config, "reward.custom_reward_function.path")
+    if not path:
+        return
+    name = config.reward.custom_reward_function.name
+    from verl.utils.import_utils import load_extern_object
+
+    try:
+        load_extern_object(module_path=path, object_name=name)
+    except Exception as error:  # noqa: BLE001 - a user's module may raise anything
+        cause = error.__cause__ or error
+        yield (
+            f"reward.custom_reward_function.path={path}, name={name}: could not be loaded ({type(cause).__name__}: "
+            f"{cause}). Every reward would fail. Try it in a Python shell; a module of a package is named "
+            "pkg://package.module."
+        )
 
 
 def _resume(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:

@@ -41,7 +41,7 @@ class StepGroups:
         tau: temperature that each row was sampled at, ``[B]``.
         outcomes: outcome of each row, NaN where not valid, ``[B]``.
         roles, statuses, vote_keys: per row.
-        tokens: generated tokens per row, ``[B]``.
+        tokens: generated tokens of each session, on its final row, ``[B]``.
         seconds: verifier seconds per row, ``[B]``.
         records: what each prompt's probe decided; None if it decided nothing.
         stats: probe statistics, ``[P]``.
@@ -179,7 +179,8 @@ def collect(
         roles=roles,
         statuses=["padding" if pad else s for s, pad in zip(statuses, padding, strict=True)],
         vote_keys=vote_keys,
-        tokens=torch.where(torch.tensor(padding), 0, data[rollout.TOKENS]),
+        # Every output of a session carries the session's sum.
+        tokens=torch.where(torch.tensor(final) & ~torch.tensor(padding), data[rollout.TOKENS], 0),
         seconds=data[rollout.SECONDS].double(),
         records=records,
         stats=_probe_stats(probes, config),

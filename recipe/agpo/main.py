@@ -20,6 +20,10 @@ def main() -> None:
         arguments = ["--config-path", str(CONFIG_FOLDER), *arguments]
     if not chosen & {"--config-name", "-cn"}:
         arguments = ["--config-name", "agpo_trainer", *arguments]
+    # Hydra takes a search path from the primary config only, and ours are also the base of other configs; its
+    # parser wants all overrides side by side.
+    first = next((i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments))
+    arguments.insert(first, "hydra.searchpath=[pkg://verl.trainer.config]")
     sys.argv = [sys.argv[0], *arguments]
     from verl.trainer.main_ppo import main as verl_main
 

@@ -90,7 +90,7 @@ def step_metrics(
     if len(seconds):
         out["agpo/verifier/seconds_mean"] = float(seconds.mean())
         out["agpo/verifier/seconds_max"] = float(seconds.max())
-    counts = Counter(groups.statuses)
+    counts = Counter(s for s, last in zip(groups.statuses, groups.final, strict=True) if last)
     for record in groups.records:
         if record is not None and record.discarded:
             counts.update(record.statuses)

@@ -108,11 +108,13 @@ class AGPOAgentLoopWorker(AgentLoopWorker):
         self.settings = resolved(self.config, self.agpo)
         self._scored: dict[str, dict[int, tuple[Scored, int]]] = {}
         self._failures: list[dict[str, Any]] = []
+        self._reward_failure: str | None = None
 
-    async def drain_failures(self) -> list[dict[str, Any]]:
-        """Sessions that failed since the last call: uid, error and whether the rollout server is gone."""
-        failures, self._failures = self._failures, []
-        return failures
+    async def drain_failures(self) -> tuple[list[dict[str, Any]], str | None]:
+        """Since the last call: failed sessions (uid, error, whether the server is gone), and a reward failure."""
+        drained = self._failures, self._reward_failure
+        self._failures, self._reward_failure = [], None
+        return drained
 
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
@@ -136,7 +138,7 @@ class AGPOAgentLoopWorker(AgentLoopWorker):
         for error in errors:
             logger.error("session of prompt %s failed", uid, exc_info=(type(error), error, error.__traceback__))
             self._failures.append(
-                {"uid": uid, "error": f"{type(error).__name__}: {error}", "server_died": _server_died(error)}
+                {"uid": uid, "error": _brief(error), "server_died": _server_died(error)}
             )
         await tq.async_kv_put(
             key=uid, partition_id="train", tag={"status": "failure" if errors else "finished"}
@@ -236,7 +238,7 @@ class AGPOAgentLoopWorker(AgentLoopWorker):
         except TimeoutError:
             scored = scoring.failed(scoring.TIMEOUT, f"no reward after {limit:g} s")
         except Exception as error:  # noqa: BLE001 - whatever a user's reward function raises
-            scored = scoring.failed(scoring.RAISED, f"{type(error).__name__}: {error}"[:2000])
+            scored = scoring.failed(scoring.RAISED, _brief(error))
         else:
             info = final.extra_fields.get("reward_extra_info") or {}
             response = self.tokenizer.decode(final.response_ids, skip_special_tokens=True)
@@ -249,6 +251,7 @@ class AGPOAgentLoopWorker(AgentLoopWorker):
             )
         if not scored.valid:
             logger.error("reward of prompt %s not usable (%s): %s", kwargs["uid"], scored.status, scored.detail)
+            self._reward_failure = self._reward_failure or f"{scored.status}: {scored.detail}"
             final.extra_fields.setdefault("reward_extra_info", {})
         final.reward_score = scored.reward
         return scored
@@ -273,14 +276,22 @@ class AGPOAgentLoopManager(AgentLoopManagerTQ):
             prompts[CONTROL] = NonTensorData(control)
         super().generate_sequences(prompts)
 
-    def drain_failures(self) -> list[dict[str, Any]]:
-        """Failed sessions of all workers since the last call."""
-        lists = ray.get([worker.drain_failures.remote() for worker in self.agent_loop_workers])
-        return [failure for failures in lists for failure in failures]
+    def drain_failures(self) -> tuple[list[dict[str, Any]], str | None]:
+        """Failed sessions of all workers since the last call, and the first reward failure if there was one."""
+        drained = ray.get([worker.drain_failures.remote() for worker in self.agent_loop_workers])
+        reward = next((reward for _, reward in drained if reward), None)
+        return [failure for failures, _ in drained for failure in failures], reward
 
 
 def _server_died(error: BaseException) -> bool:
     return isinstance(error, ray.exceptions.RayActorError) or "EngineDeadError" in f"{type(error).__name__}: {error}"
+
+
+def _brief(error: BaseException) -> str:
+    """Type and message; of an error in another Ray process its cause, without that process's traceback."""
+    cause = getattr(error, "cause", None)
+    error = cause if isinstance(cause, BaseException) else error
+    return f"{type(error).__name__}: {error}"[:1000]
 
 
 def _finite(value: torch.Tensor) -> float | None:

@@ -50,6 +50,7 @@ class AGPOTrainer(PPOTrainerSync):
         self.totals: dict[str, float] = {}
         self._groups: StepGroups | None = None
         self._issued = (0, 0)
+        self._reward_failure: str | None = None
         super().__init__(config=config)
 
     # ---- set-up ------------------------------------------------------------------------------------------
@@ -113,10 +114,11 @@ class AGPOTrainer(PPOTrainerSync):
         groups = self._collect(batch)
         self._groups = groups
         if not groups.valid_rows:
+            cause = self._reward_failure or groups.first_failure
             raise RolloutFailed(
                 f"step {self.global_steps}: no response got a reward, so there is nothing to learn from. First "
-                f"cause: {groups.first_failure}. The last checkpoint is intact; mend the reward function and run "
-                "the same command again."
+                f"cause: {cause}. The last checkpoint is intact; mend the reward function and run the same command "
+                "again."
             )
         with row_context(RowContext(groups.sessions, groups.final, groups.valid)):
             batch = super()._compute_advantage(batch, metrics)
@@ -202,4 +204,7 @@ class AGPOTrainer(PPOTrainerSync):
 
     def _drain_failures(self) -> list[dict[str, Any]]:
         manager = getattr(self, "agent_loop_manager", None)
-        return manager.drain_failures() if manager is not None and self.agpo.adaptive else []
+        if manager is None:
+            return []
+        failures, self._reward_failure = manager.drain_failures()
+        return failures

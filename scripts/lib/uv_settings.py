@@ -48,7 +48,8 @@ def local_folder(location: str) -> Path | None:
 def holds_wheel(locations: list[str], prefix: str) -> bool:
     """Whether a local folder among `locations` has a wheel whose name starts with `prefix`."""
     wanted = f"{prefix}-*.whl"
-    return any(folder.is_dir() and any(folder.glob(wanted)) for folder in map(local_folder, locations) if folder)
+    folders = [folder for folder in map(local_folder, locations) if folder is not None]
+    return any(folder.is_dir() and any(folder.glob(wanted)) for folder in folders)
 
 
 def uv_settings(pip: dict[str, str], environ: dict[str, str]) -> tuple[dict[str, str], list[str]]:

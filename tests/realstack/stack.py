@@ -34,6 +34,7 @@ SMALL = (
     "trainer.save_freq=-1",
 )
 REPLAY = (
+    "actor_rollout_ref.rollout.calculate_log_probs=False",
     "actor_rollout_ref.rollout.agent.default_agent_loop=replay",
     f"actor_rollout_ref.rollout.agent.agent_loop_config_path={HERE / 'replay_agent.yaml'}",
 )
@@ -125,7 +126,7 @@ def start(
         sys.executable, "-m", module, *config,
         f"data.train_files={train}", f"data.val_files={val}",
         f"actor_rollout_ref.model.path={model}",
-        f"reward.custom_reward_function.path={reward or Path(task.__file__)}",
+        f"reward.custom_reward_function.path={reward or 'pkg://recipe.agpo.quickstart.task'}",
         "reward.custom_reward_function.name=compute_score",
         f"trainer.default_local_dir={folder / 'checkpoints'}",
         *base, *overrides,

@@ -23,8 +23,22 @@ def _vllm_servers(marker):
 
 
 def test_dead_vllm_server_is_named_and_nothing_is_corrupt(launch):
-    run = launch(["trainer.total_training_steps=400", "trainer.save_freq=1", "data.max_response_length=32"])
-    run.wait_for(lambda: 2 in run.steps())
+    run = launch(
+        [
+            "trainer.total_training_steps=400",
+            "trainer.save_freq=1",
+            "data.max_response_length=32",
+            "reward.custom_reward_function.name=by_hash",
+            # The other way of scoring, so that it runs on the real stack once.
+            "algorithm.agpo.scoring=corrected",
+            "algorithm.rollout_correction.rollout_is=token",
+            "actor_rollout_ref.rollout.calculate_log_probs=True",
+        ],
+        reward=stack.HERE / "bad_reward.py",
+    )
+    run.wait_for(lambda: 3 in run.steps())
+    assert run.steps()[3]["agpo/tau/min"] < run.steps()[3]["agpo/tau/max"]
+    assert 0.5 < run.steps()[3]["rollout_corr/rollout_is_mean"] < 1.5
     victims = list(_vllm_servers(run.marker))
     assert victims, "no vLLM process found"
     for pid in victims:

@@ -41,7 +41,9 @@ def test_the_last_marker_wins_whatever_its_kind() -> None:
     assert fallback_vote_key("the answer is 6\n答案是 7") == "7"
 
 
-@pytest.mark.parametrize("text", ["0.5", "0.50", "1/2", r"\frac{1}{2}", r"\dfrac{1}{2}", "50%", r"50\%", "$0.5$", " .50 "])
+@pytest.mark.parametrize(
+    "text", ["0.5", "0.50", "1/2", r"\frac{1}{2}", r"\dfrac{1}{2}", "50%", r"50\%", "$0.5$", " .50 "]
+)
 def test_spellings_of_one_half(text: str) -> None:
     assert canonical(text) == "1/2"
 

@@ -97,7 +97,7 @@ def test_another_verl_version_names_the_seams(good_config: Build, monkeypatch: p
 
 @pytest.mark.parametrize("mode", ["separate_async", "colocate_async"])
 def test_async_modes_are_refused(good_config: Build, mode: str) -> None:
-    only(find_problems(good_config(f"trainer.v1.trainer_mode={mode}")), mode, "trainer.v1.trainer_mode=sync")
+    only(find_problems(good_config(f"trainer.v1.trainer_mode={mode}")), f"trainer.v1.trainer_mode={mode}", "to sync")
 
 
 def test_the_old_trainer_is_refused(good_config: Build) -> None:

@@ -28,7 +28,10 @@ def test_every_kind_of_number_counts(reward: Any) -> None:
     assert type(scored.reward) is float
 
 
-@pytest.mark.parametrize("reward", [None, "1.0", b"1", "correct", [1.0, 0.0], {}, object(), numpy.ones(2), torch.ones(2), 1j, 10**400])
+@pytest.mark.parametrize(
+    "reward",
+    [None, "1.0", b"1", "correct", [1.0, 0.0], {}, object(), numpy.ones(2), torch.ones(2), 1j, 10**400],
+)
 def test_what_is_not_a_number(reward: Any) -> None:
     scored = verdict(reward)
     assert (scored.status, scored.valid, scored.reward) == (scoring.NOT_A_NUMBER, False, 0.0)

@@ -19,10 +19,8 @@ HEADER = """\
 #
 # null means "what the preset says"; the defaults in the comments are those of preset agpo.
 # [code]: taken from the public AGPO-D code. [ours]: this project's.
-hydra:
-  searchpath:
-    - pkg://verl.trainer.config
-
+# verl's folder is on the search path thanks to recipe/agpo/main.py; elsewhere add
+# hydra.searchpath=[pkg://verl.trainer.config] to the command.
 defaults:
   - ppo_trainer
   - _self_

@@ -33,6 +33,7 @@ class Setting:
 RAY_CPU_SLOTS = 32
 RAY_OBJECT_STORE_BYTES = 1 << 30
 
+_ATTENTION = "override_config.attn_implementation"
 _FSDP2 = "FSDP1 asks for an accelerator"
 _COMPILE = "compiling on the CPU costs minutes and a C++ compiler"
 _PADDING = "verl's packed sequences need flash-attention"
@@ -54,8 +55,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("critic.fsdp.use_torch_compile", True, False, _COMPILE),
     Setting("actor_rollout_ref.model.use_remove_padding", True, False, _PADDING, required=True),
     Setting("critic.model.use_remove_padding", True, False, _PADDING, required=True),
-    Setting("actor_rollout_ref.model.override_config.attn_implementation", None, "sdpa", _SDPA, required=True),
-    Setting("critic.model.override_config.attn_implementation", None, "sdpa", _SDPA, required=True),
+    Setting(f"actor_rollout_ref.model.{_ATTENTION}", None, "sdpa", _SDPA, required=True),
+    Setting(f"critic.model.{_ATTENTION}", None, "sdpa", _SDPA, required=True),
     # The rollout server
     Setting(
         "actor_rollout_ref.rollout.enable_sleep_mode",
@@ -103,7 +104,7 @@ Change = tuple[str, Any, Any]
 
 
 def cpu_env() -> dict[str, str]:
-    """Environment variables of a CPU run. Set them before Python starts, so that all its children inherit them.
+    """Environment variables of a CPU run; set them before Python starts, and its children inherit them.
 
     `install` sets the ones that are missing. OMP_NUM_THREADS is a quarter of the cores, at least one: at most
     two ranks and two vLLM servers compute at a time, and thread pools that share cores slow each other down.
@@ -111,7 +112,8 @@ def cpu_env() -> dict[str, str]:
     return {
         "AGPO_CPU": "1",
         "VERL_PLATFORM": "cpu",
-        # verl finds its training engine by device name; the FSDP one is filed under cuda and runs on the CPU too.
+        # verl finds its training engine by device name. The FSDP engine is filed under cuda and runs on the
+        # CPU too.
         "VERL_ENGINE_DEVICE": "cuda",
         # GiB of key-value cache for each vLLM server. vLLM's default is a share of the machine's memory.
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -146,9 +148,9 @@ def explicit_keys() -> frozenset[str]:
 def apply_cpu_defaults(config: DictConfig, explicit: Collection[str] | None = None) -> list[Change]:
     """Set what a machine without a GPU needs in a composed verl config, in place.
 
-    A key stays as it is when it is in `explicit` (default: what Hydra says the user overrode), or when its value
-    is not verl's default, or when its group is absent or null (a config without a critic, say). Ray's `num_gpus`
-    becomes the number of ranks, `n_gpus_per_node * nnodes`, unless it is set.
+    A key stays as it is when it is in `explicit` (default: what Hydra says the user overrode), or when its
+    value is not verl's default, or when its group is absent or null (a config without a critic, say). Ray's
+    `num_gpus` becomes the number of ranks, `n_gpus_per_node * nnodes`, unless it is set.
 
     Returns (key, old, new) of each change, for printing.
     """
@@ -183,11 +185,6 @@ def cpu_conflicts(config: DictConfig) -> list[tuple[str, Any, str]]:
         and _has_group(config, setting.key)
         and (value := OmegaConf.select(config, setting.key)) != setting.value
     ]
-
-
-def describe(changes: list[Change]) -> list[str]:
-    """One line for each change of `apply_cpu_defaults`."""
-    return [f"agpo cpu: {key} = {new} (was {old})" for key, old, new in changes]
 
 
 def _has_group(config: DictConfig, key: str) -> bool:

@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The few places in verl 0.9.1 that its platform plug-in does not reach.
 
-Each patch is one function: it checks that what it replaces looks as expected, then replaces it. A patch to a
-module that is not imported yet waits for its import, so `import verl` stays as quick as it was. A failed check
-raises PatchError while the module is imported: better there than as a wrong result later.
+Each patch is one function: it checks that what it replaces looks as expected, then replaces it. A patch to
+a module that is not imported yet waits for its import, so `import verl` stays as quick as it was. A failed
+check raises PatchError while that module is imported: better there than as a wrong result later.
 """
 
 import importlib.metadata
 import inspect
-import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-log = logging.getLogger(__name__)
+from recipe.agpo.import_hooks import on_import
 
 Patch = Callable[[ModuleType], None]
 _MARK = "__agpo_cpu__"
@@ -36,9 +32,6 @@ def require(condition: bool, what: str) -> None:
 def parameters(function: Any) -> list[str]:
     """Names of a function's parameters."""
     return list(inspect.signature(function).parameters)
-
-
-# --- patches, one place each ---------------------------------------------------------------------------------
 
 
 def answer_for_vllm_package() -> None:
@@ -75,6 +68,8 @@ def default_process_group_to_gloo(module: ModuleType) -> None:
     refuses.
     """
     original = module.initialize_global_process_group_ray
+    if hasattr(original, _MARK):
+        return
     require(
         parameters(original) == ["timeout_second", "backend"],
         "verl.utils.distributed.initialize_global_process_group_ray has other parameters",
@@ -94,6 +89,8 @@ def offload_without_pinned_memory(module: ModuleType) -> None:
     Pinning memory is done by an accelerator's driver: without one torch raises.
     """
     original = module.CPUOffloadPolicy
+    if hasattr(original, _MARK):
+        return
     require(
         original is not None and "pin_memory" in parameters(original),
         "torch's CPUOffloadPolicy takes no pin_memory",
@@ -106,85 +103,14 @@ def offload_without_pinned_memory(module: ModuleType) -> None:
     module.CPUOffloadPolicy = policy  # type: ignore[attr-defined]
 
 
-def cpu_defaults_in_entry_point(module: ModuleType) -> None:
-    """verl's entry point applies our CPU settings where it sets the device, before it checks the config."""
-    original = module.auto_set_device
-    require(parameters(original) == ["config"], "verl.utils.device.auto_set_device has other parameters")
-
-    @wraps(original)
-    def auto_set_device(config: Any) -> None:
-        from .config import apply_cpu_defaults, describe
-
-        original(config)
-        for line in describe(apply_cpu_defaults(config)):
-            print(line)
-
-    setattr(auto_set_device, _MARK, True)
-    module.auto_set_device = auto_set_device  # type: ignore[attr-defined]
-
-
 PATCHES: dict[str, Patch] = {
     "verl.utils.distributed": default_process_group_to_gloo,
     "verl.workers.engine.fsdp.transformer_impl": offload_without_pinned_memory,
-    "verl.utils.device": cpu_defaults_in_entry_point,
 }
 
 
-# --- machinery: patch now, or right after the import ---------------------------------------------------------
-
-
-class _PatchingLoader(Loader):
-    """Runs the real loader, then the patch."""
-
-    def __init__(self, loader: Any, patch: Patch) -> None:
-        self._loader = loader
-        self._patch = patch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)  # get_source and the like, for tracebacks
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        created: ModuleType | None = self._loader.create_module(spec)
-        return created
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        module.__loader__ = self._loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        self._patch(module)
-
-
-class PatchOnImport(MetaPathFinder):
-    """Finds the named modules as the other finders do, and has them patched once they are loaded."""
-
-    def __init__(self, patches: dict[str, Patch]) -> None:
-        self._patches = patches
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        patch = self._patches.get(fullname)
-        if patch is None:
-            return None
-        for finder in sys.meta_path:
-            if finder is self:
-                continue
-            spec = finder.find_spec(fullname, path, target)
-            if spec is not None and spec.loader is not None:
-                spec.loader = _PatchingLoader(spec.loader, patch)
-                return spec
-        return None
-
-
-def install(patches: dict[str, Patch] | None = None) -> None:
+def install() -> None:
     """Apply each patch now if its module is loaded, else when it will be. A second call changes nothing."""
-    patches = PATCHES if patches is None else patches
-    if any(isinstance(finder, PatchOnImport) and finder._patches is patches for finder in sys.meta_path):
-        return
     answer_for_vllm_package()
-    for name, patch in patches.items():
-        module = sys.modules.get(name)
-        if module is not None:
-            patch(module)
-    sys.meta_path.insert(0, PatchOnImport(patches))
+    for name, patch in PATCHES.items():
+        on_import(name, patch)

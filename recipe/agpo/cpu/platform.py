@@ -52,8 +52,8 @@ def _meminfo(field: str) -> int:
 class CpuDeviceModule(ModuleType):
     """`torch.cpu`, with what verl uses of `torch.cuda` and `torch.cpu` lacks.
 
-    The memory figures are those of this process (resident) and of the machine, in bytes, so that verl's memory
-    metrics mean something. An index or device argument is accepted and ignored: there is one device.
+    The memory figures are those of this process (resident) and of the machine, in bytes, so that verl's
+    memory metrics mean something. An index or device argument is accepted and ignored: there is one device.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -124,8 +124,8 @@ _MODULE = CpuDeviceModule("torch_cpu_device")
 class PlatformCPU(PlatformBase):
     """verl's platform for a machine without an accelerator.
 
-    Ray is started with `num_gpus` as plain slots, one a rank, so that verl's placement groups work as they are:
-    the Ray resource is therefore called GPU.
+    Ray is started with `num_gpus` as plain slots, one a rank, so that verl's placement groups work as they
+    are: the Ray resource is therefore called GPU.
     """
 
     @property

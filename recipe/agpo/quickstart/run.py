@@ -38,8 +38,6 @@ def overrides(method: str, folder: Path, model: Path, data: tuple[Path, Path], s
         f"data.seed={seed + 1}",
         f"actor_rollout_ref.model.path={model}",
         f"actor_rollout_ref.actor.data_loader_seed={seed + 42}",
-        f"reward.custom_reward_function.path={Path(task.__file__)}",
-        "reward.custom_reward_function.name=compute_score",
         f"trainer.default_local_dir={folder / 'checkpoints'}",
         f"trainer.total_training_steps={steps}",
         f"trainer.experiment_name=quickstart-{method}",

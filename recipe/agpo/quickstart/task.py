@@ -19,7 +19,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -36,8 +35,8 @@ _TERM = re.compile(r"[-+]?\d+", re.ASCII)
 class TaskConfig:
     """How hard the sums are (reasoning-gym's own keys)."""
 
-    min_terms: int = 4
-    max_terms: int = 4
+    min_terms: int = 3
+    max_terms: int = 5
     min_digits: int = 1
     max_digits: int = 1
 
@@ -201,12 +200,13 @@ def compute_score(
 
 
 def vote_key(answer: str) -> str:
-    """One spelling for equal numbers: ``012``, ``+12`` and ``12.0`` are ``12``."""
-    try:
-        number = Decimal(answer)
-    except InvalidOperation:
-        return ""
-    return str(int(number)) if number == number.to_integral_value() else str(number.normalize())
+    """One spelling for equal numbers: ``012``, ``+12`` and ``12.0`` are ``12``. Works on text, so any length goes."""
+    sign = "-" if answer.startswith("-") else ""
+    whole, _, fraction = answer.lstrip("+-").partition(".")
+    whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
+    if whole == "0" and not fraction:
+        return "0"
+    return sign + whole + (f".{fraction}" if fraction else "")
 
 
 @cache

@@ -21,7 +21,8 @@ from typing import Any
 from recipe.agpo.quickstart.model import END, START, ModelConfig, build_model, build_tokenizer
 from recipe.agpo.quickstart.task import Problem, TaskConfig, problems
 
-FORMAT_VERSION = 1  # raise when the code changes the weights that a configuration gives
+RISE_STEPS, WINDOW = 40, 20
+FORMAT_VERSION = 2  # raise when the code changes the weights that a configuration gives
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,20 @@ class WarmStartConfig:
     """Everything but the seed that decides the warm-started weights.
 
     Attributes:
-        steps: optimiser steps. Fewer leave more to learn from the reward; past a point greedy answers are all right.
+        target_loss: training stops here (nats a token, mean of the last 20 steps). The loss falls steeply when the
+            model finds out how to copy and add, so that a number of steps would stop at very different skills on
+            different machines. A higher target leaves more to learn from the reward.
+        cool_down_steps: steps of linear fall of the learning rate to 0 after the target is reached.
+        max_steps: stop here even if the target was not reached.
         batch_size: written solutions a step; none is seen twice.
-        learning_rate: peak, after a linear rise over the first tenth and before a linear fall to a tenth of it.
+        learning_rate: constant after a linear rise over the first 40 steps.
     """
 
-    steps: int = 400
-    batch_size: int = 64
-    learning_rate: float = 2e-3
+    target_loss: float = 0.1
+    cool_down_steps: int = 20
+    max_steps: int = 1200
+    batch_size: int = 32
+    learning_rate: float = 3e-3
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
 
@@ -48,7 +55,10 @@ def cache_key(config: WarmStartConfig, seed: int) -> str:
 
 
 def warm_start(
-    out_dir: str | os.PathLike[str], seed: int = 0, config: WarmStartConfig | None = None, progress: bool = True
+    out_dir: str | os.PathLike[str],
+    seed: int = 0,
+    config: WarmStartConfig | None = None,
+    progress: bool = True,
 ) -> Path:
     """Train, or find in the cache, the warm-started model. Returns its checkpoint folder inside ``out_dir``.
 
@@ -67,13 +77,13 @@ def warm_start(
     part = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=root))
     try:
         start = time.monotonic()
-        model, loss = _train(config, seed, progress)
+        model, reached = _train(config, seed, progress)
         model.save_pretrained(part)
         build_tokenizer().save_pretrained(part)
         record = {
             "seed": seed,
             "config": asdict(config),
-            "final_loss": loss,
+            **reached,
             "seconds": round(time.monotonic() - start, 1),
         }
         (part / "warm_start.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -109,8 +119,8 @@ def encode(batch: Sequence[Problem], tokenizer: Any) -> tuple[Any, Any, Any]:
     return ids, mask, labels
 
 
-def _train(config: WarmStartConfig, seed: int, progress: bool) -> tuple[Any, float]:
-    """The trained model and the mean loss (nats a token) of its last tenth of steps."""
+def _train(config: WarmStartConfig, seed: int, progress: bool) -> tuple[Any, dict[str, float]]:
+    """The trained model, its number of steps and its last mean loss (nats a token)."""
     import torch
     from tqdm import tqdm
 
@@ -118,27 +128,30 @@ def _train(config: WarmStartConfig, seed: int, progress: bool) -> tuple[Any, flo
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _learning_rate_factor(step, config.steps))
     stream = problems("warm_start", seed, config.task)
     losses: list[float] = []
+    cooling = 0  # steps of cool-down done
     model.train()
-    bar = tqdm(range(config.steps), desc="warm start", unit="step", disable=not progress)
-    for _ in bar:
+    bar = tqdm(total=config.max_steps, desc="warm start", unit="step", disable=not progress)
+    while len(losses) < config.max_steps and cooling <= config.cool_down_steps:
+        factor = min(1.0, (len(losses) + 1) / RISE_STEPS) * (1 - cooling / (config.cool_down_steps + 1))
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * factor
         ids, mask, labels = encode([next(stream) for _ in range(config.batch_size)], tokenizer)
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        schedule.step()
         losses.append(loss.item())
-        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-    tail = losses[-max(1, config.steps // 10) :]
-    return model.eval(), sum(tail) / len(tail)
+        if cooling or _recent(losses) <= config.target_loss:
+            cooling += 1
+        bar.set_postfix(loss=f"{_recent(losses):.3f}", target=config.target_loss, refresh=False)
+        bar.update()
+    bar.close()
+    return model.eval(), {"steps": len(losses), "loss": _recent(losses)}
 
 
-def _learning_rate_factor(step: int, steps: int) -> float:
-    rise = max(1, steps // 10)
-    if step < rise:
-        return (step + 1) / rise
-    return max(0.1, 1 - 0.9 * (step - rise) / max(1, steps - rise))
+def _recent(losses: Sequence[float]) -> float:
+    tail = losses[-WINDOW:]
+    return sum(tail) / len(tail)

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run reached: ``summary.json``, ``curves.png`` and one line, from the metrics that verl's file logger wrote.
+
+The logger writes one ``{"step": ..., "data": {...}}`` a line and starts a new file at every start, so a run that was
+resumed has several files; for a step that was run twice the later file counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from recipe.agpo.quickstart.task import DATA_SOURCE
+
+ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"
+REWARD = "critic/score/mean"
+TOKENS = "agpo/tokens/total"
+RESPONSE_LENGTH = "response_length/mean"
+Record = tuple[int, Mapping[str, Any]]
+Series = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in figures; accuracy is the greedy one on the held-out problems, None where it was not measured."""
+
+    method: str
+    seed: int
+    steps: int
+    accuracy_first: float | None
+    accuracy_last: float | None
+    accuracy_best: float | None
+    generated_tokens: int
+    wall_seconds: float
+    line: str
+
+
+def write(
+    folder: str | os.PathLike[str],
+    *,
+    wall_seconds: float,
+    method: str = "",
+    seed: int = 0,
+    responses_per_step: int = 256,
+) -> Summary:
+    """Read ``folder/metrics*.jsonl``, write ``summary.json`` and ``curves.png`` beside them, print the line.
+
+    Args:
+        folder: run folder.
+        wall_seconds: from start to end, as measured by the caller.
+        method, seed: only recorded.
+        responses_per_step: for runs that do not log their generated tokens (plain GRPO): a step's tokens are then
+            mean response length times this number.
+
+    Raises:
+        ValueError: no metrics file, or none with a complete line.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("metrics*.jsonl"))
+    records = read(files)
+    if not records:
+        raise ValueError(f"no metrics in {folder}: expected metrics*.jsonl with one record a step")
+    result = summarise(
+        records, wall_seconds=wall_seconds, method=method, seed=seed, responses_per_step=responses_per_step
+    )
+    part = folder / "summary.json.part"
+    part.write_text(json.dumps(asdict(result), indent=2) + "\n")
+    draw(records, folder / "curves.png", title=f"{method or 'run'}, seed {seed}", responses=responses_per_step)
+    os.replace(part, folder / "summary.json")  # last: its presence says that the run is finished
+    print(result.line)
+    return result
+
+
+def read(files: Iterable[Path]) -> list[Record]:
+    """Records in order of step; the last word on a step wins, and a line cut short by a crash is left out."""
+    by_step: dict[int, dict[str, Any]] = {}
+    for file in files:
+        for line in file.read_text(errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+                step, data = int(record["step"]), dict(record["data"])
+            except (ValueError, KeyError, TypeError):
+                continue
+            by_step[step] = data
+    return sorted(by_step.items())
+
+
+def series(records: Sequence[Record], key: str) -> Series:
+    """The finite numbers logged under ``key``: [(step, value), ...]."""
+    points = []
+    for step, data in records:
+        value = data.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            points.append((step, float(value)))
+    return points
+
+
+def tokens_per_step(records: Sequence[Record], responses_per_step: int) -> Series:
+    """Generated tokens of each step, probes included; from the mean response length where they are not logged."""
+    logged = dict(series(records, TOKENS))
+    estimated = {s: length * responses_per_step for s, length in series(records, RESPONSE_LENGTH)}
+    return sorted((estimated | logged).items())
+
+
+def summarise(
+    records: Sequence[Record],
+    *,
+    wall_seconds: float,
+    method: str = "",
+    seed: int = 0,
+    responses_per_step: int = 256,
+) -> Summary:
+    """The figures of a run from its records."""
+    accuracy = [value for _, value in series(records, ACCURACY)]
+    tokens = round(sum(value for _, value in tokens_per_step(records, responses_per_step)))
+    steps = max((step for step, _ in records), default=0)
+    first, last = (accuracy[0], accuracy[-1]) if accuracy else (None, None)
+    line = (
+        f"quickstart: val accuracy {_show(first)} -> {_show(last)} | steps {steps} | "
+        f"generated tokens {tokens} | wall {wall_seconds:.0f} s"
+    )
+    best = max(accuracy, default=None)
+    return Summary(method, seed, steps, first, last, best, tokens, round(wall_seconds, 1), line)
+
+
+def draw(records: Sequence[Record], path: Path, *, title: str, responses: int) -> None:
+    """Five panels over steps; a panel without data says so."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    axes = figure.subplots(1, 5)
+    panels: list[tuple[str, dict[str, Series]]] = [
+        ("validation accuracy", {"": series(records, ACCURACY)}),
+        ("mean reward", {"": series(records, REWARD)}),
+        ("temperature tau", {k: series(records, f"agpo/tau/{k}") for k in ("mean", "min", "max")}),
+        ("clip ratio eps", {k: series(records, f"agpo/eps/{k}") for k in ("mean", "min", "max")}),
+        ("generated tokens", {"": cumulative(tokens_per_step(records, responses))}),
+    ]
+    for axis, (name, curves) in zip(axes, panels, strict=True):
+        axis.set_title(name)
+        axis.set_xlabel("step")
+        for label, points in curves.items():
+            if points:
+                style = {"": "-", "mean": "-", "min": ":", "max": ":"}[label]
+                marker = "o" if name == "validation accuracy" else None
+                axis.plot(*zip(*points, strict=True), style, color="C0", marker=marker, label=label)
+        if not any(curves.values()):
+            axis.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axis.transAxes)
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    figure.savefig(part, dpi=100)
+    os.replace(part, path)
+
+
+def cumulative(points: Series) -> Series:
+    """Running sum of a series."""
+    total, summed = 0.0, []
+    for step, value in points:
+        total += value
+        summed.append((step, total))
+    return summed
+
+
+def _show(accuracy: float | None) -> str:
+    return "?" if accuracy is None else f"{accuracy:.3f}"
+
+
+def main() -> int:
+    """``python -m recipe.agpo.quickstart.summary FOLDER``: summarise a run again."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--wall-seconds", type=float, default=0.0)
+    given = parser.parse_args()
+    try:
+        write(given.folder, wall_seconds=given.wall_seconds)
+    except ValueError as error:
+        print(f"quickstart: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every private name, signature and attribute of verl that AGPO uses. One failure here, one place to mend:
+``recipe/agpo/verl_seams.py`` and what it lists."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+from typing import Any
+
+import pytest
+
+from recipe.agpo import plugin  # noqa: F401
+from recipe.agpo.verl_seams import VERL_VERSION
+
+MEND = f"this verl differs from {VERL_VERSION}: see recipe/agpo/verl_seams.py"
+
+
+def parameters(function: Any) -> list[str]:
+    """Names in order, without the one that Ray adds to the methods of actor classes."""
+    return [name for name in inspect.signature(function).parameters if name != "_ray_trace_ctx"]
+
+
+def source(thing: Any) -> str:
+    return inspect.getsource(thing)
+
+
+def test_the_version_is_the_one_that_the_seams_name() -> None:
+    found = importlib.metadata.version("verl")
+    assert found == VERL_VERSION, f"verl {found} is installed; {MEND}"
+
+
+# ---- registries, plugin loading, entry point -----------------------------------------------------------
+
+
+def test_registries() -> None:
+    from verl.trainer.ppo import core_algos
+
+    assert parameters(core_algos.register_adv_est) == ["name_or_enum"], MEND
+    assert parameters(core_algos.register_policy_loss) == ["name"], MEND
+    assert isinstance(core_algos.ADV_ESTIMATOR_REGISTRY, dict), MEND
+    assert isinstance(core_algos.POLICY_LOSS_REGISTRY, dict), MEND
+    assert parameters(core_algos.get_adv_estimator_fn) == ["name_or_enum"], MEND
+    assert len(parameters(core_algos.get_policy_loss_fn)) == 1, MEND
+
+
+def test_verl_loads_plugins_by_entry_point_and_swallows_their_errors() -> None:
+    import verl
+
+    text = source(verl)
+    assert 'group="verl.plugins"' in text and "VERL_USE_EXTERNAL_PLUGINS" in text, MEND
+    assert ".debug(" in text, f"verl now says that a plugin failed; the doctor's row is not needed. {MEND}"
+
+
+def test_the_trainer_is_chosen_late_with_the_final_config() -> None:
+    """``get_trainer_cls`` is looked up in the module when the task runner runs, and called with config=..."""
+    from verl.trainer import main_ppo
+    from verl.trainer.ppo import v1
+
+    text = source(main_ppo)
+    assert "from verl.trainer.ppo.v1 import get_trainer_cls" in text, MEND
+    assert "get_trainer_cls(config.trainer.v1.trainer_mode)" in text, MEND
+    assert "trainer_cls(config=config)" in text, MEND
+    assert "agent_loop_manager_class" in text and "AgentLoopManagerTQ" in text, MEND
+    assert parameters(v1.get_trainer_cls.__wrapped__) == ["name"], MEND
+
+
+def test_the_checks_run_before_ray() -> None:
+    from verl.trainer import main_ppo
+    from verl.utils import config
+
+    assert parameters(config.validate_config.__wrapped__) == ["config", "use_reference_policy", "use_critic"], MEND
+    assert main_ppo.validate_config is config.validate_config, MEND
+    text = source(main_ppo)
+    assert text.index("validate_config(") < text.rindex("run_ppo("), MEND
+
+
+# ---- trainer -------------------------------------------------------------------------------------------
+
+TRAINER_METHODS = {
+    "__init__": ["self", "config"],
+    "_build_replay_buffer": ["self"],
+    "_load_checkpoint": ["self"],
+    "_save_checkpoint": ["self"],
+    "_fetch_one_gen_batch": ["self"],
+    "_balance_batch": ["self", "batch", "metrics", "logging_prefix", "keep_minibatch"],
+    "_compute_advantage": ["self", "batch", "metrics"],
+    "_step_once": ["self", "metrics", "timing_raw", "sample_batch_size"],
+    "on_init_end": ["self"],
+    "fit": ["self", "agent_loop_manager"],
+}
+
+
+@pytest.mark.parametrize("name", TRAINER_METHODS)
+def test_trainer_methods_that_we_override(name: str) -> None:
+    from verl.trainer.ppo.v1 import PPOTrainerSync
+
+    assert parameters(getattr(PPOTrainerSync, name)) == TRAINER_METHODS[name], MEND
+
+
+def test_trainer_attributes_that_we_read() -> None:
+    from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerSync
+
+    assert issubclass(PPOTrainerSync, PPOTrainer), MEND
+    text = source(PPOTrainer)
+    for name in ("actor_rollout_wg", "ref_policy_wg", "global_steps", "agent_loop_manager", "replay_buffer"):
+        assert f"self.{name}" in text, f"{name}: {MEND}"
+    assert '_dispatch_info[role]' in text and 'role, worker_group = "actor", self.actor_rollout_wg' in text, MEND
+    assert "self.replay_buffer.sample(" in source(PPOTrainer._step_once), MEND
+
+
+def test_the_order_of_one_step() -> None:
+    """Sample, balance, old log-probs, advantages (our clip columns), update."""
+    from verl.trainer.ppo.v1 import PPOTrainer
+
+    text = source(PPOTrainer._step_once)
+    steps = ["sample(", "_balance_batch(", "_compute_old_log_prob(", "_compute_advantage(", "_update_actor("]
+    places = [text.index(step) for step in steps]
+    assert places == sorted(places), MEND
+
+
+def test_verl_writes_one_temperature_for_the_batch_before_each_pass() -> None:
+    """What ``score_at_own_temperature`` takes out again, and the three calls that it wraps."""
+    from verl.trainer.ppo.v1 import PPOTrainer
+
+    for method, call in (
+        (PPOTrainer._compute_old_log_prob, "actor_rollout_wg.compute_log_prob(batch)"),
+        (PPOTrainer._compute_ref_log_prob, "ref_policy_wg.compute_ref_log_prob(batch)"),
+        (PPOTrainer._update_actor, "actor_rollout_wg.update_actor(batch)"),
+    ):
+        text = source(method)
+        assert '"temperature": self.config.actor_rollout_ref.rollout.temperature' in text, MEND
+        assert call in text and "batch.extra_info.update(" in text, MEND
+
+
+def test_entropy_is_written_beside_the_old_log_probs() -> None:
+    from verl.trainer.ppo.v1 import PPOTrainer
+
+    text = source(PPOTrainer._compute_old_log_prob)
+    assert '"calculate_entropy": True' in text and 'select("old_log_probs", "entropy")' in text, MEND
+
+
+def test_the_estimator_is_called_with_every_row() -> None:
+    """Estimators other than ``grpo`` get all outputs of all sessions: ``RowContext`` counts each session once."""
+    from verl.trainer.ppo.v1 import utils
+
+    assert "adv_estimator != core_algos.AdvantageEstimator.GRPO" in source(
+        utils.compute_advantage_for_multi_trajectories
+    ), MEND
+
+
+def test_checkpoints_are_marked_as_latest_at_the_end() -> None:
+    from verl.trainer.ppo.v1 import PPOTrainer
+
+    text = source(PPOTrainer._save_checkpoint)
+    folder, tracker = text.index('f"global_step_{self.global_steps}"'), text.index("latest_checkpointed_iteration.txt")
+    assert folder < text.index('"data.pt"') < tracker, MEND
+    load = source(PPOTrainer._load_checkpoint)
+    assert "resume_from_path" in load and "find_latest_ckpt_path" in load, MEND
+
+
+def test_padding_rows_are_tagged_and_have_a_prompt_of_their_own() -> None:
+    from verl.trainer.ppo.v1 import trainer_base
+
+    text = source(trainer_base.upsample_batch_to_divisible_size)
+    assert 'pad_uid = f"pad' in text and 'f"{pad_uid}_{local_idx}_0"' in text, MEND
+    assert "is_padding" in source(trainer_base), MEND
+
+
+def test_replay_buffer() -> None:
+    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+    assert parameters(ReplayBuffer.sample) == ["self", "global_steps", "partition_id", "batch_size"], MEND
+    assert "time.sleep(self.poll_interval)" in source(ReplayBuffer._wait_for_next_poll), MEND
+    assert "RuntimeError" in source(ReplayBuffer), f"a batch without trajectories: {MEND}"
+
+
+# ---- rollout -------------------------------------------------------------------------------------------
+
+WORKER_METHODS = {
+    "_run_prompt": ["self", "prompt", "sampling_params", "trajectory", "trace"],
+    "_run_agent_loop": ["self", "sampling_params", "trajectory", "agent_name", "trace", "kwargs"],
+    "_agent_loop_postprocess": ["self", "output", "validate", "kwargs"],
+    "_compute_score": ["self", "outputs", "kwargs"],
+    "generate_sequences": ["self", "batch"],
+}
+
+
+@pytest.fixture
+def worker() -> Any:
+    from verl.trainer.ppo.v1 import agent_loop_tq
+
+    return agent_loop_tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class
+
+
+@pytest.mark.parametrize("name", WORKER_METHODS)
+def test_worker_methods(worker: Any, name: str) -> None:
+    assert parameters(getattr(worker, name)) == WORKER_METHODS[name], MEND
+    assert inspect.iscoroutinefunction(getattr(worker, name)), MEND
+
+
+def test_the_worker_class_is_plain_and_our_seam_finds_it(worker: Any) -> None:
+    from recipe.agpo import verl_seams
+
+    assert inspect.isclass(worker) and verl_seams.AgentLoopWorker is worker, MEND
+    with pytest.raises(AttributeError):
+        _ = verl_seams.no_such_name
+
+
+def test_settling_sessions() -> None:
+    from recipe.agpo import verl_seams
+
+    assert parameters(verl_seams.settle_sessions) == ["tasks"], MEND
+    assert inspect.iscoroutinefunction(verl_seams.settle_sessions), MEND
+
+
+def test_a_prompt_ends_as_finished_or_failure_and_rows_carry_our_columns(worker: Any) -> None:
+    run, post = source(worker._run_prompt), source(worker._agent_loop_postprocess)
+    for word in ('"running"', '"finished"', '"failure"', '"__rollout_n__"', '"__do_sample__"'):
+        assert word in run, f"{word}: {MEND}"
+    assert 'f"{uid}_{session_id}_{i}"' in post and "field.update(kwargs)" in post, MEND
+    assert "await self._compute_score(outputs, kwargs=kwargs)" in post, MEND
+    score = source(worker._compute_score)
+    assert "final_output.reward_score is None" in score, f"a response is scored once: {MEND}"
+    assert "reward_extra_info" in post + score, MEND
+
+
+def test_the_manager() -> None:
+    from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+
+    assert "self.agent_loop_workers_class = AgentLoopWorkerTQ" in source(AgentLoopManagerTQ.__init__), MEND
+    assert parameters(AgentLoopManagerTQ.generate_sequences) == ["self", "prompts"], MEND
+    assert "self.agent_loop_workers" in source(AgentLoopManagerTQ.generate_sequences), MEND
+
+
+# ---- loss ----------------------------------------------------------------------------------------------
+
+
+def test_ppo_loss() -> None:
+    """It reads the clip ratios from its config through the registered loss, and hands the config on."""
+    from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla
+    from verl.workers.utils.losses import ppo_loss
+
+    assert parameters(ppo_loss) == ["config", "model_output", "data", "dp_group"], MEND
+    text = source(ppo_loss)
+    assert "get_policy_loss_fn(loss_mode)" in text and "config=config" in text, MEND
+    for name in ("dp_size", "batch_num_tokens", "global_batch_size", "loss_scale_factor"):
+        assert f'config.global_batch_info["{name}"]' in text, MEND
+    vanilla = source(compute_policy_loss_vanilla)
+    assert "config.clip_ratio_low" in vanilla and "config.clip_ratio_high" in vanilla, MEND
+    assert parameters(compute_policy_loss_vanilla) == [
+        "old_log_prob",
+        "log_prob",
+        "advantages",
+        "response_mask",
+        "loss_agg_mode",
+        "config",
+        "rollout_is_weights",
+    ], MEND
+
+
+def test_agg_loss_and_metric() -> None:
+    from verl.trainer.ppo.core_algos import agg_loss
+    from verl.utils.metric import AggregationType, Metric
+
+    assert parameters(agg_loss) == [
+        "loss_mat",
+        "loss_mask",
+        "loss_agg_mode",
+        "dp_size",
+        "batch_num_tokens",
+        "global_batch_size",
+        "loss_scale_factor",
+    ], MEND
+    metric = Metric(AggregationType.SUM)
+    metric.extend([1.0, 2.0])
+    assert metric.aggregate() == 3.0 and metric.values == [1.0, 2.0], MEND
+
+
+def test_actor_config() -> None:
+    from verl.workers.config import ActorConfig
+
+    fields = ActorConfig.__dataclass_fields__
+    for name in ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c", "policy_loss", "global_batch_info"):
+        assert name in fields, f"{name}: {MEND}"
+
+
+def test_workers_take_a_loss_of_ours() -> None:
+    from verl.workers.engine_workers import ActorRolloutRefWorker
+
+    assert len(parameters(ActorRolloutRefWorker.set_loss_fn)) == 2, MEND
+
+
+# ---- config keys ---------------------------------------------------------------------------------------
+
+KEYS = """
+algorithm.adv_estimator algorithm.rollout_correction.rollout_is
+actor_rollout_ref.actor.clip_ratio actor_rollout_ref.actor.clip_ratio_low actor_rollout_ref.actor.clip_ratio_high
+actor_rollout_ref.actor.ppo_mini_batch_size actor_rollout_ref.actor.ppo_epochs actor_rollout_ref.actor.shuffle
+actor_rollout_ref.actor.strategy actor_rollout_ref.actor.use_dynamic_bsz
+actor_rollout_ref.actor.policy_loss.loss_mode actor_rollout_ref.model.path actor_rollout_ref.model.use_fused_kernels
+actor_rollout_ref.rollout.n actor_rollout_ref.rollout.temperature actor_rollout_ref.rollout.calculate_log_probs
+data.train_files data.val_files data.train_batch_size data.max_prompt_length data.prompt_key data.truncation
+data.filter_overlong_prompts distillation.enabled reward.reward_model.enable
+reward.reward_model.enable_resource_pool trainer.use_v1 trainer.v1.trainer_mode trainer.resume_mode
+trainer.resume_from_path trainer.default_local_dir trainer.n_gpus_per_node trainer.nnodes
+""".split()
+
+
+def test_config_keys_that_we_read() -> None:
+    from omegaconf import OmegaConf
+
+    from tests.recipe.conftest import compose_verl
+
+    config = compose_verl()
+    missing = object()
+    lost = [k for k in KEYS if OmegaConf.select(config, k, default=missing, throw_on_missing=False) is missing]
+    # A key that is there with the value null reads as the default, too: look for it by name.
+    lost = [k for k in lost if k.rsplit(".", 1)[1] not in OmegaConf.select(config, k.rsplit(".", 1)[0])]
+    assert lost == [], MEND

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state file: exact round trip, damage is told apart, replaced atomically, resume equivalence."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agpo_core import (
+    AGPOConfig,
+    ControllerState,
+    StateError,
+    StepSignals,
+    decide_clip,
+    decide_temperature,
+    load_state,
+    save_state,
+    state_from_dict,
+    state_to_dict,
+    update_state,
+)
+from tests.core.strategies import binary, probes, same_bits, statistics, trained_state
+
+CONFIG = AGPOConfig()
+STATE = trained_state(CONFIG)
+
+
+def saved(folder: Path) -> Path:
+    path = folder / "state.json"
+    save_state(path, STATE, "f" * 64, {"note": [1, None, "x"]})
+    return path
+
+
+def test_round_trip_is_exact(tmp_path: Path) -> None:
+    assert load_state(saved(tmp_path)) == (STATE, "f" * 64, {"note": [1, None, "x"]})
+    assert os.listdir(tmp_path) == ["state.json"]
+
+
+@given(st.lists(probes(max_prompts=2), max_size=4), st.floats(1e-9, 50), st.floats(0, 3))
+def test_round_trip_of_any_state(steps: list, entropy: float, kl: float) -> None:
+    state = ControllerState.initial(CONFIG)
+    for groups in steps:
+        state = update_state(statistics(groups, CONFIG), StepSignals(entropy, kl), state, CONFIG)
+    assert state_from_dict(json.loads(json.dumps(state_to_dict(state)))) == state
+
+
+@pytest.mark.parametrize("preset", ["agpo", "reference"])
+def test_resumed_run_decides_like_one_never_stopped(tmp_path: Path, preset: str) -> None:
+    config = AGPOConfig.from_preset(preset)
+    batches = [statistics([binary((3 * step + row) % 9) for row in range(5)], config) for step in range(8)]
+
+    def run(state: ControllerState, start: int) -> list:
+        decisions = []
+        for step in range(start, 8):
+            signals = StepSignals(1.0 + 0.1 * step, 0.004 * step)
+            decisions.append(decide_temperature(batches[step], state, config, 1.0).tau)
+            decisions.append(decide_clip(batches[step], signals, state, config, 0.2, 0.2).high)
+            state = update_state(batches[step], signals, state, config)
+            if start == 0 and step == 3:
+                save_state(tmp_path / "s.json", state, config.fingerprint())
+        return decisions
+
+    whole = run(ControllerState.initial(config), 0)
+    resumed = run(load_state(tmp_path / "s.json")[0], 4)
+    assert len(resumed) == 8
+    assert all(same_bits(a, b) for a, b in zip(whole[8:], resumed, strict=True))
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="missing"):
+        load_state(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 40, 400, -3])
+def test_truncated(tmp_path: Path, keep: int) -> None:
+    path = saved(tmp_path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(StateError, match="not JSON, truncated"):
+        load_state(path)
+
+
+def test_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(StateError, match="not JSON"):
+        load_state(path)
+
+
+def edited(path: Path, change) -> Path:  # type: ignore[no-untyped-def]
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d["state"]["uncertainty"].update(mean_acc=0.5), "wrong checksum"),
+        (lambda d: d.update(fingerprint="0" * 64), "wrong checksum"),
+        (lambda d: d["extra"].update(note=2), "wrong checksum"),
+        (lambda d: d.update(version=2), "unknown version 2"),
+        (lambda d: d.update(format="else"), "not a controller state file"),
+        (lambda d: d.pop("checksum"), "missing field 'checksum'"),
+        (lambda d: d.pop("state"), "missing field 'state'"),
+    ],
+)
+def test_damage_is_told_apart(tmp_path: Path, change, words: str) -> None:  # type: ignore[no-untyped-def]
+    path = edited(saved(tmp_path), change)
+    with pytest.raises(StateError, match=words) as error:
+        load_state(path)
+    assert str(path) in str(error.value)
+
+
+def test_not_an_object(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text("[1]")
+    with pytest.raises(StateError, match="not a controller state file"):
+        load_state(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.pop("entropy"), "lacks the field 'entropy'"),
+        (lambda d: d["step_kl"].pop("weight"), "lacks the field 'weight'"),
+        (lambda d: d.update(version=7), "version 7"),
+        (lambda d: d["entropy"].update(decay="x"), "malformed"),
+        (lambda d: d.update(reference=None), "malformed"),
+    ],
+)
+def test_bad_dict(change, words: str) -> None:  # type: ignore[no-untyped-def]
+    values = state_to_dict(STATE)
+    change(values)
+    with pytest.raises(StateError, match=words):
+        state_from_dict(values)
+
+
+def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        save_state(path, ControllerState.initial(CONFIG), "0" * 64)
+    assert load_state(path)[0] == STATE
+    assert os.listdir(tmp_path) == ["state.json"]
+
+
+def test_values_that_json_cannot_hold_are_refused_before_the_file_is_touched(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    with pytest.raises(ValueError):
+        save_state(path, STATE, "0" * 64, {"bad": float("nan")})
+    assert load_state(path)[1] == "f" * 64

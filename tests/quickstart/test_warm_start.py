@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from recipe.agpo.quickstart import warm_start
+from recipe.agpo.quickstart.model import build_tokenizer
+from recipe.agpo.quickstart.task import TaskConfig, take
+
+TINY = warm_start.WarmStartConfig(max_steps=2, batch_size=4)
+
+
+def test_trains_once_then_reuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = warm_start.warm_start(tmp_path, seed=0, config=TINY, progress=False)
+    assert {"model.safetensors", "tokenizer.json", "config.json"} <= {p.name for p in folder.iterdir()}
+    assert json.loads((folder / "warm_start.json").read_text())["steps"] == 2
+
+    def fail(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(warm_start, "_train", fail)
+    assert warm_start.warm_start(tmp_path, seed=0, config=TINY, progress=False) == folder
+    with pytest.raises(AssertionError, match="trained again"):
+        warm_start.warm_start(tmp_path, seed=1, config=TINY, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]  # nothing half-made stays behind
+
+
+def test_key_depends_on_everything_that_decides_the_weights() -> None:
+    changed = [
+        dataclasses.replace(TINY, target_loss=0.5),
+        dataclasses.replace(TINY, learning_rate=1e-3),
+        dataclasses.replace(TINY, task=TaskConfig(max_terms=6)),
+    ]
+    keys = {warm_start.cache_key(config, 0) for config in [TINY, *changed]} | {warm_start.cache_key(TINY, 1)}
+    assert len(keys) == 5
+
+
+def test_stops_after_target_and_cool_down(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, max_steps=50, target_loss=100.0, cool_down_steps=3)
+    folder = warm_start.warm_start(tmp_path, config=config, progress=False)
+    assert json.loads((folder / "warm_start.json").read_text())["steps"] == 1 + 3
+
+
+def test_only_the_solution_is_learned() -> None:
+    tokenizer = build_tokenizer()
+    batch = take("warm_start", 0, 3)
+    ids, mask, labels = warm_start.encode(batch, tokenizer)
+    assert ids.shape == mask.shape == labels.shape
+    for row, problem in enumerate(batch):
+        learned = labels[row][labels[row] != -100]
+        assert tokenizer.decode(learned) == problem.solution + tokenizer.eos_token
+        assert mask[row].sum() == 3 + len(problem.prompt) + len(learned)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's first command: it trains, stops cleanly at Ctrl-C, goes on, and ends with line, picture and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+from tests.realstack import stack
+
+
+def _start(folder, steps):
+    environment = os.environ | {"AGPO_NO_SETUP": "1"}
+    return subprocess.Popen(
+        ["bash", "scripts/run_agpo_quickstart.sh", "--out", str(folder), "--steps", str(steps),
+         "trainer.save_freq=2", "trainer.test_freq=4", "actor_rollout_ref.actor.optim.lr=1e-4"],
+        cwd=stack.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def _logged_step(folder):
+    lines = [line for path in sorted(folder.glob("metrics.*.jsonl")) for line in path.read_bytes().splitlines()]
+    return json.loads(lines[-1])["step"] if lines else -1
+
+
+def _training_processes(folder):
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if str(folder).encode() in file.read():
+                    found.append(int(pid))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def test_quickstart_stops_goes_on_and_ends_with_its_summary(tmp_path):
+    folder = tmp_path / "quickstart"
+    first = _start(folder, 4)
+    deadline = time.monotonic() + 2 * stack.START_LIMIT
+    while _logged_step(folder) < 3:
+        assert first.poll() is None, first.stdout.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    first.send_signal(signal.SIGINT)
+    output = first.communicate(timeout=60)[0]
+    assert first.returncode == 130, output[-3000:]
+    assert "goes on from the last checkpoint" in output
+    assert _training_processes(folder) == []
+
+    second = _start(folder, 4)
+    output = second.communicate(timeout=stack.START_LIMIT)[0]
+    assert second.returncode == 0, output[-3000:]
+    assert "going on from step 2" in output
+    line = re.search(
+        r"quickstart: val accuracy (\d\.\d+) -> (\d\.\d+) \| steps 4 \| generated tokens (\d+) \| wall \d+ s", output
+    )
+    assert line, output[-2000:]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["line"] == line.group(0)
+    assert (folder / "curves.png").stat().st_size > 10_000
+
+    again = _start(folder, 4)
+    output = again.communicate(timeout=60)[0]
+    assert again.returncode == 0 and "holds a finished run" in output and line.group(0) in output

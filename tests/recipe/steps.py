@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hand-made steps: what the trainer reads back from TransferQueue, without TransferQueue."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from tensordict import NonTensorStack, TensorDict
+
+from agpo_core import AGPOConfig, ControllerState, Resolved, resolve
+from recipe.agpo import rollout
+from recipe.agpo.groups import StepGroups, collect
+
+
+@dataclass(frozen=True)
+class Row:
+    """One batch row with its columns."""
+
+    uid: str
+    session: int
+    output: int = 0
+    outcome: float = 1.0
+    role: str = rollout.REST
+    tau: float = 1.0
+    vote_key: str = "5"
+    status: str = "ok"
+    length: int = 3
+    entropy: float = 0.5
+    record: str = ""
+    padding: bool = False
+    seconds: float = 0.25
+
+    @property
+    def key(self) -> str:
+        return f"{self.uid}_{self.session}_{self.output}"
+
+
+def record(**changes: Any) -> str:
+    """A probe record as JSON."""
+    values: dict[str, Any] = {
+        "outcomes": [1.0, 0.0],
+        "vote_keys": ["5", "6"],
+        "statuses": ["ok", "ok"],
+        "tokens": 6,
+        "discarded": False,
+        "tau": 1.1,
+        "reason": "heated",
+        "uncertainty": 1.5,
+        "centred": 0.6,
+    }
+    return json.dumps(values | changes)
+
+
+def table(rows: list[Row], entropy: bool = True) -> TensorDict:
+    """The rows as verl stores them: nested per-token columns, scalars and strings."""
+    width = [max(1, r.length) for r in rows]
+    columns: dict[str, Any] = {
+        "uid": NonTensorStack(*[r.uid for r in rows]),
+        "response_mask": _nested([torch.full((w,), int(r.length > 0)) for r, w in zip(rows, width, strict=True)]),
+        rollout.ROLE: NonTensorStack(*[r.role for r in rows]),
+        rollout.VOTE_KEY: NonTensorStack(*[r.vote_key for r in rows]),
+        rollout.STATUS: NonTensorStack(*[r.status for r in rows]),
+        rollout.RECORD: NonTensorStack(*[r.record for r in rows]),
+        rollout.TAU: torch.tensor([r.tau for r in rows]),
+        rollout.OUTCOME: torch.tensor([r.outcome if r.status == "ok" else math.nan for r in rows]),
+        rollout.SECONDS: torch.tensor([r.seconds for r in rows]),
+        rollout.TOKENS: torch.tensor([r.length for r in rows]),
+    }
+    if entropy:
+        values = [torch.full((w,), r.entropy) for r, w in zip(rows, width, strict=True)]
+        columns["entropy"] = _nested(values)
+    return TensorDict(columns, batch_size=len(rows))
+
+
+def settings(config: AGPOConfig, group: int = 4) -> Resolved:
+    return resolve(config, temperature=1.0, clip_low=0.2, clip_high=0.28, group_size=group)
+
+
+def gather(
+    rows: list[Row],
+    config: AGPOConfig | None = None,
+    state: ControllerState | None = None,
+    entropy: bool = True,
+) -> StepGroups:
+    """``collect`` on these rows."""
+    config = config or AGPOConfig()
+    state = state or ControllerState.initial(config)
+    tags = [{"is_padding": True} if r.padding else {} for r in rows]
+    return collect([r.key for r in rows], tags, table(rows, entropy), state, config, settings(config))
+
+
+def two_prompts() -> list[Row]:
+    """Prompt a: probe 1, 0, rest 1, 1 at 1.1. Prompt b: all right, sampled at 0.9."""
+    a, b = Row("a", 0), Row("b", 0, tau=0.9)
+    return [
+        replace(a, role=rollout.PROBE),
+        replace(a, session=1, role=rollout.PROBE, outcome=0.0, vote_key="6"),
+        replace(a, session=2, tau=1.1, record=record()),
+        replace(a, session=3, tau=1.1, record=record(), length=5),
+        replace(b, role=rollout.PROBE, tau=1.0),
+        replace(b, session=1, role=rollout.PROBE, tau=1.0),
+        replace(b, session=2, record=record(outcomes=[1.0, 1.0], tau=0.9, reason="cooled")),
+        replace(b, session=3, record=record(outcomes=[1.0, 1.0], tau=0.9, reason="cooled")),
+    ]
+
+
+def _nested(rows: list[torch.Tensor]) -> torch.Tensor:
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)

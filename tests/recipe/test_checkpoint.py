@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Controller state and decisions on disk, through kills and resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agpo_core import AGPOConfig, ControllerState, StepSignals, update_state
+from recipe.agpo import checkpoint
+from recipe.agpo.checkpoint import DecisionLog, ResumeError, checkpoint_to_resume, read_state, read_totals
+from tests.recipe.steps import gather, two_prompts
+
+
+@pytest.fixture
+def state() -> ControllerState:
+    config = AGPOConfig()
+    signals = StepSignals(policy_entropy=1 / 3, step_kl=0.1 + 0.2)
+    return update_state(gather(two_prompts()).stats, signals, ControllerState.initial(config), config)
+
+
+def config(folder: Path, mode: str = "auto", path: str | None = None) -> Any:
+    trainer = SimpleNamespace(resume_mode=mode, resume_from_path=path, default_local_dir=str(folder))
+    return SimpleNamespace(trainer=trainer)
+
+
+def test_state_and_totals_come_back_exactly(tmp_path: Path, state: ControllerState) -> None:
+    agpo, totals = AGPOConfig(), {"total": 1e9 + 1, "failed_sessions": 3.0}
+    checkpoint.write_state(tmp_path / "global_step_1", state, agpo, totals)
+    assert read_state(tmp_path / "global_step_1", agpo) == state
+    assert read_totals(tmp_path / "global_step_1") == totals
+    assert [p.name for p in (tmp_path / "global_step_1").iterdir()] == [checkpoint.STATE_FILE]
+
+
+def test_on_config_change(tmp_path: Path, state: ControllerState) -> None:
+    checkpoint.write_state(tmp_path, state, AGPOConfig(), {})
+    other = {"clip": {"kl_target": 0.02}}
+    with pytest.raises(ResumeError, match="other algorithm.agpo settings"):
+        read_state(tmp_path, AGPOConfig.from_dict(other))
+    assert read_state(tmp_path, AGPOConfig.from_dict(other | {"on_config_change": "keep"})) == state
+    fresh = AGPOConfig.from_dict(other | {"on_config_change": "reset"})
+    assert read_state(tmp_path, fresh) == ControllerState.initial(fresh)
+    # The switch itself, and what decides nothing, is no other config.
+    same = AGPOConfig.from_dict({"on_config_change": "keep", "decisions_file": False})
+    assert same.fingerprint() == AGPOConfig().fingerprint()
+
+
+def test_a_damaged_state_has_no_totals_and_is_refused(tmp_path: Path, state: ControllerState) -> None:
+    checkpoint.write_state(tmp_path, state, AGPOConfig(), {"total": 5.0})
+    file = tmp_path / checkpoint.STATE_FILE
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ResumeError, match="Nothing was changed"):
+        read_state(tmp_path, AGPOConfig())
+    assert read_totals(tmp_path) == {}
+
+
+def test_which_checkpoint_verl_will_take(tmp_path: Path) -> None:
+    assert checkpoint_to_resume(config(tmp_path)) is None
+    (tmp_path / checkpoint.TRACKER_FILE).write_text("4")
+    assert checkpoint_to_resume(config(tmp_path)) is None, "verl starts anew when the folder is gone"
+    (tmp_path / "global_step_4").mkdir()
+    assert checkpoint_to_resume(config(tmp_path)) == tmp_path / "global_step_4"
+    assert checkpoint_to_resume(config(tmp_path, "disable")) is None
+    other = str(tmp_path / "else" / "global_step_2")
+    assert checkpoint_to_resume(config(tmp_path, "resume_path", other)) == Path(other)
+    with pytest.raises(ResumeError, match="resume_from_path=None"):
+        checkpoint_to_resume(config(tmp_path, "resume_path"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00\x00", b"1 0", b"-1"])
+def test_a_cut_off_tracker_becomes_the_newest_complete_step(tmp_path: Path, damage: bytes) -> None:
+    """Step 9 was being written when the process died: it has no data.pt yet."""
+    for step, complete in ((2, True), (10, True), (9, True), (12, False)):
+        (tmp_path / f"global_step_{step}").mkdir()
+        if complete:
+            (tmp_path / f"global_step_{step}" / "data.pt").write_bytes(b"")
+    tracker = tmp_path / checkpoint.TRACKER_FILE
+    tracker.write_bytes(damage)
+    assert checkpoint_to_resume(config(tmp_path)) == tmp_path / "global_step_10"
+    assert tracker.read_text() == "10"
+
+
+def rows(step: int) -> list[dict[str, Any]]:
+    return [{"step": step, "prompt": name, "text": "\u2028数"} for name in "ab"]
+
+
+def steps_in(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def test_decisions_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "d.jsonl"
+    log = DecisionLog(path, resumed_step=0)
+    for step in (1, 2, 3):
+        log.append(rows(step))
+    assert steps_in(path) == [1, 1, 2, 2, 3, 3]
+    DecisionLog(path, resumed_step=2).append(rows(3))
+    assert steps_in(path) == [1, 1, 2, 2, 3, 3]
+    DecisionLog(path, resumed_step=0)
+    assert path.read_text() == ""
+
+
+@pytest.mark.parametrize("cut", [*range(1, 9), 40])
+def test_a_last_line_cut_off_by_a_kill_is_dropped(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "d.jsonl"
+    DecisionLog(path, resumed_step=0).append(rows(1))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    DecisionLog(path, resumed_step=5).append(rows(2))
+    # Cut by the newline alone, the line is still whole.
+    assert steps_in(path) == ([1, 1, 2, 2] if cut == 1 else [1, 2, 2])
+
+
+def test_a_disabled_log_writes_and_deletes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    DecisionLog(path, resumed_step=0, enabled=False).append(rows(1))
+    assert not path.exists()

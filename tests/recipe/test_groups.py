@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch rows -> groups, probe statistics, clip columns and decision rows."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from agpo_core import AGPOConfig, ControllerState, RunningStat, StepSignals, update_state
+from recipe.agpo import rollout
+from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW
+from recipe.agpo.groups import clip_columns, discarded_tokens, probe_tokens
+from recipe.agpo.rollout import ProbeRecord, decide
+from recipe.agpo.scoring import Scored, failed
+from tests.recipe.steps import Row, gather, record, settings, two_prompts
+
+PAD = Row("padabc", 0, outcome=0.3, padding=True, record=record(), length=1, entropy=9.0)
+
+
+def warm_state(config: AGPOConfig) -> ControllerState:
+    """A state after two steps of other prompts, so that every controller acts."""
+    state = ControllerState.initial(config)
+    for outcome in (0.0, 1.0):
+        rows = two_prompts()
+        rows[4] = replace(rows[4], outcome=outcome)
+        signals = StepSignals(policy_entropy=0.4 + outcome / 10, step_kl=0.02)
+        state = update_state(gather(rows, config).stats, signals, state, config)
+    return state
+
+
+def test_statistics_come_from_the_probe() -> None:
+    """Prompt a: outcomes 1, 0 -> sample deviation 1/sqrt 2, two votes -> ln 2. Prompt b: all equal."""
+    groups = gather(two_prompts())
+    assert groups.prompts == ["a", "b"]
+    assert groups.prompt_of_row == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert groups.stats.count.tolist() == [2, 2]
+    assert groups.stats.dispersion.tolist() == pytest.approx([math.sqrt(0.5), 0.0])
+    assert groups.stats.vote_entropy.tolist() == pytest.approx([math.log(2), 0.0])
+    assert groups.stats.mean.tolist() == [0.5, 1.0]
+    assert groups.members(1) == [4, 5, 6, 7] and groups.valid_rows == 8
+    assert groups.policy_entropy == 0.5
+
+
+def test_entropy_is_a_token_mean_over_valid_rows() -> None:
+    """3 tokens of 1.0 and 1 token of 3.0: 1.5; the failed row and padding do not count."""
+    rows = [
+        Row("a", 0, entropy=1.0),
+        Row("a", 1, entropy=3.0, length=1),
+        Row("b", 0, entropy=7.0, status="timeout"),
+        PAD,
+    ]
+    groups = gather(rows)
+    assert groups.policy_entropy == 1.5
+    assert groups.policy_entropy_P is not None
+    assert groups.policy_entropy_P[0] == 1.5 and bool(groups.policy_entropy_P[1].isnan())
+    assert gather(rows, entropy=False).policy_entropy is None
+    assert gather([replace(r, status="raised") for r in rows]).policy_entropy is None
+
+
+@pytest.mark.parametrize("preset", ["agpo", "grpo"])
+def test_any_order_of_rows_gives_the_same_bits(preset: str) -> None:
+    config = AGPOConfig.from_preset(preset)
+    state = warm_state(config)
+    rows = [replace(r, entropy=0.1 + i / 7, length=2 + i) for i, r in enumerate(two_prompts())] + [PAD]
+    shuffler = random.Random(0)
+    seen = set()
+    for _ in range(6):
+        groups = gather(rows, config, state)
+        columns = clip_columns(groups, state, config, settings(config))
+        groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
+        signals = StepSignals(groups.policy_entropy, 0.01, groups.policy_entropy_P)
+        after = update_state(groups.stats, signals, state, config)
+        decisions = sorted(
+            (row.key, float(low), float(high))
+            for row, low, high in zip(rows, columns[CLIP_LOW], columns[CLIP_HIGH], strict=True)
+        )
+        seen.add((repr(decisions), repr(after)))
+        shuffler.shuffle(rows)
+    assert len(seen) == 1
+    if preset == "agpo":
+        assert decisions[0][1] != decisions[-2][1], "prompts a and b must differ, or nothing was tested"
+
+
+def test_padding_rows_take_part_in_nothing() -> None:
+    config = AGPOConfig()
+    state = warm_state(config)
+    bare, padded = gather(two_prompts(), state=state), gather([*two_prompts(), PAD], state=state)
+    assert padded.prompts == bare.prompts
+    assert padded.prompt_of_row[-1] == -1 and not padded.valid[-1]
+    assert padded.statuses[-1] == "padding" and padded.tokens[-1] == 0
+    assert repr(padded.stats) == repr(bare.stats) and padded.policy_entropy == bare.policy_entropy
+    columns = clip_columns(padded, state, config, settings(config))
+    assert columns[CLIP_LOW][-1] == pytest.approx(0.2) and columns[CLIP_HIGH][-1] == pytest.approx(0.28)
+    padded.clip_low, padded.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
+    assert [row["prompt"] for row in padded.decision_rows(1)] == ["a", "b"]
+
+
+def test_clip_columns_give_all_rows_of_a_prompt_its_ratio() -> None:
+    config = AGPOConfig()
+    state = warm_state(config)
+    groups = gather(two_prompts(), config, state)
+    columns = clip_columns(groups, state, config, settings(config))
+    for column in columns.values():
+        assert column.dtype == torch.float32 and column.shape == (8,)
+        assert len(set(column[:4].tolist())) == len(set(column[4:].tolist())) == 1
+    ratio = columns[CLIP_HIGH] / columns[CLIP_LOW]
+    assert ratio.tolist() == pytest.approx([1.4] * 8, rel=1e-4), "both sides move together: 0.28/0.2"
+
+
+def test_a_discarded_probe_speaks_through_its_record() -> None:
+    """Its rows are not in the batch; outcomes without a reward do not count."""
+    config = AGPOConfig.from_dict({"probe": {"reuse": False, "size": 3}})
+    probe = record(
+        outcomes=[1.0, None, 0.0],
+        vote_keys=["5", "", "6"],
+        statuses=["ok", "timeout", "ok"],
+        discarded=True,
+        tokens=40,
+    )
+    rows = [Row("a", i, record=probe, tau=1.1) for i in range(4)]
+    groups = gather(rows, config)
+    assert groups.stats.count.tolist() == [2]
+    assert groups.stats.dispersion.tolist() == pytest.approx([math.sqrt(0.5)])
+    assert discarded_tokens(groups) == 40 == probe_tokens(groups)
+
+
+def test_failed_rows_leave_statistics_and_validity() -> None:
+    rows = two_prompts()
+    rows[1] = replace(rows[1], status="timeout")
+    groups = gather(rows)
+    assert groups.stats.count.tolist() == [1, 2]
+    assert groups.valid == [True, False, *[True] * 6]
+    assert groups.first_failure == "timeout"
+    assert bool(groups.outcomes[1].isnan())
+
+
+def test_a_row_without_a_token_is_not_valid() -> None:
+    assert gather([Row("a", 0), replace(Row("a", 1), length=0)]).valid == [True, False]
+
+
+def test_outputs_of_one_session_count_once() -> None:
+    """Three outputs of session 0, in any order; session 10 comes after session 2."""
+    rows = [
+        Row("a", 0, output=2, role=rollout.PROBE),
+        Row("a", 0, output=0, role=rollout.PROBE),
+        Row("a", 0, output=1, role=rollout.PROBE),
+        Row("a", 10, outcome=0.0, role=rollout.PROBE),
+    ]
+    groups = gather(rows)
+    assert groups.final == [True, False, False, True]
+    assert groups.sessions == ["a_0", "a_0", "a_0", "a_10"]
+    assert groups.stats.count.tolist() == [2]
+    assert groups.tokens.tolist() == [3, 0, 0, 3], "verl gives every output the session's columns"
+    assert probe_tokens(groups) == 6
+
+
+def test_decision_rows_are_json_and_say_everything() -> None:
+    rows = two_prompts()
+    rows[7] = replace(rows[7], status="raised", vote_key="")
+    config = AGPOConfig()
+    groups = gather(rows)
+    columns = clip_columns(groups, ControllerState.initial(config), config, settings(config))
+    groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
+    a, b = json.loads(json.dumps(groups.decision_rows(7), allow_nan=False))
+    assert (a["step"], a["prompt"], a["tau"], a["tau_reason"]) == (7, "a", 1.1, "heated")
+    assert (a["eps_low"], a["eps_high"], a["eps_reason"]) == (0.2, 0.28, "warmup")
+    assert a["outcomes"] == [1.0, 0.0, 1.0, 1.0] and a["roles"] == ["probe", "probe", "rest", "rest"]
+    assert a["probe_vote_entropy"] == pytest.approx(math.log(2), abs=1e-6)
+    assert a["tokens"] == [3, 3, 3, 5]
+    assert b["outcomes"] == [1.0, 1.0, 1.0, None] and b["statuses"][3] == "raised"
+
+
+def test_without_clip_and_records() -> None:
+    (row,) = gather([Row("a", 0, tau=0.9), Row("a", 1, tau=0.9)]).decision_rows(1)
+    assert (row["tau"], row["tau_reason"], row["eps_low"], row["eps_reason"]) == (0.9, "off", None, "off")
+
+
+# ---- the decision of one prompt ----------------------------------------------------------------------
+
+
+def scored(outcome: float, key: str) -> Scored:
+    return Scored(reward=outcome, outcome=outcome, vote_key=key)
+
+
+def test_a_prompt_that_is_less_certain_than_usual_is_heated() -> None:
+    """U of a split pair: 1 + 1; running mean 1, deviation at the floor 0.05: tau at its bound."""
+    config = AGPOConfig()
+    usual = RunningStat.empty(0.1).update([1.0]).update([1.0])
+    state = replace(ControllerState.initial(config), uncertainty=usual)
+    split = decide([scored(1, "5"), scored(0, "6")], 12, state, config, 1.0)
+    same = decide([scored(1, "5"), scored(1, "5")], 12, state, config, 1.0)
+    assert (split.tau, split.reason, split.uncertainty) == (1.4, "at_max", pytest.approx(2.0))
+    assert (same.tau, same.reason, same.uncertainty) == (0.7, "at_min", 0.0)
+    assert ProbeRecord.from_json(split.to_json()) == split and split.tokens == 12
+
+
+def test_no_probe_response_with_a_reward_means_the_base_temperature() -> None:
+    config = AGPOConfig()
+    for nothing in ([], [failed("timeout", ""), failed("raised", "")]):
+        found = decide(nothing, 0, warm_state(config), config, 0.9)
+        assert (found.tau, found.reason) == (0.9, "no_probe")
+        assert found.outcomes == [None] * len(nothing)
+        json.loads(found.to_json())
