@@ -318,7 +318,8 @@ class AGPOConfig(_Checked):
     decisions_file: bool = _option(True, "Write every decision, prompt by prompt, to a file.")
     on_config_change: Literal["refuse", "keep", "reset"] = _option(
         "refuse",
-        "Resuming from a checkpoint of other settings: refuse, keep its controller state, or reset the state.",
+        "Resuming from a checkpoint of other settings: refuse, keep its controller state, or reset the "
+        "state.",
     )
 
     @property

@@ -22,12 +22,13 @@ def vote_classes(keys_PG: Sequence[Sequence[str | None]]) -> Tensor:
     classes from 0 in the order of their first member, -1 where a group has no such member.
     """
     width = max((len(keys) for keys in keys_PG), default=0)
-    rows = []
+    flat: list[int] = []
     for keys in keys_PG:
-        seen: dict[str | None, int] = {}
-        row = [seen.setdefault(key or None, len(seen)) for key in keys]
-        rows.append(row + [PADDING] * (width - len(row)))
-    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width)
+        read = [key or None for key in keys] if "" in keys else keys
+        number = {key: place for place, key in enumerate(dict.fromkeys(read))}
+        flat.extend(map(number.__getitem__, read))
+        flat.extend([PADDING] * (width - len(keys)))
+    return torch.tensor(flat, dtype=torch.int64).reshape(len(keys_PG), width)
 
 
 def vote_entropy(classes_PG: Tensor, mask_PG: Tensor) -> Tensor:

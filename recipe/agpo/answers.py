@@ -41,7 +41,8 @@ def canonical(answer: str) -> str:
     """One spelling for answers that are plainly the same; no symbolic mathematics."""
     text = _FRACTION.sub(r"(\1)/(\2)", answer.strip())
     # A leading point belongs to the number (.5), one at the end closes the sentence.
-    text = text.lstrip("$ ,;").rstrip("$ .。,;").replace("\\,", "").replace("\\!", "").replace("\\%", "%").replace("$", "")
+    text = text.lstrip("$ ,;").rstrip("$ .。,;").replace("\\,", "").replace("\\!", "")
+    text = text.replace("\\%", "%").replace("$", "")
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
     text = re.sub(r"\((-?\d+)\)/\((-?\d+)\)", r"\1/\2", text)
     text = re.sub(r"\s+", " ", text).strip()

@@ -78,13 +78,33 @@ def agpo_advantage(
     scale = settings.advantage.scale
     if config is not None and not config.get("norm_adv_by_std_in_grpo", True):
         scale = "none"
-    per_row = group_advantages(rewards, list(index), counted, scale=scale, epsilon=settings.advantage.epsilon)
+    if settings.adaptive:
+        per_row = group_advantages(rewards, list(index), counted, scale=scale, epsilon=settings.advantage.epsilon)
+    else:
+        per_row = _verl_grpo(rewards, index, counted, normalise=scale != "none")
     if context is not None:
         by_session = {s: i for i, (s, last) in enumerate(zip(context.sessions, context.final, strict=True)) if last}
         per_row = per_row[[by_session[s] for s in context.sessions]]
         per_row = torch.where(valid, per_row, torch.zeros_like(per_row))
     advantages = per_row.unsqueeze(-1) * response_mask
     return advantages, advantages
+
+
+def _verl_grpo(
+    rewards: torch.Tensor, index: Sequence[Any], counted: torch.Tensor, *, normalise: bool
+) -> torch.Tensor:
+    """With all controllers off: verl's own estimator on the rows that count, for the same bits."""
+    from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+
+    rows = counted.nonzero().flatten()
+    kept = rewards[rows].unsqueeze(-1)
+    names = [index[i] for i in rows.tolist()]
+    advantages, _ = compute_grpo_outcome_advantage(
+        kept, torch.ones_like(kept), names, norm_adv_by_std_in_grpo=normalise  # type: ignore[arg-type]
+    )
+    per_row = torch.zeros_like(rewards)
+    per_row[rows] = advantages.squeeze(-1)
+    return per_row
 
 
 def _settings(config: Any) -> AGPOConfig:

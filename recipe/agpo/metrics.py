@@ -154,3 +154,15 @@ def _pattern(entry: str) -> str:
     """A glossary entry as a regular expression: ``{a,b}`` are alternatives, ``<x>`` is one name."""
     text = re.escape(entry).replace(r"\{", "(?:").replace(r"\}", ")").replace(",", "|")
     return re.sub(r"<\w+>", r"\\w+", text)
+
+
+def glossary_markdown() -> str:
+    """``docs/metrics.md``."""
+    head = (
+        "# Metrics\n\n"
+        "Every key that AGPO logs, beside verl's own. Generated from `recipe/agpo/metrics.py` (`GLOSSARY`).\n"
+        "`{a,b}` stands for one key each, `<x>` for a name. Decisions per prompt are in\n"
+        "`agpo_decisions.jsonl` in the checkpoint folder.\n\n"
+        "| key | meaning |\n|---|---|\n"
+    )
+    return head + "".join(f"| `{key}` | {meaning} |\n" for key, meaning in GLOSSARY.items())

@@ -29,7 +29,7 @@ from recipe.agpo.settings import agpo_config, resolved
 from recipe.agpo.verl_seams import (
     PPOTrainerSync,
     actor_loss_config,
-    batch_keys_sorted,
+    order_rows,
     score_at_own_temperature,
 )
 
@@ -107,8 +107,18 @@ class AGPOTrainer(PPOTrainerSync):
         return batch
 
     def _balance_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        batch_keys_sorted(batch)
-        return super()._balance_batch(batch, *args, **kwargs)
+        batch = super()._balance_batch(batch, *args, **kwargs)
+        order_rows(batch, self._mini_batch_rows, self._ranks)
+        return batch
+
+    @property
+    def _mini_batch_rows(self) -> int:
+        ref = self.config.actor_rollout_ref
+        return int(ref.actor.ppo_mini_batch_size) * int(ref.rollout.n)
+
+    @property
+    def _ranks(self) -> int:
+        return max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         groups = self._collect(batch)
@@ -161,13 +171,11 @@ class AGPOTrainer(PPOTrainerSync):
     def _row_weights(self, groups: StepGroups) -> torch.Tensor:
         """Per row: rows of its mini-batch / valid rows of it; 1 everywhere when every response was scored."""
         rows = len(groups.valid)
-        actor = self.config.actor_rollout_ref.actor
-        mini_batch = int(actor.ppo_mini_batch_size) * int(self.config.actor_rollout_ref.rollout.n)
-        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        mini_batch, ranks = self._mini_batch_rows, self._ranks
         valid = torch.tensor(groups.valid, dtype=torch.float32)
         if bool(valid.all()):
             return torch.ones(rows)
-        if actor.shuffle or rows % mini_batch:
+        if self.config.actor_rollout_ref.actor.shuffle or rows % mini_batch:
             return torch.full((rows,), rows / max(1.0, float(valid.sum())))
         # Rank r holds rows [r*rows/ranks, ...) and takes its mini-batches from them in order.
         per_rank = mini_batch // ranks

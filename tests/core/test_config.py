@@ -23,7 +23,14 @@ def test_preset_reference() -> None:
     assert (t.form, t.gain, t.min, t.max, t.decay) == ("reference", 0.15, 0.5, 1.5, 0.1)
     assert (t.weight_dispersion, t.weight_vote_entropy, t.weight_skewness) == (1.0, 1.0, 0.0)
     c = config.clip
-    assert (c.form, c.base, c.min, c.max, c.entropy_decay, c.kl_decay) == ("reference", 0.2, 0.05, 0.4, 0.01, 0.1)
+    assert (c.form, c.base, c.min, c.max, c.entropy_decay, c.kl_decay) == (
+        "reference",
+        0.2,
+        0.05,
+        0.4,
+        0.01,
+        0.1,
+    )
     assert (c.alpha, c.gamma, c.delta, c.zeta) == (1.0, 0.5, 0.1, 0.0)
     assert (config.advantage.scale, config.advantage.epsilon) == ("dispersion", 1e-8)
     assert config.scoring == "uncorrected"
@@ -121,7 +128,13 @@ def at(config: AGPOConfig, **framework: float):  # type: ignore[no-untyped-def]
 
 def test_resolve_takes_the_frameworks_own() -> None:
     got = at(AGPOConfig(), temperature=0.9, clip_high=0.28)
-    assert (got.tau_base, got.clip_low, got.clip_high, got.probe_size, got.group_size) == (0.9, 0.2, 0.28, 4, 8)
+    assert (got.tau_base, got.clip_low, got.clip_high, got.probe_size, got.group_size) == (
+        0.9,
+        0.2,
+        0.28,
+        4,
+        8,
+    )
 
 
 @pytest.mark.parametrize(("group", "size"), [(2, 2), (3, 2), (4, 2), (5, 2), (8, 4), (16, 8)])

@@ -97,8 +97,12 @@ def test_no_prompt_and_no_member() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_max_dispersion_is_reached(n: int, kind: str) -> None:
     """Random search over corners and midpoints finds the bound and nothing above it."""
-    grid = [[0.0] * low + [0.5] * middle + [1.0] * (n - low - middle) for low in range(n + 1) for middle in (0, 1, 2)
-            if low + middle <= n]
+    grid = [
+        [0.0] * low + [0.5] * middle + [1.0] * (n - low - middle)
+        for low in range(n + 1)
+        for middle in (0, 1, 2)
+        if low + middle <= n
+    ]
     best = max(dispersion(*one(values), kind).item() for values in grid)
     assert max_dispersion(torch.tensor([n]), kind).item() == pytest.approx(best, abs=1e-14)
 
@@ -108,7 +112,11 @@ def test_bounds_and_agreement_with_the_standard_library(values: list[float]) -> 
     row = one(values)
     assert dispersion(*row).item() == pytest.approx(python_statistics.stdev(values), rel=1e-9, abs=1e-9)
     for kind in KINDS:
-        assert 0 <= dispersion(*row, kind).item() <= max_dispersion(torch.tensor([len(values)]), kind).item() + 1e-12
+        assert (
+            0
+            <= dispersion(*row, kind).item()
+            <= max_dispersion(torch.tensor([len(values)]), kind).item() + 1e-12
+        )
 
 
 @given(probes(), st.randoms(use_true_random=False), st.integers(0, 5))
@@ -133,14 +141,18 @@ def test_large_batch_has_the_bits_of_single_prompts() -> None:
     generator = torch.Generator().manual_seed(3)
     values = torch.rand(1031, 16, generator=generator)
     mask = torch.rand(1031, 16, generator=generator) < 0.9
-    whole = torch.stack([dispersion(values, mask), skewness(values, mask), skewness(values, mask, "reference")])
+    whole = torch.stack(
+        [dispersion(values, mask), skewness(values, mask), skewness(values, mask, "reference")]
+    )
     for row in range(0, 1031, 37):
         v, m = values[row : row + 1], mask[row : row + 1]
         alone = torch.stack([dispersion(v, m), skewness(v, m), skewness(v, m, "reference")])
         assert same_bits(whole[:, row : row + 1].contiguous(), alone)
 
 
-@pytest.mark.parametrize("index", [["b", "a", "b", "c", "a"], torch.tensor([7, 2, 7, 9, 2])], ids=["labels", "tensor"])
+@pytest.mark.parametrize(
+    "index", [["b", "a", "b", "c", "a"], torch.tensor([7, 2, 7, 9, 2])], ids=["labels", "tensor"]
+)
 def test_pad_groups(index: object) -> None:
     values, mask, (row, column) = pad_groups(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), index)  # type: ignore[arg-type]
     assert values.tolist() == [[1, 3], [2, 5], [4, 0]]

@@ -85,7 +85,7 @@ def test_our_entry_point_composes() -> None:
     environment = dict(os.environ, PYTHONPATH=str(ROOT), VERL_USE_EXTERNAL_PLUGINS="none")
     environment.pop("AGPO_CPU", None)
     command = [sys.executable, "-m", "recipe.agpo.main", "algorithm.agpo.temperature.gain=0.2", "--cfg", "job"]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     config = OmegaConf.create(done.stdout)
     assert config.algorithm.agpo.temperature.gain == 0.2

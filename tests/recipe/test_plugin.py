@@ -25,7 +25,7 @@ def in_a_fresh_process(code: str) -> Any:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.rsplit("RESULT", 1)[1])

@@ -34,7 +34,7 @@ PACKAGES: dict[str, str | None] = {
     "tensordict": None,
     "math-verify": "rewards of mathematics data sets",
 }
-RAY_TIMEOUT_S = 50.0
+RAY_TIMEOUT_S = 120.0  # a worker imports verl: seconds on an idle machine, a minute on a busy one
 DISK_GIB, SHM_GIB, MEMORY_GIB, CORES = 20.0, 2.0, 8.0, 2
 REPOSITORY = Path(__file__).parents[3]
 
