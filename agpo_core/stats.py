@@ -8,6 +8,7 @@ responses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Literal
 
@@ -26,6 +27,17 @@ def _check_shape(values: Tensor, mask: Tensor) -> None:
         raise ValueError(
             f"expected values and mask [P, G], got {tuple(values.shape)} and {tuple(mask.shape)}"
         )
+
+
+def root(values_P: Tensor) -> Tensor:
+    """Square root of [P] float64, exactly rounded.
+
+    On a CPU not by torch: its `sqrt` calls a vector library that is not sure to round exactly, and that makes
+    all threads wait for each other on the shortest tensor.
+    """
+    if values_P.device.type != "cpu":
+        return values_P.sqrt()
+    return torch.tensor([math.sqrt(value) for value in values_P.tolist()], dtype=torch.float64)
 
 
 def column_sum(columns_GP: Tensor) -> Tensor:
@@ -90,7 +102,7 @@ class SortedGroups:
     def std(self) -> Tensor:
         """Sample standard deviation (n-1); 0 for fewer than two members."""
         n = self.size_P
-        return (self.central_moment(2) * n / (n - 1.0).clamp(min=1.0)).sqrt()
+        return root(self.central_moment(2) * n / (n - 1.0).clamp(min=1.0))
 
     def dispersion(self, kind: DispersionKind = "std") -> Tensor:
         """See the function `dispersion`."""
@@ -108,10 +120,10 @@ class SortedGroups:
     def skewness(self, kind: SkewnessKind = "adjusted") -> Tensor:
         """See the function `skewness`."""
         n, third = self.size_P, self.central_moment(3)
-        factor = (n * (n - 1.0)).clamp(min=0.0).sqrt() / (n - 2.0).clamp(min=1.0)
+        factor = root((n * (n - 1.0)).clamp(min=0.0)) / (n - 2.0).clamp(min=1.0)
         if kind == "adjusted":
             second = self.central_moment(2)
-            value = factor * (third / (second * second.sqrt()))
+            value = factor * (third / (second * root(second)))
             usable = (n >= 3.0) & ~self.equal_P & value.isfinite()
         elif kind == "reference":
             std = self.std()
@@ -151,7 +163,7 @@ def max_dispersion(count_P: Tensor, kind: DispersionKind = "std") -> Tensor:
     """
     n = count_P.to(torch.float64)
     if kind == "std":
-        value = ((n / 2).floor() * (n / 2).ceil() / (n * (n - 1.0)).clamp(min=1.0)).sqrt()
+        value = root((n / 2).floor() * (n / 2).ceil() / (n * (n - 1.0)).clamp(min=1.0))
     elif kind == "mad":
         value = torch.full_like(n, MAD_TO_STD * 0.5)
     elif kind == "iqr":

@@ -56,7 +56,9 @@ def vote_entropy(classes_PG: Tensor, mask_PG: Tensor) -> Tensor:
         [c * logs[c] for c in range(members + 1)], dtype=torch.float64, device=ordered.device
     )
     count = valid.sum(dim=1)
-    total = column_sum(count_log[votes].T.contiguous())
+    # not count_log[votes]: indexing makes all threads wait for each other even on so few numbers
+    terms = count_log.index_select(0, votes.T.reshape(-1)).reshape(members, prompts)
+    total = column_sum(terms)
     entropy = (log_count[count] - total / count.clamp(min=1)).clamp(min=0.0)
     single = votes[:, -1] == count  # one class only: exactly 0, however the division rounds
     return torch.where((count <= 1) | single, torch.zeros_like(entropy), entropy)

@@ -205,7 +205,7 @@ class LoopConfig:
     prompts: int = 32
     group: int = 8
     mini_batch_prompts: int = 8
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     temperature: float = 1.0
     clip: float = 0.2
     max_tokens: int = 48
@@ -492,7 +492,7 @@ def main() -> None:
     parser.add_argument("--model-shape", type=int, nargs=3, default=None, help="hidden, intermediate, layers")
     parser.add_argument("--warm-loss", type=float, default=warm.target_loss)
     parser.add_argument("--warm-seed", type=int, default=0)
-    parser.add_argument("--cache", default="runs/quickstart", help="folder of cached warm starts")
+    parser.add_argument("--cache", default=".cache/quickstart", help="folder of cached warm starts")
     parser.add_argument("--out", type=Path, default=None, help="metrics file, one JSON line a step")
     given = vars(parser.parse_args())
 

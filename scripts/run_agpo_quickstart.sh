@@ -9,4 +9,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 source scripts/lib/env.sh
-exec "$PY" -m recipe.agpo.quickstart.run "$@"
+exec "$PY" -W ignore::SyntaxWarning -m recipe.agpo.quickstart.run "$@"

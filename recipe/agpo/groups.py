@@ -78,10 +78,6 @@ class StepGroups:
     def first_failure(self) -> str:
         return next((s for s in self.statuses if s != OK), "the rollout returned no rows")
 
-    def members(self, prompt: int) -> list[int]:
-        """Rows of one prompt that count in its group: the final output of each session."""
-        return [i for i, p in enumerate(self.prompt_of_row) if p == prompt and self.final[i]]
-
     def decision_rows(self, step: int) -> list[dict[str, Any]]:
         """One JSON-ready object per prompt for the decisions file."""
         by_prompt: list[list[int]] = [[] for _ in self.prompts]
@@ -120,9 +116,7 @@ def collect(
     keys: Sequence[str],
     tags: Sequence[dict[str, Any]],
     data: Any,
-    state: ControllerState,
     config: AGPOConfig,
-    settings: Resolved,
 ) -> StepGroups:
     """Group the rows of a batch.
 
@@ -138,7 +132,7 @@ def collect(
     position = {uid: p for p, uid in enumerate(prompts)}
     prompt_of_row = [-1 if pad else position[uid] for uid, pad in zip(uids, padding, strict=True)]
     sessions = [key if pad else f"{u}_{s}" for key, (u, s, _), pad in zip(keys, parsed, padding, strict=True)]
-    last = {}
+    last: dict[str, int] = {}
     for i, (session, (_, _, output)) in enumerate(zip(sessions, parsed, strict=True)):
         if session not in last or output > parsed[last[session]][2]:
             last[session] = i

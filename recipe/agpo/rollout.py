@@ -131,9 +131,8 @@ class AGPOAgentLoopWorker(AgentLoopWorker):
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
         try:
             errors = await self._run_group(prompt, sampling_params, trajectory, trace, control)
-        except Exception as error:  # noqa: BLE001 - a prompt must always reach a final status
-            logger.exception("AGPO group of prompt %s failed", uid)
-            errors = [error]
+        except Exception as failure:  # noqa: BLE001 - a prompt must always reach a final status
+            errors = [failure]
         self._scored.pop(uid, None)
         for error in errors:
             logger.error("session of prompt %s failed", uid, exc_info=(type(error), error, error.__traceback__))

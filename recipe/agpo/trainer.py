@@ -166,7 +166,7 @@ class AGPOTrainer(PPOTrainerSync):
     def _collect(self, batch: Any) -> StepGroups:
         fields = ["uid", "response_mask", "rm_scores", "entropy", *COLUMNS]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-        return collect(batch.keys, batch.tags, data, self.controller, self.agpo, self.settings)
+        return collect(batch.keys, batch.tags, data, self.agpo)
 
     def _row_weights(self, groups: StepGroups) -> torch.Tensor:
         """Per row: rows of its mini-batch / valid rows of it; 1 everywhere when every response was scored."""

@@ -92,7 +92,7 @@ def _select_trainer(v1: ModuleType) -> None:
         return build
 
     get_trainer_cls._agpo = True  # type: ignore[attr-defined]
-    v1.get_trainer_cls = get_trainer_cls
+    v1.get_trainer_cls = get_trainer_cls  # type: ignore[attr-defined]
 
 
 def _add_checks(utils_config: ModuleType) -> None:
@@ -108,7 +108,7 @@ def _add_checks(utils_config: ModuleType) -> None:
         original(config, *args, **kwargs)
 
     validate_config._agpo = True  # type: ignore[attr-defined]
-    utils_config.validate_config = validate_config
+    utils_config.validate_config = validate_config  # type: ignore[attr-defined]
 
 
 def order_rows(batch: Any, mini_batch: int, ranks: int) -> None:

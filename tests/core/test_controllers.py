@@ -24,6 +24,7 @@ from agpo_core import (
     probe_statistics,
     update_state,
 )
+from agpo_core.temperature import exp_exact
 from tests.core.strategies import (
     INF,
     NAN,
@@ -456,6 +457,13 @@ def test_large_batch_has_the_decisions_of_single_prompts() -> None:
     assert update_state(stats, StepSignals(1.0, 0.01), STATE, AGPO) == update_state(
         halves, StepSignals(1.0, 0.01), STATE, AGPO
     )
+
+
+def test_exp_has_the_bits_of_the_scalar_library_in_every_batch_size() -> None:
+    values = torch.linspace(-60, 60, 1237, dtype=torch.float64)
+    expected = [math.exp(max(-50.0, min(50.0, value))) for value in values.tolist()]
+    assert exp_exact(values).tolist() == expected
+    assert all(exp_exact(values[i : i + 1]).item() == expected[i] for i in range(0, 1237, 13))
 
 
 def test_reasons_have_labels() -> None:

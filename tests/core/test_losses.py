@@ -328,6 +328,18 @@ def test_parity_with_verl_vanilla_bit_for_bit(mode: str, low: float, high: float
     assert again.item() == expected.item()
 
 
+def test_clip_ratios_are_rounded_once_like_verl() -> None:
+    """1 - eps and 1 + eps in double precision, then float32: for every eps, also one per response."""
+    eps = torch.arange(1, 1000, dtype=torch.float64) / 1000
+    expected_low = torch.tensor([1 - float(value) for value in eps], dtype=torch.float32)
+    expected_high = torch.tensor([1 + float(value) for value in eps], dtype=torch.float32)
+    old, mask = torch.zeros(len(eps), 1), torch.ones(len(eps), 1)
+    low = clipped_surrogate(old - 19.0, old, -torch.ones(len(eps)), mask, eps, eps).loss_BT
+    high = clipped_surrogate(old + 19.0, old, torch.ones(len(eps)), mask, eps, eps).loss_BT
+    assert torch.equal(low[:, 0], expected_low)
+    assert torch.equal(-high[:, 0], expected_high)
+
+
 def test_parity_with_verl_vanilla_per_token_and_weighted() -> None:
     b = batch(rows=16, tokens=65, seed=5, spread=1.2)
     weights = torch.rand(16, 65, generator=torch.Generator().manual_seed(2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,27 @@ def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: py
         save_state(path, ControllerState.initial(CONFIG), "0" * 64)
     assert load_state(path)[0] == STATE
     assert os.listdir(tmp_path) == ["state.json"]
+
+
+def test_file_and_folder_are_flushed_and_only_then_is_the_file_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(handle: int) -> None:
+        calls.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    def note_replace(source: str, target: str) -> None:
+        calls.append("replace")
+        assert Path(source).parent == Path(target).parent
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    saved(tmp_path)
+    assert calls == ["file", "replace", "folder"]
 
 
 def test_values_that_json_cannot_hold_are_refused_before_the_file_is_touched(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def _start(folder, steps):
     environment = os.environ | {"AGPO_NO_SETUP": "1"}
     return subprocess.Popen(
         ["bash", "scripts/run_agpo_quickstart.sh", "--out", str(folder), "--steps", str(steps),
-         "trainer.save_freq=2", "trainer.test_freq=4", "actor_rollout_ref.actor.optim.lr=1e-4"],
+         "trainer.save_freq=2", "trainer.test_freq=4"],
         cwd=stack.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

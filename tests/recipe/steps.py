@@ -90,7 +90,7 @@ def gather(
     config = config or AGPOConfig()
     state = state or ControllerState.initial(config)
     tags = [{"is_padding": True} if r.padding else {} for r in rows]
-    return collect([r.key for r in rows], tags, table(rows, entropy), state, config, settings(config))
+    return collect([r.key for r in rows], tags, table(rows, entropy), config)
 
 
 def two_prompts() -> list[Row]:

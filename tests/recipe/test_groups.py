@@ -42,7 +42,7 @@ def test_statistics_come_from_the_probe() -> None:
     assert groups.stats.dispersion.tolist() == pytest.approx([math.sqrt(0.5), 0.0])
     assert groups.stats.vote_entropy.tolist() == pytest.approx([math.log(2), 0.0])
     assert groups.stats.mean.tolist() == [0.5, 1.0]
-    assert groups.members(1) == [4, 5, 6, 7] and groups.valid_rows == 8
+    assert groups.prompt_of_row == [0] * 4 + [1] * 4 and groups.valid_rows == 8
     assert groups.policy_entropy == 0.5
 
 

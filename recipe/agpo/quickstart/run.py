@@ -20,8 +20,9 @@ from typing import Any
 from recipe.agpo.quickstart import summary, task, warm_start
 
 METHODS = ("agpo", "reference", "grpo")
-STEPS = 100
+STEPS = 80
 CHECK_SECONDS = 0.5
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
 def overrides(method: str, folder: Path, model: Path, data: tuple[Path, Path], steps: int, seed: int) -> list[str]:
@@ -81,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     log = folder / "train.log"
     print(f"quickstart: method {arguments.method}, {arguments.steps} steps; log in {log}")
     code = _train(run, metrics, log, arguments.steps)
+    if code == INTERRUPTED:
+        return code
     if code != 0:
         print(f"quickstart: training ended with code {code}. {_last_error(log)}\nThe log is {log}", file=sys.stderr)
         print("quickstart: the same command goes on from the last checkpoint.", file=sys.stderr)
@@ -140,7 +143,7 @@ def _train(run: list[str], metrics: Path, log: Path, steps: int) -> int:
             return int(process.returncode)
         except KeyboardInterrupt:
             print("\nquickstart: stopping; the same command goes on from the last checkpoint.", file=sys.stderr)
-            return 130
+            return INTERRUPTED
         finally:
             for which, handler in previous.items():
                 signal.signal(which, handler)
@@ -174,7 +177,8 @@ def _advance(bar: Any, metrics: Path) -> None:
 def _last_error(log: Path) -> str:
     """The line of the log that most likely says what went wrong."""
     lines = log.read_text(errors="replace").splitlines()[-400:]
-    wanted = [line for line in lines if "Error" in line or "AGPO cannot start" in line or "RolloutFailed" in line]
+    marks = ("Error:", "ConfigProblem:", "RolloutFailed:")
+    wanted = [line for line in lines if any(mark in line for mark in marks) and "Warning" not in line]
     return wanted[-1].strip() if wanted else "No error line was found."
 
 
