@@ -189,22 +189,25 @@ class AGPOTrainer(PPOTrainerSync):
         """verl says only that a batch is missing; the cause sits in the agent-loop workers."""
 
         def named(*args: Any, **kwargs: Any) -> Any:
+            problem: RuntimeError | None = None
+            result = None
             try:
                 result = sample(*args, **kwargs)
             except RuntimeError as error:
-                failures = self._drain_failures()
-                cause = failures[0]["error"] if failures else "no worker reported a cause"
-                raise RolloutFailed(
-                    f"step {self.global_steps}: the rollout produced no trajectory. First cause of "
-                    f"{len(failures)}: {cause}. The last checkpoint is intact."
-                ) from error
+                problem = error
             failures = self._drain_failures()
-            dead = next((f for f in failures if f["server_died"]), None)
+            dead = next((f["error"] for f in failures if f["server_died"]), None)
             if dead is not None:
                 raise RolloutFailed(
-                    f"step {self.global_steps}: a vLLM rollout server died ({dead['error']}). The last checkpoint "
-                    "is intact; run the same command again to resume from it."
-                )
+                    f"step {self.global_steps}: a vLLM rollout server died ({dead}). The last checkpoint is intact; "
+                    "run the same command again to resume from it."
+                ) from problem
+            if problem is not None:
+                cause = failures[0]["error"] if failures else "no worker reported a cause"
+                raise RolloutFailed(
+                    f"step {self.global_steps}: the rollout produced no trajectory. First cause of {len(failures)}: "
+                    f"{cause}. The last checkpoint is intact."
+                ) from problem
             self.totals["failed_sessions"] = self.totals.get("failed_sessions", 0.0) + len(failures)
             return result
 

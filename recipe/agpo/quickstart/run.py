@@ -20,7 +20,8 @@ from typing import Any
 from recipe.agpo.quickstart import summary, task, warm_start
 
 METHODS = ("agpo", "reference", "grpo")
-STEPS = 80
+STEPS = 60
+TASK_SEED = 0  # problems and warm start are the same for every run; --seed is the order of training
 CHECK_SECONDS = 0.5
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -65,8 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     _same_run_or_stop(folder, {"method": arguments.method, "seed": arguments.seed, "extra": extra})
 
     began = time.monotonic()
-    data = task.make_data(folder / "data", seed=arguments.seed)
-    model = warm_start.warm_start(Path(arguments.cache).absolute(), seed=arguments.seed)
+    data = task.make_data(folder / "data", seed=TASK_SEED)
+    model = warm_start.warm_start(Path(arguments.cache).absolute(), seed=TASK_SEED)
     resumed = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").exists()
     if resumed:
         step = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text().strip()
@@ -96,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="run_agpo_quickstart.sh", description=__doc__)
     parser.add_argument("--method", choices=METHODS, default="agpo")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="order of the training prompts and of mini-batches")
     parser.add_argument("--out", help="run folder (default: runs/quickstart-<method>-seed<seed>)")
     parser.add_argument("--cache", default=".cache/quickstart", help="where warm-started models are kept")
     parser.add_argument("--fresh", action="store_true", help="remove what the run folder holds and start anew")

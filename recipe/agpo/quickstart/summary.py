@@ -79,7 +79,11 @@ def write(
 
 
 def read(files: Iterable[Path]) -> list[Record]:
-    """Records in order of step; the last word on a step wins, and a line cut short by a crash is left out."""
+    """Records in order of step; a line cut short by a crash is left out.
+
+    The last word on a key of a step wins. A resumed run validates at the step that it goes on from, so that step has
+    two records: its training and the validation.
+    """
     by_step: dict[int, dict[str, Any]] = {}
     for file in files:
         for line in file.read_text(errors="replace").splitlines():
@@ -88,7 +92,7 @@ def read(files: Iterable[Path]) -> list[Record]:
                 step, data = int(record["step"]), dict(record["data"])
             except (ValueError, KeyError, TypeError):
                 continue
-            by_step[step] = data
+            by_step[step] = by_step.get(step, {}) | data
     return sorted(by_step.items())
 
 
