@@ -29,6 +29,7 @@ from recipe.agpo.settings import agpo_config, resolved
 from recipe.agpo.verl_seams import (
     PPOTrainerSync,
     actor_loss_config,
+    actor_ranks,
     order_rows,
     score_at_own_temperature,
 )
@@ -108,17 +109,13 @@ class AGPOTrainer(PPOTrainerSync):
 
     def _balance_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         batch = super()._balance_batch(batch, *args, **kwargs)
-        order_rows(batch, self._mini_batch_rows, self._ranks)
+        order_rows(batch, self._mini_batch_rows, actor_ranks(self.actor_rollout_wg))
         return batch
 
     @property
     def _mini_batch_rows(self) -> int:
         ref = self.config.actor_rollout_ref
         return int(ref.actor.ppo_mini_batch_size) * int(ref.rollout.n)
-
-    @property
-    def _ranks(self) -> int:
-        return max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         groups = self._collect(batch)
@@ -171,7 +168,7 @@ class AGPOTrainer(PPOTrainerSync):
     def _row_weights(self, groups: StepGroups) -> torch.Tensor:
         """Per row: rows of its mini-batch / valid rows of it; 1 everywhere when every response was scored."""
         rows = len(groups.valid)
-        mini_batch, ranks = self._mini_batch_rows, self._ranks
+        mini_batch, ranks = self._mini_batch_rows, actor_ranks(self.actor_rollout_wg)
         valid = torch.tensor(groups.valid, dtype=torch.float32)
         if bool(valid.all()):
             return torch.ones(rows)

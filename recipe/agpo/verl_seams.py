@@ -111,6 +111,11 @@ def _add_checks(utils_config: ModuleType) -> None:
     utils_config.validate_config = validate_config  # type: ignore[attr-defined]
 
 
+def actor_ranks(worker_group: Any) -> int:
+    """Data-parallel size of the actor; known once verl has dispatched to it (its ``_balance_batch`` asks first)."""
+    return max(worker_group._dispatch_info["actor"]) + 1
+
+
 def order_rows(batch: Any, mini_batch: int, ranks: int) -> None:
     """Order a padded ``KVBatchMeta`` in place so that its mini-batches do not depend on the number of ranks.
 

@@ -35,7 +35,7 @@ def test_every_command_of_the_readme_is_known_to_a_test():
     known = (
         "bash scripts/run_agpo_quickstart.sh",  # tests/realstack/test_quickstart.py
         "bash scripts/run_tests.sh",  # what CI runs
-        ".venv/bin/agpo doctor",  # tests/recipe/test_cli.py
+        "AGPO_CPU=1 .venv/bin/agpo doctor",  # tests/recipe/test_cli.py
         "python -m recipe.agpo.main",  # composed below
         ".venv/bin/python benchmarks/",  # help runs below
     )

@@ -8,20 +8,16 @@ This stands in for the sampling only: verl, Ray, TransferQueue, vLLM's servers a
 from __future__ import annotations
 
 import hashlib
-import os
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput
 
 from recipe.agpo.quickstart.task import written_solution
 
-# Set by the two-rank test for the pace; the responses never depend on it.
-DELAY = float(os.environ.get("REPLAY_DELAY_S", "0"))
 
-
-def response_text(prompt: str, uid: str, session: int) -> str:
+def response_text(prompt: str, step: int, session: int) -> str:
     """Right, wrong or unparseable, decided by a hash of prompt, step and session."""
-    digest = hashlib.sha256(f"{prompt}|{uid}|{session}".encode()).digest()
+    digest = hashlib.sha256(f"{prompt}|{step}|{session}".encode()).digest()
     solution = written_solution(prompt)
     easy = digest[1] % 3 == 0
     if digest[0] % 8 < (6 if easy else 3):
@@ -37,9 +33,9 @@ class ReplayAgentLoop(AgentLoopBase):
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
         messages = list(kwargs["raw_prompt"])
         prompt_ids = await self.ct_build_initial_tokens(messages)
-        text = response_text(messages[-1]["content"], str(kwargs["uid"]), int(kwargs["session_id"]))
+        step = int(kwargs["global_steps"])
+        text = response_text(messages[-1]["content"], step, int(kwargs["session_id"]))
         ids = self.tokenizer.encode(text, add_special_tokens=False) + [self.tokenizer.eos_token_id]
-        step = int(kwargs.get("global_steps", 0))
         return AgentLoopOutput(
             prompt_ids=prompt_ids,
             response_ids=ids,

@@ -170,6 +170,10 @@ def _advance(bar: Any, metrics: Path) -> None:
         data = record["data"]
         bar.set_description("training" if record["step"] else "validated the warm start")
         bar.set_postfix({name: f"{data[key]:.3f}" for name, key in shown.items() if key in data}, refresh=False)
+        if not bar.n:
+            # The pace shown is that of the steps: start-up does not count.
+            bar.reset()
+            bar.initial = record["step"]
         bar.n = record["step"]
         bar.refresh()
         return
