@@ -44,14 +44,13 @@ def before_ray(config: DictConfig) -> None:
         for key, old, new in apply_cpu_defaults(config):
             print(f"[agpo] without a GPU: {key}={new} (was {old})")
         problems = [f"{key}={value} cannot work without a GPU: {need}." for key, value, need in cpu_conflicts(config)]
-    if is_agpo(config):
+    agpo = is_agpo(config)
+    if agpo:
         problems += find_problems(config)
     if problems:
         listed = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
         raise ConfigProblem(f"AGPO cannot start, {len(problems)} problem(s):\n{listed}")
-    if not is_agpo(config):
-        return
-    for warning in find_warnings(config):
+    for warning in find_warnings(config) if agpo else ():
         print(f"[agpo] WARNING: {warning}")
 
 

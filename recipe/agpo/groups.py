@@ -78,6 +78,10 @@ class StepGroups:
     def first_failure(self) -> str:
         return next((s for s in self.statuses if s != OK), "the rollout returned no rows")
 
+    def signals(self, step_kl: float | None = None) -> StepSignals:
+        """What the controllers read of this step; ``step_kl`` is known after its updates."""
+        return StepSignals(self.policy_entropy, step_kl, self.policy_entropy_P)
+
     def decision_rows(self, step: int) -> list[dict[str, Any]]:
         """One JSON-ready object per prompt for the decisions file."""
         by_prompt: list[list[int]] = [[] for _ in self.prompts]
@@ -187,10 +191,7 @@ def clip_columns(
     groups: StepGroups, state: ControllerState, config: AGPOConfig, settings: Resolved
 ) -> dict[str, torch.Tensor]:
     """Clip ratios of each row, ``[B]`` float32: those of its prompt; padding rows get the base."""
-    signals = StepSignals(
-        policy_entropy=groups.policy_entropy, step_kl=None, policy_entropy_P=groups.policy_entropy_P
-    )
-    decision = decide_clip(groups.stats, signals, state, config, settings.clip_low, settings.clip_high)
+    decision = decide_clip(groups.stats, groups.signals(), state, config, settings.clip_low, settings.clip_high)
     groups.clip_reason = [Reason(int(r)).label for r in decision.reason]
     index = torch.tensor(groups.prompt_of_row)
     columns = {}
@@ -239,12 +240,17 @@ def _policy_entropy(
     total_tokens = sum(counts)
     if not total_tokens:
         return None, None
-    per_prompt = []
-    for p in range(prompts):
-        rows = [i for i, q in enumerate(prompt_of_row) if q == p]
-        tokens = sum(counts[i] for i in rows)
-        per_prompt.append(_rounded(math.fsum(sums[i] for i in rows) / tokens) if tokens else math.nan)
+    prompt_sums: list[list[float]] = [[] for _ in range(prompts)]
+    prompt_tokens = [0] * prompts
+    for p, row_sum, row_tokens in zip(prompt_of_row, sums, counts, strict=True):
+        if p >= 0:
+            prompt_sums[p].append(row_sum)
+            prompt_tokens[p] += row_tokens
     # fsum is exact, so the order of rows cannot matter; rounding hides how a row was padded.
+    per_prompt = [
+        _rounded(math.fsum(values) / tokens) if tokens else math.nan
+        for values, tokens in zip(prompt_sums, prompt_tokens, strict=True)
+    ]
     return _rounded(math.fsum(sums) / total_tokens), torch.tensor(per_prompt, dtype=torch.float64)
 
 

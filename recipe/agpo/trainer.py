@@ -19,7 +19,7 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from tensordict.tensorclass import NonTensorStack
 
-from agpo_core import ControllerState, StepSignals, update_state
+from agpo_core import ControllerState, update_state
 from recipe.agpo import checkpoint, metrics
 from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, METRIC_PREFIX, ROW_WEIGHT, actor_loss
 from recipe.agpo.estimator import RowContext, row_context
@@ -146,16 +146,12 @@ class AGPOTrainer(PPOTrainerSync):
         groups, self._groups = self._groups, None
         assert groups is not None, "verl computed advantages in this step"
         drift = metrics.pop_update_sums(step_metrics, METRIC_PREFIX)
-        signals = StepSignals(
-            policy_entropy=groups.policy_entropy,
-            step_kl=drift.get("agpo/step_kl"),
-            policy_entropy_P=groups.policy_entropy_P,
-        )
         self.totals = metrics.add_totals(self.totals, groups)
         step_metrics.update(metrics.step_metrics(groups, self.controller, self.agpo, self.totals))
         step_metrics.update(drift)
         self._decisions.append(groups.decision_rows(self.global_steps))
         if self.agpo.adaptive:
+            signals = groups.signals(step_kl=drift.get("agpo/step_kl"))
             self.controller = update_state(groups.stats, signals, self.controller, self.agpo)
         step_metrics["agpo/overhead_s"] = time.monotonic() - started
         return batch

@@ -132,9 +132,7 @@ def start(
         *base, *overrides,
     ]  # fmt: skip
     environment = os.environ | cpu_env() | {
-        "AGPO_CPU": "1",
         MARKER: marker,
-        "SPT_NOENV": "1",
         "VERL_FILE_LOGGER_PATH": str(metrics),
         "HYDRA_FULL_ERROR": "1",
         "PYTHONPATH": str(ROOT),

@@ -124,9 +124,7 @@ def _train(run: list[str], metrics: Path, log: Path, steps: int) -> int:
 
     marker = new_run_id()
     environment = os.environ | cpu_env() | {
-        "AGPO_CPU": "1",
         MARKER: marker,
-        "SPT_NOENV": "1",  # process titles must not overwrite the environment that the marker is in
         "VERL_FILE_LOGGER_PATH": str(metrics),
         "HYDRA_FULL_ERROR": "1",
     }
