@@ -17,6 +17,7 @@ from agpo_core.config import (
     resolve,
 )
 from agpo_core.controller import merge_stats, probe_statistics, update_state
+from agpo_core.ledger import TokenLedger
 from agpo_core.losses import SurrogateOutput, aggregate, clipped_surrogate, importance_weights, policy_loss
 from agpo_core.records import ControllerState, ProbeStats, Reason, ReferenceState, StepSignals
 from agpo_core.running import RunningStat
@@ -47,6 +48,7 @@ __all__ = [
     "SurrogateOutput",
     "TemperatureConfig",
     "TemperatureDecision",
+    "TokenLedger",
     "aggregate",
     "clipped_surrogate",
     "decide_clip",

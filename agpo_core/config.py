@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 KEY_PREFIX = "algorithm.agpo"
 
-_NOT_DECIDING = ("reward_timeout_s", "decisions_file", "on_config_change")
+_NOT_DECIDING = ("reward_timeout_s", "decisions_file", "on_config_change", "token_budget")
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "gt": (">", operator.gt),
     "ge": (">=", operator.ge),
@@ -314,6 +314,12 @@ class AGPOConfig(_Checked):
     )
     vote_key: str | None = _option(
         None, "Name of the answer's vote key among the reward's extra values. null: the first that is known."
+    )
+    token_budget: int | None = _option(
+        None,
+        "End the run after the step in which this many tokens have been generated for training, probes included. "
+        "Works with every estimator. null: no end but verl's own.",
+        ge=1,
     )
     decisions_file: bool = _option(True, "Write every decision, prompt by prompt, to a file.")
     on_config_change: Literal["refuse", "keep", "reset"] = _option(

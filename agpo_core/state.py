@@ -7,11 +7,11 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agpo_core.files import write_atomic
 from agpo_core.records import STATE_VERSION, ControllerState, ReferenceState
 from agpo_core.running import RunningStat
 
@@ -72,30 +72,10 @@ def save_state(
     fingerprint: of the config that the state belongs to; extra: any JSON values to keep beside it.
     Raises ValueError if a value is not JSON (NaN and infinities are not), OSError if the disk refuses.
     """
-    target = Path(path)
     payload = {"state": state_to_dict(state), "fingerprint": fingerprint, "extra": dict(extra or {})}
     document = {"format": FORMAT, "version": STATE_VERSION, "checksum": _checksum(payload), **payload}
     text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_atomic(path, text)
 
 
 def load_state(path: str | os.PathLike[str]) -> tuple[ControllerState, str, dict[str, Any]]:

@@ -274,7 +274,7 @@ def train(
         metrics |= {
             "critic/score/mean": batch.outcome_B.mean().item(),
             "agpo/tokens/total": batch.generated_tokens,
-            "agpo/tokens/total_cumulative": tokens,
+            "agpo/tokens/generated_cumulative": tokens,
             "actor/entropy": batch.entropy,
         } | batch.metrics
         last = step == config.steps or 0 < config.token_budget <= tokens

@@ -14,9 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from agpo_core import AGPOConfig, ControllerState, load_state, save_state
+from agpo_core import AGPOConfig, ControllerState, TokenLedger, load_state, save_state
+from agpo_core.files import write_atomic
 
 STATE_FILE = "agpo_state.json"
+LEDGER_FILE = "agpo_ledger.json"
+LEDGER_FORMAT, LEDGER_VERSION = "agpo-token-ledger", 1
 DECISIONS_FILE = "agpo_decisions.jsonl"
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 
@@ -87,18 +90,38 @@ def read_state(folder: Path, agpo: AGPOConfig) -> ControllerState:
     return state
 
 
-def write_state(folder: Path, state: ControllerState, agpo: AGPOConfig, totals: dict[str, float]) -> None:
-    """Save the controller state and the run's totals into a checkpoint folder, atomically."""
+def write_state(folder: Path, state: ControllerState, agpo: AGPOConfig) -> None:
+    """Save the controller state into a checkpoint folder, atomically."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_state(folder / STATE_FILE, state, agpo.fingerprint(), {"totals": totals, "config": agpo.to_dict()})
+    save_state(folder / STATE_FILE, state, agpo.fingerprint(), {"config": agpo.to_dict()})
 
 
-def read_totals(folder: Path) -> dict[str, float]:
-    """Cumulative counters saved with the state; empty if there are none."""
+def write_ledger(folder: Path, ledger: TokenLedger) -> None:
+    """Save the token ledger into a checkpoint folder, atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {"format": LEDGER_FORMAT, "version": LEDGER_VERSION, "ledger": ledger.to_dict()}
+    write_atomic(folder / LEDGER_FILE, json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def read_ledger(folder: Path) -> TokenLedger:
+    """The token ledger of a checkpoint.
+
+    Raises:
+        ResumeError: no ledger, or a damaged one: the run could no longer say what it has cost.
+    """
+    path = folder / LEDGER_FILE
     try:
-        return dict(load_state(folder / STATE_FILE)[2].get("totals", {}))
-    except ValueError:
-        return {}
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if (document["format"], document["version"]) != (LEDGER_FORMAT, LEDGER_VERSION):
+            raise ValueError(f"format {document['format']!r} version {document['version']!r} is not known here")
+        return TokenLedger.from_dict(document["ledger"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResumeError(
+            f"cannot read the token ledger {path} ({type(error).__name__}: {error}). Ways out: another folder "
+            "(trainer.default_local_dir=...), a fresh start (trainer.resume_mode=disable), or write the file with "
+            f'{{"format": "{LEDGER_FORMAT}", "version": {LEDGER_VERSION}, "ledger": '
+            f"{json.dumps(TokenLedger().to_dict())}}} and the counts that you know."
+        ) from error
 
 
 class DecisionLog:

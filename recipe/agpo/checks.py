@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from agpo_core import AGPOConfig
 from recipe.agpo import checkpoint, cpu
-from recipe.agpo.settings import agpo_config, is_agpo, resolved
+from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger, resolved
 from recipe.agpo.verl_seams import MANAGER_CLASS, VERL_VERSION
 
+Check = Callable[[DictConfig, AGPOConfig], Iterator[str]]
 CLIP_AWARE_LOSSES = ("vanilla", "agpo", "bypass_mode")
 MAX_PROMPTS_TOKENISED = 2000
 REQUIRED_COLUMNS = ("data_source", "reward_model")
@@ -31,8 +32,9 @@ class ConfigProblem(ValueError):
 def before_ray(config: DictConfig) -> None:
     """Check a composed verl config; called from verl's own ``validate_config`` in the driver.
 
-    On the platform without a GPU its settings are filled in first, for every run. The rest applies only to runs
-    with ``algorithm.adv_estimator=agpo``.
+    On the platform without a GPU its settings are filled in first, for every run. The rest applies to runs with
+    ``algorithm.adv_estimator=agpo`` and, where it concerns the token ledger, to those with a section
+    ``algorithm.agpo``.
 
     Raises:
         ConfigProblem: with all problems found, each with its fix.
@@ -44,41 +46,39 @@ def before_ray(config: DictConfig) -> None:
         for key, old, new in apply_cpu_defaults(config):
             print(f"[agpo] without a GPU: {key}={new} (was {old})")
         problems = [f"{key}={value} cannot work without a GPU: {need}." for key, value, need in cpu_conflicts(config)]
-    agpo = is_agpo(config)
-    if agpo:
+    if is_agpo(config):
         problems += find_problems(config)
+    elif keeps_ledger(config):
+        problems += find_problems(config, OTHER_ESTIMATOR_CHECKS)
     if problems:
         listed = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
         raise ConfigProblem(f"AGPO cannot start, {len(problems)} problem(s):\n{listed}")
-    for warning in find_warnings(config) if agpo else ():
+    for warning in find_warnings(config):
         print(f"[agpo] WARNING: {warning}")
 
 
-def find_problems(config: DictConfig) -> list[str]:
+def find_problems(config: DictConfig, checks: Sequence[Check] | None = None) -> list[str]:
     """All reasons why this run could not work, in words; empty if it can start."""
     try:
         agpo = agpo_config(config)
     except ValueError as error:
         return [_with_prefix(str(error))]
-    checks: tuple[Callable[[DictConfig, AGPOConfig], Iterator[str]], ...] = (
-        _versions,
-        _trainer,
-        _rollout,
-        _scoring,
-        _loss,
-        _batches,
-        _model,
-        _data,
-        _reward,
-        _resume,
-    )
-    return [problem for check in checks for problem in check(config, agpo)]
+    return [problem for check in checks or AGPO_CHECKS for problem in check(config, agpo)]
 
 
 def find_warnings(config: DictConfig) -> list[str]:
     """Settings that work but make a part of AGPO pointless."""
+    if not keeps_ledger(config):
+        return []
     agpo, actor = agpo_config(config), config.actor_rollout_ref.actor
     found = []
+    if not is_agpo(config):
+        if agpo.fingerprint() != AGPOConfig().fingerprint():
+            found.append(
+                f"algorithm.adv_estimator={config.algorithm.adv_estimator}: of algorithm.agpo only token_budget has an "
+                "effect. Set algorithm.adv_estimator=agpo if the controllers are wanted."
+            )
+        return found
     one_update = int(actor.ppo_mini_batch_size) >= int(config.data.train_batch_size) and int(actor.ppo_epochs) == 1
     if agpo.clip.enabled and one_update:
         found.append(
@@ -325,10 +325,27 @@ def _resume(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     try:
         folder = checkpoint.checkpoint_to_resume(config)
         if folder is not None:
-            checkpoint.read_state(folder, agpo)
+            if is_agpo(config):
+                checkpoint.read_state(folder, agpo)
+            checkpoint.read_ledger(folder)
     except checkpoint.ResumeError as error:
         yield str(error)
 
 
 def _with_prefix(message: str) -> str:
     return message if "algorithm.agpo" in message else f"algorithm.agpo: {message}"
+
+
+AGPO_CHECKS: tuple[Check, ...] = (
+    _versions,
+    _trainer,
+    _rollout,
+    _scoring,
+    _loss,
+    _batches,
+    _model,
+    _data,
+    _reward,
+    _resume,
+)
+OTHER_ESTIMATOR_CHECKS: tuple[Check, ...] = (_versions, _model, _data, _reward, _resume)

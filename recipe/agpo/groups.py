@@ -23,8 +23,8 @@ from agpo_core import (
 )
 from recipe.agpo import rollout
 from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW
-from recipe.agpo.rollout import DISCARDED, PROBE, ProbeRecord
-from recipe.agpo.scoring import OK
+from recipe.agpo.rewards.verdict import JUDGED
+from recipe.agpo.rollout import PROBE, ProbeRecord
 from recipe.agpo.verl_seams import session_key
 
 SIGNIFICANT_DIGITS = 6
@@ -76,7 +76,7 @@ class StepGroups:
 
     @property
     def first_failure(self) -> str:
-        return next((s for s in self.statuses if s != OK), "the rollout returned no rows")
+        return next((s for s in self.statuses if s not in JUDGED), "the rollout returned no rows")
 
     def signals(self, step_kl: float | None = None) -> StepSignals:
         """What the controllers read of this step; ``step_kl`` is known after its updates."""
@@ -146,7 +146,7 @@ def collect(
     outcomes = data[rollout.OUTCOME].double()
     has_tokens = mask.any(dim=-1).tolist()
     valid = [
-        status == OK and not pad and tokens
+        status in JUDGED and not pad and tokens
         for status, pad, tokens in zip(statuses, padding, has_tokens, strict=True)
     ]
     roles = [str(r) for r in _column(data, rollout.ROLE)]
@@ -202,17 +202,6 @@ def clip_columns(
         padded = torch.cat([values.double(), torch.tensor([base], dtype=torch.float64)])
         columns[name] = padded[index].float()
     return columns
-
-
-def discarded_tokens(groups: StepGroups) -> int:
-    """Generated probe tokens that do not train."""
-    return sum(r.tokens for r in groups.records if r is not None and r.discarded)
-
-
-def probe_tokens(groups: StepGroups) -> int:
-    """Generated tokens of all probe responses, training or not."""
-    kept = sum(int(t) for t, role in zip(groups.tokens, groups.roles, strict=True) if role in (PROBE, DISCARDED))
-    return kept + discarded_tokens(groups)
 
 
 def _probe_stats(probes: list[list[tuple[float, str]]], config: AGPOConfig) -> ProbeStats:

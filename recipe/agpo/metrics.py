@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from agpo_core import AGPOConfig, ControllerState, Reason
-from recipe.agpo.groups import StepGroups, discarded_tokens, probe_tokens
+from recipe.agpo.groups import StepGroups
 from recipe.agpo.scoring import OK, STATUSES
 
 _SIGNALS = ("dispersion", "skewness", "vote_entropy")
@@ -33,23 +33,19 @@ GLOSSARY: dict[str, str] = {
     "agpo/zero_variance_share": "share of prompts whose valid outcomes are all equal",
     "agpo/outcome/mean": "mean verifier outcome of the training responses",
     "agpo/outcome/probe_mean": "mean verifier outcome of the probes",
-    "agpo/tokens/{total,probe,discarded}": "generated tokens of this step: all, in probes, in probes that do not train",
-    "agpo/tokens/{total,probe,discarded}_cumulative": "the same since the start of the run, over restarts",
+    "agpo/tokens/{generated,probe,discarded}": "tokens generated in this step: all, in probes, in unused probes",
+    "agpo/tokens/validation": "tokens generated in validation since the last step; not part of the others",
+    "agpo/tokens/{generated,probe,discarded,validation}_cumulative": "the same since the run began, over restarts",
+    "agpo/tokens/budget_left": "generated tokens left of algorithm.agpo.token_budget",
     "agpo/verifier/seconds_{mean,max}": "seconds from handing a response to the verifier to its verdict",
-    "agpo/verifier/<status>": "responses by verifier status (ok, raised, timeout, not_a_number, non_finite)",
-    "agpo/rollout/failed_sessions_cumulative": "sessions lost in the rollout since the start of the run",
+    "agpo/verifier/<status>": f"responses by verifier status ({', '.join(STATUSES)})",
+    "agpo/rollout/lost_sessions_cumulative": "sessions lost in the rollout since the start of the run",
     "agpo/overhead_s": "seconds that AGPO itself took in the driver for this step's metrics and state",
 }
 
 
-def add_totals(totals: dict[str, float], groups: StepGroups) -> dict[str, float]:
-    """Cumulative counters after this step."""
-    step = {"total": _all_tokens(groups), "probe": probe_tokens(groups), "discarded": discarded_tokens(groups)}
-    return totals | {key: totals.get(key, 0.0) + value for key, value in step.items()}
-
-
 def step_metrics(
-    groups: StepGroups, state: ControllerState, config: AGPOConfig, totals: dict[str, float]
+    groups: StepGroups, state: ControllerState, config: AGPOConfig
 ) -> dict[str, float]:
     """Everything under ``agpo/`` that is known in the driver; ``state`` is the one that decided this step."""
     out: dict[str, float] = {}
@@ -80,12 +76,6 @@ def step_metrics(
         out["agpo/outcome/probe_mean"] = float(probe_means.mean())
     out["agpo/zero_variance_share"] = _zero_variance_share(groups)
 
-    out["agpo/tokens/total"] = float(_all_tokens(groups))
-    out["agpo/tokens/probe"] = float(probe_tokens(groups))
-    out["agpo/tokens/discarded"] = float(discarded_tokens(groups))
-    for key in ("total", "probe", "discarded"):
-        out[f"agpo/tokens/{key}_cumulative"] = totals.get(key, 0.0)
-    out["agpo/rollout/failed_sessions_cumulative"] = totals.get("failed_sessions", 0.0)
     seconds = groups.seconds[torch.tensor(real)]
     if len(seconds):
         out["agpo/verifier/seconds_mean"] = float(seconds.mean())
@@ -113,10 +103,6 @@ def pop_update_sums(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
         "agpo/nonfinite_tokens": sums["nonfinite_tokens"],
     }
     return {key: value for key, value in out.items() if math.isfinite(value)}
-
-
-def _all_tokens(groups: StepGroups) -> int:
-    return int(groups.tokens.sum()) + discarded_tokens(groups)
 
 
 def _zero_variance_share(groups: StepGroups) -> float:

@@ -13,7 +13,8 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -23,10 +24,13 @@ from tensordict.tensorclass import NonTensorData
 
 from agpo_core import AGPOConfig, ControllerState, Reason, decide_temperature, probe_statistics, vote_classes
 from agpo_core.state import state_from_dict, state_to_dict
-from recipe.agpo import scoring
+from recipe.agpo import rewards, scoring
+from recipe.agpo.ledger import CountingManager, CountingWorker
+from recipe.agpo.probe_keys import ProbeKeys
+from recipe.agpo.rewards.verdict import OK, RAISED, TIMEOUT
 from recipe.agpo.scoring import Scored
 from recipe.agpo.settings import agpo_config, resolved
-from recipe.agpo.verl_seams import AgentLoopManagerTQ, AgentLoopWorker, settle_sessions
+from recipe.agpo.verl_seams import settle_sessions
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +103,7 @@ def decide(
     )
 
 
-class AGPOAgentLoopWorker(AgentLoopWorker):
+class AGPOAgentLoopWorker(CountingWorker):
     """verl's agent-loop worker with two phases per prompt."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -107,6 +111,7 @@ class AGPOAgentLoopWorker(AgentLoopWorker):
         self.agpo: AGPOConfig = agpo_config(self.config)
         self.settings = resolved(self.config, self.agpo)
         self._scored: dict[str, dict[int, tuple[Scored, int]]] = {}
+        self._probe_keys: dict[str, ProbeKeys] = {}
         self._failures: list[dict[str, Any]] = []
         self._reward_failure: str | None = None
 
@@ -134,6 +139,7 @@ class AGPOAgentLoopWorker(AgentLoopWorker):
         except Exception as failure:  # noqa: BLE001 - a prompt must always reach a final status
             errors = [failure]
         self._scored.pop(uid, None)
+        self._probe_keys.pop(uid, None)
         for error in errors:
             logger.error("session of prompt %s failed", uid, exc_info=(type(error), error, error.__traceback__))
             self._failures.append(
@@ -175,7 +181,11 @@ class AGPOAgentLoopWorker(AgentLoopWorker):
         # A discarded probe gets session ids after those of the group, so that they never collide.
         sessions = range(probe_size) if reuse else range(group_size, group_size + probe_size)
         rest = range(probe_size if reuse else 0, group_size)
+        keys = self._probe_keys[uid] = ProbeKeys(sessions, rewards.merge_vote_keys)
         tasks = start(sessions, PROBE if reuse else DISCARDED, base)
+        for session, task in zip(sessions, tasks, strict=True):
+            # However it ends: the other sessions of the probe do not wait for it any longer.
+            task.add_done_callback(partial(_gone, keys, session))
         if not self.agpo.temperature.enabled and reuse:
             # Nothing waits for the probe when the temperature is fixed: one phase.
             return await settle_sessions(tasks + start(rest, REST, base))
@@ -193,7 +203,7 @@ class AGPOAgentLoopWorker(AgentLoopWorker):
             TAU: torch.tensor(tau, dtype=torch.float32),
             OUTCOME: torch.tensor(float("nan"), dtype=torch.float32),
             VOTE_KEY: "",
-            STATUS: scoring.OK,
+            STATUS: OK,
             SECONDS: torch.tensor(0.0, dtype=torch.float32),
             TOKENS: torch.tensor(0, dtype=torch.int64),
             RECORD: record,
@@ -205,28 +215,33 @@ class AGPOAgentLoopWorker(AgentLoopWorker):
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
         outputs = output if isinstance(output, list) else [output]
+        role = kwargs.get(ROLE, REST)
+        tokens = self.count(outputs, validate, probe=role != REST, discarded=role == DISCARDED)
         if validate or not outputs:
             if outputs:
                 # A hanging reward function must not hang the run; verl counts the session as failed.
                 await asyncio.wait_for(self._compute_score(outputs, kwargs=kwargs), self.agpo.reward_timeout_s)
-            await super()._agent_loop_postprocess(output, validate, **kwargs)
+            await self.store(output, validate, **kwargs)
             return
-        role = kwargs.get(ROLE, REST)
         reward_inputs = {k: v for k, v in kwargs.items() if k not in COLUMNS and k != "temperature"}
         started = time.monotonic()
         scored = await self._score(outputs, reward_inputs)
-        tokens = sum(sum(o.response_mask) for o in outputs)
-        self._scored.setdefault(kwargs["uid"], {})[kwargs["session_id"]] = (scored, tokens)
+        seconds = time.monotonic() - started
+        uid, session = kwargs["uid"], kwargs["session_id"]
+        if role != REST and uid in self._probe_keys:
+            vote_key = await self._probe_keys[uid].settle(session, scored.vote_key)
+            scored = replace(scored, vote_key=vote_key)
+        self._scored.setdefault(uid, {})[session] = (scored, tokens)
         if role == DISCARDED:
             return
         kwargs[OUTCOME] = torch.tensor(scored.outcome, dtype=torch.float32)
         kwargs[VOTE_KEY], kwargs[STATUS] = scored.vote_key, scored.status
-        kwargs[SECONDS] = torch.tensor(time.monotonic() - started, dtype=torch.float32)
+        kwargs[SECONDS] = torch.tensor(seconds, dtype=torch.float32)
         kwargs[TOKENS] = torch.tensor(tokens, dtype=torch.int64)
         if not scored.valid:
             for item in outputs:
                 item.response_mask = [0] * len(item.response_mask)
-        await super()._agent_loop_postprocess(outputs, validate, **kwargs)
+        await self.store(outputs, validate, **kwargs)
 
     async def _score(self, outputs: list[Any], kwargs: dict[str, Any]) -> Scored:
         """Score a session's outputs with verl's reward loop; a failure becomes a status, never an exception."""
@@ -235,9 +250,9 @@ class AGPOAgentLoopWorker(AgentLoopWorker):
         try:
             await asyncio.wait_for(self._compute_score(outputs, kwargs=kwargs), timeout=limit)
         except TimeoutError:
-            scored = scoring.failed(scoring.TIMEOUT, f"no reward after {limit:g} s")
+            scored = scoring.failed(TIMEOUT, f"no reward after {limit:g} s")
         except Exception as error:  # noqa: BLE001 - whatever a user's reward function raises
-            scored = scoring.failed(scoring.RAISED, _brief(error))
+            scored = scoring.failed(RAISED, _brief(error))
         else:
             info = final.extra_fields.get("reward_extra_info") or {}
             response = self.tokenizer.decode(final.response_ids, skip_special_tokens=True)
@@ -256,12 +271,13 @@ class AGPOAgentLoopWorker(AgentLoopWorker):
         return scored
 
 
-class AGPOAgentLoopManager(AgentLoopManagerTQ):
+class AGPOAgentLoopManager(CountingManager):
     """verl's agent-loop manager; hands each step's frozen controller state to the workers."""
+
+    worker_class = AGPOAgentLoopWorker
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.agent_loop_workers_class = ray.remote(AGPOAgentLoopWorker)
         self._current_state: Callable[[], ControllerState] | None = None
 
     def attach(self, current_state: Callable[[], ControllerState]) -> None:
@@ -280,6 +296,10 @@ class AGPOAgentLoopManager(AgentLoopManagerTQ):
         drained = ray.get([worker.drain_failures.remote() for worker in self.agent_loop_workers])
         reward = next((reward for _, reward in drained if reward), None)
         return [failure for failures, _ in drained for failure in failures], reward
+
+
+def _gone(keys: ProbeKeys, session: int, _: asyncio.Task[Any]) -> None:
+    keys.gone(session)
 
 
 def _server_died(error: BaseException) -> bool:

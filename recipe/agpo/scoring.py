@@ -13,10 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recipe.agpo.answers import fallback_vote_key
+from recipe.agpo.rewards import verdict
+from recipe.agpo.rewards.canonical import canonical
+from recipe.agpo.rewards.extract import final_answer, last_line
+from recipe.agpo.rewards.text import plain
+from recipe.agpo.rewards.verdict import OK
 
-OK, RAISED, TIMEOUT, NOT_A_NUMBER, NON_FINITE = "ok", "raised", "timeout", "not_a_number", "non_finite"
-STATUSES = (OK, RAISED, TIMEOUT, NOT_A_NUMBER, NON_FINITE)
+NOT_A_NUMBER, NON_FINITE = "not_a_number", "non_finite"
+STATUSES = (*verdict.STATUSES, NOT_A_NUMBER, NON_FINITE)
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Scored:
         reward: the shaped reward that trains, 0.0 if not valid.
         outcome: the verifier's outcome that the controllers read, NaN if not valid.
         vote_key: canonical answer, ``""`` if unparseable.
-        status: one of ``STATUSES``.
+        status: one of ``STATUSES``; a reward function's own words that are not among them count as ``ok``.
         detail: for the log: the exception or the value that was not a number.
     """
 
@@ -39,7 +43,7 @@ class Scored:
 
     @property
     def valid(self) -> bool:
-        return self.status == OK
+        return self.status in verdict.JUDGED
 
 
 def failed(status: str, detail: str) -> Scored:
@@ -59,6 +63,9 @@ def judge(
         outcome_key: key of ``info`` with the outcome; None: ``outcome``, then ``acc``, then the reward itself.
         vote_key: key of ``info`` with the answer; None: ``vote_key``, then ``pred``, then read from the response.
     """
+    status = str(info.get("status", OK))
+    if status in verdict.UNJUDGED:
+        return failed(status, "the verifier could not judge it")
     number = _number(reward)
     if number is None:
         return failed(NOT_A_NUMBER, f"score {reward!r} of type {type(reward).__name__}")
@@ -81,7 +88,22 @@ def judge(
         reward=number,
         outcome=number if outcome is None else outcome,
         vote_key=fallback_vote_key(response) if key_value is None else key_value,
+        status=status if status in verdict.JUDGED else OK,
     )
+
+
+def fallback_vote_key(response: str) -> str:
+    """A vote key for reward functions that give none; they may return ``vote_key`` (or ``pred``) beside ``score``.
+
+    Of the answer that the response states, else of its last line: a number in one spelling, anything else as
+    normalised text. ``""`` if there is nothing.
+    """
+    found = final_answer(response)
+    answer = found.text if found else last_line(response)
+    read = canonical(answer) if answer else None
+    if read is None:
+        return ""
+    return read.key if read.number is not None else f"t:{plain(answer)}"
 
 
 def _number(value: Any) -> float | None:

@@ -17,6 +17,11 @@ def is_agpo(config: DictConfig) -> bool:
     return str(OmegaConf.select(config, "algorithm.adv_estimator")) == ESTIMATOR
 
 
+def keeps_ledger(config: DictConfig) -> bool:
+    """Whether we count tokens: AGPO runs, and runs of any estimator that have a section ``algorithm.agpo``."""
+    return is_agpo(config) or OmegaConf.select(config, "algorithm.agpo") is not None
+
+
 def agpo_config(config: DictConfig) -> AGPOConfig:
     """The ``algorithm.agpo`` section as a validated ``AGPOConfig``; defaults when it is absent.
 

@@ -19,11 +19,12 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from tensordict.tensorclass import NonTensorStack
 
-from agpo_core import ControllerState, update_state
+from agpo_core import ControllerState, TokenLedger, update_state
 from recipe.agpo import checkpoint, metrics
 from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, METRIC_PREFIX, ROW_WEIGHT, actor_loss
 from recipe.agpo.estimator import RowContext, row_context
 from recipe.agpo.groups import StepGroups, clip_columns, collect
+from recipe.agpo.ledger import LedgerMixin
 from recipe.agpo.rollout import COLUMNS
 from recipe.agpo.settings import agpo_config, resolved
 from recipe.agpo.verl_seams import (
@@ -41,14 +42,13 @@ class RolloutFailed(RuntimeError):
     """The rollout could not produce a batch; the message names the first cause."""
 
 
-class AGPOTrainer(PPOTrainerSync):
+class AGPOTrainer(LedgerMixin, PPOTrainerSync):
     """verl's ``PPOTrainerSync`` with adaptive clip ratio and temperature."""
 
     def __init__(self, config: Any) -> None:
         self.agpo = agpo_config(config)
         self.settings = resolved(config, self.agpo)
         self.controller = ControllerState.initial(self.agpo)
-        self.totals: dict[str, float] = {}
         self._groups: StepGroups | None = None
         self._issued = (0, 0)
         self._reward_failure: str | None = None
@@ -89,12 +89,11 @@ class AGPOTrainer(PPOTrainerSync):
         folder = checkpoint.checkpoint_to_resume(self.config)
         assert folder is not None, "verl resumed, so there is a checkpoint"
         self.controller = checkpoint.read_state(folder, self.agpo)
-        self.totals = checkpoint.read_totals(folder)
 
     def _save_checkpoint(self) -> None:
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         # Before verl marks this checkpoint as the latest.
-        checkpoint.write_state(folder, self.controller, self.agpo, self.totals)
+        checkpoint.write_state(folder, self.controller, self.agpo)
         super()._save_checkpoint()
 
     # ---- one step ----------------------------------------------------------------------------------------
@@ -146,8 +145,7 @@ class AGPOTrainer(PPOTrainerSync):
         groups, self._groups = self._groups, None
         assert groups is not None, "verl computed advantages in this step"
         drift = metrics.pop_update_sums(step_metrics, METRIC_PREFIX)
-        self.totals = metrics.add_totals(self.totals, groups)
-        step_metrics.update(metrics.step_metrics(groups, self.controller, self.agpo, self.totals))
+        step_metrics.update(metrics.step_metrics(groups, self.controller, self.agpo))
         step_metrics.update(drift)
         self._decisions.append(groups.decision_rows(self.global_steps))
         if self.agpo.adaptive:
@@ -201,7 +199,7 @@ class AGPOTrainer(PPOTrainerSync):
                     f"step {self.global_steps}: the rollout produced no trajectory. First cause of {len(failures)}: "
                     f"{cause}. The last checkpoint is intact."
                 ) from problem
-            self.totals["failed_sessions"] = self.totals.get("failed_sessions", 0.0) + len(failures)
+            self.ledger += TokenLedger(lost_sessions=len(failures))
             return result
 
         return named

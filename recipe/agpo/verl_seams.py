@@ -25,6 +25,7 @@ from recipe.agpo.import_hooks import on_import
 
 VERL_VERSION = "0.9.1"
 MANAGER_CLASS = "recipe.agpo.rollout.AGPOAgentLoopManager"
+LEDGER_MANAGER_CLASS = "recipe.agpo.ledger.CountingManager"
 
 if TYPE_CHECKING:
     AgentLoopWorker: Any
@@ -77,17 +78,25 @@ def _select_trainer(v1: ModuleType) -> None:
 
         def build(config: Any) -> Any:
             # verl calls what it got with the final config: the first moment at which we know the estimator.
-            from recipe.agpo.settings import is_agpo
+            from recipe.agpo.settings import is_agpo, keeps_ledger
 
-            if not is_agpo(config):
+            if not keeps_ledger(config):
                 return base(config=config)
             from omegaconf import open_dict
 
-            from recipe.agpo.trainer import AGPOTrainer
-
+            agent = config.actor_rollout_ref.rollout.agent
             with open_dict(config):
-                config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = MANAGER_CLASS
-            return AGPOTrainer(config=config)
+                if is_agpo(config):
+                    agent.agent_loop_manager_class = MANAGER_CLASS
+                elif agent.get("agent_loop_manager_class") is None:
+                    agent.agent_loop_manager_class = LEDGER_MANAGER_CLASS
+            if is_agpo(config):
+                from recipe.agpo.trainer import AGPOTrainer
+
+                return AGPOTrainer(config=config)
+            from recipe.agpo.ledger import LedgerMixin
+
+            return type(f"Ledger{base.__name__}", (LedgerMixin, base), {})(config=config)
 
         return build
 

@@ -71,7 +71,7 @@ def test_no_metrics(tmp_path: Path) -> None:
 
 def test_resumed_step_keeps_its_training_record(tmp_path) -> None:
     """A resumed run validates at the checkpoint's step; that must not hide the step's tokens."""
-    (tmp_path / "metrics.000.jsonl").write_text('{"step": 2, "data": {"agpo/tokens/total": 7}}\n')
+    (tmp_path / "metrics.000.jsonl").write_text('{"step": 2, "data": {"agpo/tokens/generated": 7}}\n')
     (tmp_path / "metrics.001.jsonl").write_text('{"step": 2, "data": {"acc": 0.5}}\n')
     records = summary.read(sorted(tmp_path.glob("metrics*.jsonl")))
-    assert records == [(2, {"agpo/tokens/total": 7, "acc": 0.5})]
+    assert records == [(2, {"agpo/tokens/generated": 7, "acc": 0.5})]

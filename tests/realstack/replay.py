@@ -27,14 +27,17 @@ def response_text(prompt: str, step: int, session: int) -> str:
     return solution[: solution.rindex("#")] + f"#{digest[2] % 5}"
 
 
-class ReplayAgentLoop(AgentLoopBase):
-    """Single turn; the response is ``response_text`` instead of a generation."""
+class WrittenAgentLoop(AgentLoopBase):
+    """Single turn; the response is ``written`` instead of a generation."""
+
+    def written(self, prompt: str, step: int, session: int) -> str:
+        raise NotImplementedError
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
         messages = list(kwargs["raw_prompt"])
         prompt_ids = await self.ct_build_initial_tokens(messages)
         step = int(kwargs["global_steps"])
-        text = response_text(messages[-1]["content"], step, int(kwargs["session_id"]))
+        text = self.written(messages[-1]["content"], step, int(kwargs["session_id"]))
         ids = self.tokenizer.encode(text, add_special_tokens=False) + [self.tokenizer.eos_token_id]
         return AgentLoopOutput(
             prompt_ids=prompt_ids,
@@ -50,3 +53,10 @@ class ReplayAgentLoop(AgentLoopBase):
                 "global_steps": step - 1,
             },
         )
+
+
+class ReplayAgentLoop(WrittenAgentLoop):
+    """The responses of ``response_text``."""
+
+    def written(self, prompt: str, step: int, session: int) -> str:
+        return response_text(prompt, step, session)

@@ -114,7 +114,7 @@ def start(
     *,
     module: str = "recipe.agpo.main",
     config: Sequence[str] = ("--config-name", "quickstart"),
-    reward: Path | None = None,
+    reward: Path | str | None = None,
     base: Sequence[str] = SMALL,
 ) -> Run:
     """Start a training process in ``folder``; a second start in the same folder resumes."""

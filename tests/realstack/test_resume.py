@@ -39,7 +39,7 @@ def test_killed_run_resumes_with_the_same_decisions(uninterrupted, launch):
     assert resumed.decisions() == uninterrupted.decisions()
     for step, data in resumed.steps().items():
         expected = uninterrupted.steps()[step]
-        for key in ("actor/pg_loss", "agpo/step_kl", "agpo/tokens/total_cumulative", "agpo/state/updates"):
+        for key in ("actor/pg_loss", "agpo/step_kl", "agpo/tokens/generated_cumulative", "agpo/state/updates"):
             assert data[key] == expected[key], (step, key)
 
 

@@ -9,6 +9,7 @@ import math
 import pytest
 
 from agpo_core import load_state
+from recipe.agpo.checkpoint import read_ledger
 from tests.realstack import stack
 
 STEPS = 3
@@ -93,9 +94,11 @@ def test_bad_rewards_are_counted_and_carry_nothing(run):
 
 
 def test_checkpoint_holds_the_state(run):
-    state, _, extra = load_state(run.folder / "checkpoints" / "global_step_3" / "agpo_state.json")
+    folder = run.folder / "checkpoints" / "global_step_3"
+    state, _, _ = load_state(folder / "agpo_state.json")
+    ledger = read_ledger(folder)
     assert state.step == STEPS
-    assert extra["totals"]["total"] == sum(d["agpo/tokens/total"] for d in run.steps().values())
+    assert ledger.generated == sum(d["agpo/tokens/generated"] for d in run.steps().values())
 
 
 def test_nothing_is_left_running(run):

@@ -32,10 +32,14 @@ def _composed() -> Any:
 
 
 def changed(*overrides: str) -> Any:
-    """verl's default config with ``key=value`` set (a leading ``+`` is allowed); Hydra composes only once."""
+    """verl's default config with Hydra's ``key=value``, ``+key=value`` and ``~key``; Hydra composes only once."""
     config = copy.deepcopy(_composed())
     with open_dict(config):
         for override in overrides:
+            if override.startswith("~"):
+                parent, _, name = override[1:].rpartition(".")
+                OmegaConf.select(config, parent).pop(name)
+                continue
             key = override.lstrip("+").split("=", 1)[0]
             value = OmegaConf.select(OmegaConf.from_dotlist([override.lstrip("+")]), key)
             OmegaConf.update(config, key, value, force_add=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agpo_core import AGPOConfig, ControllerState, StepSignals, update_state
+from agpo_core import AGPOConfig, ControllerState, StepSignals, TokenLedger, update_state
 from recipe.agpo import checkpoint
-from recipe.agpo.checkpoint import DecisionLog, ResumeError, checkpoint_to_resume, read_state, read_totals
+from recipe.agpo.checkpoint import DecisionLog, ResumeError, checkpoint_to_resume, read_ledger, read_state
 from tests.recipe.steps import gather, two_prompts
 
 
@@ -28,16 +28,38 @@ def config(folder: Path, mode: str = "auto", path: str | None = None) -> Any:
     return SimpleNamespace(trainer=trainer)
 
 
-def test_state_and_totals_come_back_exactly(tmp_path: Path, state: ControllerState) -> None:
-    agpo, totals = AGPOConfig(), {"total": 1e9 + 1, "failed_sessions": 3.0}
-    checkpoint.write_state(tmp_path / "global_step_1", state, agpo, totals)
-    assert read_state(tmp_path / "global_step_1", agpo) == state
-    assert read_totals(tmp_path / "global_step_1") == totals
-    assert [p.name for p in (tmp_path / "global_step_1").iterdir()] == [checkpoint.STATE_FILE]
+def test_state_and_ledger_come_back_exactly(tmp_path: Path, state: ControllerState) -> None:
+    agpo, ledger = AGPOConfig(), TokenLedger(10**15 + 1, 7, 5, 3, 1)
+    folder = tmp_path / "global_step_1"
+    checkpoint.write_state(folder, state, agpo)
+    checkpoint.write_ledger(folder, ledger)
+    assert read_state(folder, agpo) == state
+    assert read_ledger(folder) == ledger
+    assert {p.name for p in folder.iterdir()} == {checkpoint.STATE_FILE, checkpoint.LEDGER_FILE}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        '{"format": "agpo-token-ledger", "version": 1',
+        '{"format": "agpo-token-ledger", "version": 2, "ledger": {}}',
+        '{"format": "agpo-token-ledger", "version": 1, "ledger": {"generated": 5}}',
+        '{"format": "agpo-token-ledger", "version": 1, "ledger": {"generated": -5, "probe": 0, "discarded": 0, '
+        '"validation": 0, "lost_sessions": 0}}',
+        "[]",
+    ],
+)
+def test_a_run_does_not_go_on_without_knowing_its_cost(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / checkpoint.LEDGER_FILE).write_text(text)
+    with pytest.raises(ResumeError, match="token ledger .*Ways out"):
+        read_ledger(tmp_path)
 
 
 def test_on_config_change(tmp_path: Path, state: ControllerState) -> None:
-    checkpoint.write_state(tmp_path, state, AGPOConfig(), {})
+    checkpoint.write_state(tmp_path, state, AGPOConfig())
     other = {"clip": {"kl_target": 0.02}}
     with pytest.raises(ResumeError, match="other algorithm.agpo settings"):
         read_state(tmp_path, AGPOConfig.from_dict(other))
@@ -45,17 +67,16 @@ def test_on_config_change(tmp_path: Path, state: ControllerState) -> None:
     fresh = AGPOConfig.from_dict(other | {"on_config_change": "reset"})
     assert read_state(tmp_path, fresh) == ControllerState.initial(fresh)
     # The switch itself, and what decides nothing, is no other config.
-    same = AGPOConfig.from_dict({"on_config_change": "keep", "decisions_file": False})
+    same = AGPOConfig.from_dict({"on_config_change": "keep", "decisions_file": False, "token_budget": 9})
     assert same.fingerprint() == AGPOConfig().fingerprint()
 
 
-def test_a_damaged_state_has_no_totals_and_is_refused(tmp_path: Path, state: ControllerState) -> None:
-    checkpoint.write_state(tmp_path, state, AGPOConfig(), {"total": 5.0})
+def test_a_damaged_state_is_refused(tmp_path: Path, state: ControllerState) -> None:
+    checkpoint.write_state(tmp_path, state, AGPOConfig())
     file = tmp_path / checkpoint.STATE_FILE
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ResumeError, match="Nothing was changed"):
         read_state(tmp_path, AGPOConfig())
-    assert read_totals(tmp_path) == {}
 
 
 def test_which_checkpoint_verl_will_take(tmp_path: Path) -> None:

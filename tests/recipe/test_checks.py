@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from agpo_core import AGPOConfig, ControllerState
+from agpo_core import AGPOConfig, ControllerState, TokenLedger
 from recipe.agpo import checkpoint
 from recipe.agpo.checks import ConfigProblem, before_ray, find_problems, find_warnings
 
@@ -40,11 +40,31 @@ def test_a_good_config_has_no_problem_and_no_warning(good_config: Build) -> None
 def test_other_estimators_are_left_alone(good_config: Build) -> None:
     """A GRPO run with a config that AGPO would refuse starts, and is not changed."""
     config = good_config(
-        "algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=1", "data.train_files=nowhere.parquet"
+        "algorithm.adv_estimator=grpo",
+        "~algorithm.agpo",
+        "actor_rollout_ref.rollout.n=1",
+        "data.train_files=nowhere.parquet",
     )
     before = OmegaConf.to_yaml(config)
     before_ray(config)
     assert OmegaConf.to_yaml(config) == before
+
+
+def test_an_estimator_with_a_token_budget_is_checked(good_config: Build, run_folder: Path) -> None:
+    grpo = ("algorithm.adv_estimator=grpo", "+algorithm.agpo.token_budget=1000", "actor_rollout_ref.rollout.n=1")
+    assert find_warnings(good_config(*grpo)) == []
+    before_ray(good_config(*grpo))
+    with pytest.raises(ConfigProblem, match=r"token_budget=0: must be >= 1"):
+        before_ray(good_config("algorithm.adv_estimator=grpo", "+algorithm.agpo.token_budget=0"))
+    (run_folder / "global_step_3" / checkpoint.LEDGER_FILE).write_text("{")
+    with pytest.raises(ConfigProblem, match="token ledger"):
+        before_ray(good_config(*grpo))
+    before_ray(good_config("algorithm.adv_estimator=grpo", "~algorithm.agpo"))
+
+
+def test_controller_settings_of_another_estimator_are_pointed_out(good_config: Build) -> None:
+    warnings = find_warnings(good_config("algorithm.adv_estimator=grpo", "+algorithm.agpo.clip.enabled=false"))
+    only(warnings, "algorithm.adv_estimator=grpo", "only token_budget", "algorithm.adv_estimator=agpo")
 
 
 def test_all_problems_come_in_one_message(good_config: Build) -> None:
@@ -261,7 +281,8 @@ def run_folder(tmp_path: Path) -> Path:
     """Output folder of a run that saved step 3 with the default config."""
     folder = tmp_path / "run"
     step = folder / "global_step_3"
-    checkpoint.write_state(step, ControllerState.initial(AGPOConfig()), AGPOConfig(), {})
+    checkpoint.write_state(step, ControllerState.initial(AGPOConfig()), AGPOConfig())
+    checkpoint.write_ledger(step, TokenLedger(generated=70))
     (step / "data.pt").write_bytes(b"")
     (folder / checkpoint.TRACKER_FILE).write_text("3")
     return folder

@@ -163,10 +163,19 @@ def test_registries_here_and_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None
 def test_verifier_and_vote_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.verifier_row().status == OK
     assert doctor.vote_key_row().status == OK
-    monkeypatch.setattr("recipe.agpo.answers.fallback_vote_key", lambda text: "always")
+    monkeypatch.setattr("recipe.agpo.scoring.fallback_vote_key", lambda text: "always")
     assert doctor.vote_key_row().status == FAIL
-    monkeypatch.setattr("recipe.agpo.quickstart.task.compute_score", lambda *a: {"score": 0.0})
+    monkeypatch.setattr("recipe.agpo.rewards.self_test.self_test", lambda kinds: ["verifier math: ..."])
     assert doctor.verifier_row().status == FAIL
+
+
+def test_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipe.agpo.rewards import sandbox
+
+    assert doctor.sandbox_row().status == (OK if set(sandbox.layers()) == set(sandbox.LAYERS) else WARN)
+    monkeypatch.setattr(sandbox, "run", lambda program: sandbox.Ran("ok", "", "", 0.1, ("seccomp",)))
+    row = doctor.sandbox_row()
+    assert row.status == WARN and "landlock" in row.found
 
 
 def test_platform(monkeypatch: pytest.MonkeyPatch) -> None:

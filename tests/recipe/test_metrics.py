@@ -9,10 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agpo_core import AGPOConfig, ControllerState, StepSignals, update_state
+from agpo_core import AGPOConfig, ControllerState, StepSignals, TokenLedger, update_state
+from recipe.agpo import scoring
 from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, METRIC_PREFIX
 from recipe.agpo.groups import StepGroups, clip_columns
-from recipe.agpo.metrics import GLOSSARY, add_totals, in_glossary, pop_update_sums, step_metrics
+from recipe.agpo.ledger import ledger_metrics
+from recipe.agpo.metrics import GLOSSARY, in_glossary, pop_update_sums, step_metrics
 from tests.recipe.steps import Row, gather, record, settings, two_prompts
 
 SUMS = {
@@ -42,15 +44,15 @@ def full_step() -> dict[str, float]:
         *two_prompts(),
         *(
             replace(Row("c", i), status=status)
-            for i, status in enumerate(("raised", "timeout", "not_a_number", "non_finite"))
+            for i, status in enumerate(scoring.STATUSES[1:])
         ),
         Row("d", 0, record=record(discarded=True, tokens=9, reason="at_max", tau=1.4), tau=1.4),
         Row("pad", 0, padding=True),
     ]
     groups = clipped(gather(rows, config, state), state, config)
-    totals = add_totals({"total": 100.0, "failed_sessions": 2.0}, groups)
     drift = pop_update_sums(dict(SUMS), METRIC_PREFIX)
-    return step_metrics(groups, state, config, totals) | drift | {"agpo/overhead_s": 0.01}
+    tokens = ledger_metrics(TokenLedger(26, 12), TokenLedger(126, 12, lost_sessions=2), budget=1000)
+    return step_metrics(groups, state, config) | drift | tokens | {"agpo/overhead_s": 0.01}
 
 
 def test_every_logged_key_is_in_the_glossary_and_every_entry_is_logged() -> None:
@@ -68,15 +70,11 @@ def test_figures_of_a_hand_made_step() -> None:
     """a: outcomes 1, 0, 1, 1; b: all 1. 3 tokens a row, 5 in one."""
     config, state = AGPOConfig(), ControllerState.initial(AGPOConfig())
     groups = clipped(gather(two_prompts()), state, config)
-    logged = step_metrics(groups, state, config, add_totals({}, groups))
+    logged = step_metrics(groups, state, config)
     expected = {
         "agpo/outcome/mean": 7 / 8,
         "agpo/outcome/probe_mean": 3 / 4,
         "agpo/zero_variance_share": 0.5,
-        "agpo/tokens/total": 26.0,
-        "agpo/tokens/probe": 12.0,
-        "agpo/tokens/discarded": 0.0,
-        "agpo/tokens/total_cumulative": 26.0,
         "agpo/tau/min": 0.9,
         "agpo/tau/max": 1.1,
         "agpo/tau/reason/heated": 1.0,
@@ -94,32 +92,25 @@ def test_figures_of_a_hand_made_step() -> None:
     assert "agpo/verifier/timeout" not in logged and "agpo/state/uncertainty" not in logged
 
 
-def test_totals_go_on_and_count_discarded_tokens() -> None:
-    rows = [Row("a", i, record=record(discarded=True, tokens=9)) for i in range(2)]
-    groups = gather(rows, AGPOConfig.from_dict({"probe": {"reuse": False}}))
-    totals = add_totals({"total": 100.0, "failed_sessions": 1.0}, groups)
-    assert totals == {"total": 115.0, "probe": 9.0, "discarded": 9.0, "failed_sessions": 1.0}
-
-
 def test_discarded_probes_count_for_the_verifier_and_padding_does_not() -> None:
     config = AGPOConfig.from_dict({"probe": {"reuse": False}})
     probe = record(discarded=True, statuses=["ok", "timeout"], outcomes=[1.0, None])
     groups = gather([Row("a", 0, record=probe), Row("pad", 0, padding=True)], config)
-    logged = step_metrics(groups, ControllerState.initial(config), config, {})
+    logged = step_metrics(groups, ControllerState.initial(config), config)
     assert (logged["agpo/verifier/ok"], logged["agpo/verifier/timeout"]) == (2.0, 1.0)
 
 
 def test_outputs_of_one_session_count_once() -> None:
     config = AGPOConfig()
     groups = gather([Row("a", 0, output=i) for i in range(3)])
-    logged = step_metrics(groups, ControllerState.initial(config), config, add_totals({}, groups))
-    assert (logged["agpo/verifier/ok"], logged["agpo/tokens/total"]) == (1.0, 3.0)
+    logged = step_metrics(groups, ControllerState.initial(config), config)
+    assert logged["agpo/verifier/ok"] == 1.0
 
 
 def test_preset_grpo_logs_no_controller() -> None:
     config = AGPOConfig.from_preset("grpo")
     groups = gather([Row("a", i, outcome=float(i)) for i in range(4)], config)
-    logged = step_metrics(groups, ControllerState.initial(config), config, {})
+    logged = step_metrics(groups, ControllerState.initial(config), config)
     assert not [k for k in logged if k.startswith(("agpo/eps", "agpo/state", "agpo/signal/disp"))]
     assert logged["agpo/tau/reason/off"] == 1.0
 
@@ -127,7 +118,7 @@ def test_preset_grpo_logs_no_controller() -> None:
 def test_a_step_in_which_everything_failed_still_logs() -> None:
     config = AGPOConfig()
     groups = gather([replace(r, status="timeout", record="") for r in two_prompts()])
-    logged = step_metrics(groups, ControllerState.initial(config), config, add_totals({}, groups))
+    logged = step_metrics(groups, ControllerState.initial(config), config)
     assert (logged["agpo/verifier/timeout"], logged["agpo/verifier/ok"]) == (8.0, 0.0)
     assert all(torch.isfinite(torch.tensor(list(logged.values()))).tolist())
 

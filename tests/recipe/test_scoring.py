@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from recipe.agpo import scoring
+from recipe.agpo.rewards.verdict import JUDGED, OK, TIMEOUT, UNJUDGED
 from recipe.agpo.scoring import Scored, failed, judge
 
 
@@ -24,7 +25,7 @@ def verdict(reward: Any, info: dict[str, Any] | None = None, response: str = "##
 )
 def test_every_kind_of_number_counts(reward: Any) -> None:
     scored = verdict(reward)
-    assert (scored.status, scored.valid, scored.reward, scored.outcome) == (scoring.OK, True, 1.0, 1.0)
+    assert (scored.status, scored.valid, scored.reward, scored.outcome) == (OK, True, 1.0, 1.0)
     assert type(scored.reward) is float
 
 
@@ -68,16 +69,32 @@ def test_a_bad_outcome_spoils_a_good_reward(value: Any, status: str) -> None:
 
 
 def test_where_the_vote_key_comes_from() -> None:
-    assert verdict(1.0).vote_key == "5"
+    assert verdict(1.0).vote_key == "n:5"
     assert verdict(1.0, {"pred": "7"}).vote_key == "7"
     assert verdict(1.0, {"pred": "7", "vote_key": 8}).vote_key == "8"
     assert verdict(1.0, {"pred": "7", "answer": "9"}, vote_key="answer").vote_key == "9"
-    assert verdict(1.0, {"pred": None}).vote_key == "5"
+    assert verdict(1.0, {"pred": None}).vote_key == "n:5"
     # Unparseable, says the verifier: that is a class of its own, not a reason to guess.
     assert verdict(1.0, {"vote_key": ""}).vote_key == ""
 
 
 def test_failed_carries_no_reward() -> None:
-    scored = failed(scoring.TIMEOUT, "no reward after 60 s")
+    scored = failed(TIMEOUT, "no reward after 60 s")
     assert (scored.valid, scored.reward, scored.vote_key, scored.detail) == (False, 0.0, "", "no reward after 60 s")
-    assert set(scoring.STATUSES) == {"ok", "raised", "timeout", "not_a_number", "non_finite"}
+
+
+@pytest.mark.parametrize("status", UNJUDGED)
+def test_a_verifier_that_could_not_judge_gives_no_wrong_answer(status: str) -> None:
+    scored = verdict(0.0, {"acc": 0.0, "outcome": math.nan, "vote_key": "", "status": status})
+    assert (scored.status, scored.valid) == (status, False)
+    assert math.isnan(scored.outcome)
+
+
+@pytest.mark.parametrize("status", JUDGED)
+def test_what_the_verifier_says_of_a_judged_response_is_kept(status: str) -> None:
+    scored = verdict(0.0, {"outcome": 0.0, "vote_key": "", "status": status})
+    assert (scored.status, scored.valid, scored.outcome) == (status, True, 0.0)
+
+
+def test_a_reward_functions_own_word_for_a_status_does_not_spoil_its_verdict() -> None:
+    assert verdict(1.0, {"status": "lovely"}).status == OK

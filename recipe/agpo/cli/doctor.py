@@ -93,7 +93,8 @@ def _rows(ray: bool) -> Iterator[Row]:
         yield _guarded("registries here", registry_row)
     if finish is not None:
         yield _guarded("registries in a Ray worker", finish)
-    yield _guarded("verifier", verifier_row)
+    yield _guarded("verifiers", verifier_row)
+    yield _guarded("sandbox", sandbox_row)
     yield _guarded("vote keys", vote_key_row)
     yield _guarded("platform", platform_row)
     yield from resource_rows()
@@ -338,31 +339,39 @@ def _start_ray_worker() -> Callable[[], Row]:
 
 
 def verifier_row() -> Row:
-    """A right and a wrong answer must get 1 and 0."""
-    if _installed("reasoning-gym"):
-        from recipe.agpo.quickstart.task import compute_score
+    """A right and a wrong answer of every kind must get 1 and 0, and a hanging one must be killed."""
+    from recipe.agpo.rewards import KINDS
+    from recipe.agpo.rewards.self_test import self_test
 
-        name, right, wrong = "quickstart", "7+9=16\n#16", "7+9=16\n#17"
-        scores = [float(compute_score("chain_sum", text, "16")["score"]) for text in (right, wrong)]
-    else:
-        from verl.utils.reward_score.gsm8k import compute_score as gsm8k
+    kinds = [kind for kind in KINDS if kind != "gym" or _installed("reasoning-gym")]
+    problems = self_test(kinds)
+    if problems:
+        return Row("verifiers", FAIL, problems[0], "compare math-verify and reasoning-gym with the tested versions")
+    return Row("verifiers", OK, f"{', '.join(kinds)}: right answers 1, wrong ones 0, hanging ones killed")
 
-        name, right, wrong = "verl's gsm8k", "so it is #### 16", "so it is #### 17"
-        scores = [float(gsm8k(text, "16")) for text in (right, wrong)]
-    if scores == [1.0, 0.0]:
-        return Row("verifier", OK, f"{name}: right answer 1, wrong answer 0")
-    found = f"{name}: right answer {scores[0]}, wrong answer {scores[1]}"
-    return Row("verifier", FAIL, found, "compare its packages with the tested versions")
+
+def sandbox_row() -> Row:
+    """What confines programs that models write."""
+    from recipe.agpo.rewards import sandbox
+
+    try:
+        held = sandbox.run("").layers
+    except sandbox.SandboxUnavailable as error:
+        return Row("sandbox", WARN, str(error), "needed only for tasks whose answers are programs")
+    if set(held) == set(sandbox.LAYERS):
+        return Row("sandbox", OK, ", ".join(held))
+    missing = ", ".join(layer for layer in sandbox.LAYERS if layer not in held)
+    return Row("sandbox", WARN, f"{', '.join(held)}; not on this machine: {missing}", "see docs/verifiers.md")
 
 
 def vote_key_row() -> Row:
     """Equal answers in other spellings share a vote key, different ones do not."""
-    from recipe.agpo.answers import fallback_vote_key
+    from recipe.agpo.scoring import fallback_vote_key
 
     equal = (r"so \boxed{\frac{1}{2}}", "#### 0.50", "The answer is 1/2.", "50%")
     keys = {fallback_vote_key(text) for text in equal}
     if len(keys) != 1 or fallback_vote_key("#### 2") in keys:
-        return Row("vote keys", FAIL, f"{equal} got {sorted(keys)}", "recipe/agpo/answers.py is broken")
+        return Row("vote keys", FAIL, f"{equal} got {sorted(keys)}", "recipe/agpo/scoring.py is broken")
     return Row("vote keys", OK, "equal answers share a key")
 
 

@@ -21,7 +21,7 @@ from recipe.agpo.quickstart.task import DATA_SOURCE
 
 ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"
 REWARD = "critic/score/mean"
-TOKENS = "agpo/tokens/total"
+TOKENS = "agpo/tokens/generated"
 RESPONSE_LENGTH = "response_length/mean"
 Record = tuple[int, Mapping[str, Any]]
 Series = list[tuple[int, float]]

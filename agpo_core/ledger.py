@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generated tokens of a run, so that methods compare at equal cost. [ours]"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TokenLedger:
+    """Tokens that the policy generated since the start of a run, over restarts.
+
+    Attributes:
+        generated: all tokens sampled for training, probes and thrown-away responses included.
+        probe: of these, in probe responses.
+        discarded: of these, in responses that never train (a probe that is not reused).
+        validation: tokens sampled for validation; not part of ``generated``.
+        lost_sessions: sessions that failed before their response was complete; their tokens are unknown.
+    """
+
+    generated: int = 0
+    probe: int = 0
+    discarded: int = 0
+    validation: int = 0
+    lost_sessions: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in self.to_dict().items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"{name}={value!r}: must be a whole number >= 0")
+
+    def __add__(self, other: TokenLedger) -> TokenLedger:
+        mine, theirs = self.to_dict(), other.to_dict()
+        return TokenLedger(**{name: mine[name] + theirs[name] for name in mine})
+
+    def left(self, budget: int) -> int:
+        """Tokens of ``budget`` that are not spent; 0 when it is reached."""
+        return max(0, budget - self.generated)
+
+    def to_dict(self) -> dict[str, int]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TokenLedger:
+        """Raises ValueError for unknown or missing names and for values that are not whole numbers >= 0."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != names:
+            raise ValueError(f"a token ledger has the fields {sorted(names)}, got {sorted(values)}")
+        return cls(**values)

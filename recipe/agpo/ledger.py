@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger of generated tokens inside verl, for every method, and the budget that ends a run.
+
+Tokens are counted where they are made, in the agent loop: responses that dynamic sampling drops, probes that do
+not train and responses without a reward have cost what they cost.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from agpo_core import TokenLedger
+from recipe.agpo import checkpoint
+from recipe.agpo.settings import agpo_config
+from recipe.agpo.verl_seams import AgentLoopManagerTQ, AgentLoopWorker
+
+
+class CountingWorker(AgentLoopWorker):
+    """verl's agent-loop worker; counts what it generates."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._ledger = TokenLedger()
+
+    async def drain_tokens(self) -> dict[str, int]:
+        """Counts since the last call."""
+        drained, self._ledger = self._ledger, TokenLedger()
+        return drained.to_dict()
+
+    def count(self, outputs: list[Any], validate: bool, *, probe: bool = False, discarded: bool = False) -> int:
+        """Add one session's outputs; returns its generated tokens."""
+        tokens = sum(sum(output.response_mask) for output in outputs)
+        if validate:
+            self._ledger += TokenLedger(validation=tokens)
+        else:
+            self._ledger += TokenLedger(
+                generated=tokens, probe=tokens if probe else 0, discarded=tokens if discarded else 0
+            )
+        return tokens
+
+    async def store(self, output: Any, validate: bool, **kwargs: Any) -> None:
+        """verl's own end of a session: its reward, and its row in the queue."""
+        await super()._agent_loop_postprocess(output, validate, **kwargs)
+
+    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
+        self.count(output if isinstance(output, list) else [output], validate)
+        await self.store(output, validate, **kwargs)
+
+
+class CountingManager(AgentLoopManagerTQ):
+    """verl's agent-loop manager over counting workers."""
+
+    worker_class: type = CountingWorker
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(self.worker_class)
+
+    def drain_tokens(self) -> TokenLedger:
+        """Counts of all workers since the last call."""
+        drained = ray.get([worker.drain_tokens.remote() for worker in self.agent_loop_workers])
+        return sum((TokenLedger.from_dict(counts) for counts in drained), TokenLedger())
+
+
+if TYPE_CHECKING:
+    Trainer: Any  # whichever of verl's V1 trainers it is mixed into
+else:
+    Trainer = object
+
+
+class LedgerMixin(Trainer):
+    """For any of verl's V1 trainers: keeps the ledger over restarts and ends the run at the token budget."""
+
+    def __init__(self, config: Any) -> None:
+        self.ledger = TokenLedger()
+        self.token_budget = agpo_config(config).token_budget
+        super().__init__(config=config)
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        if self.token_budget is not None and not self.ledger.left(self.token_budget):
+            self._end("before this start")
+        super().fit(agent_loop_manager)
+
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
+        batch = super().step(metrics, timing_raw)
+        spent = self.agent_loop_manager.drain_tokens()
+        self.ledger += spent
+        metrics.update(ledger_metrics(spent, self.ledger, self.token_budget))
+        if self.token_budget is not None and not self.ledger.left(self.token_budget):
+            self._end(f"in step {self.global_steps}")
+        return batch
+
+    def _end(self, when: str) -> None:
+        """Make the current step the last one; verl then saves and validates if it does so at all."""
+        self.total_training_steps = self.global_steps
+        trainer = self.config.trainer
+        trainer.save_freq, trainer.test_freq = min(trainer.save_freq, 1), min(trainer.test_freq, 1)
+        print(
+            f"[agpo] token budget reached {when}: {self.ledger.generated:,} of {self.token_budget:,} generated tokens. "
+            "This is the end of the run; to go on, raise algorithm.agpo.token_budget and run the same command."
+        )
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        if self.global_steps == 0:
+            return
+        folder = checkpoint.checkpoint_to_resume(self.config)
+        assert folder is not None, "verl resumed, so there is a checkpoint"
+        self.ledger = checkpoint.read_ledger(folder)
+
+    def _save_checkpoint(self) -> None:
+        # Before verl marks this checkpoint as the latest.
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        checkpoint.write_ledger(folder, self.ledger)
+        super()._save_checkpoint()
+
+
+def ledger_metrics(spent: TokenLedger, total: TokenLedger, budget: int | None) -> dict[str, float]:
+    """What one step adds to the log."""
+    out = {}
+    for name, cumulative in total.to_dict().items():
+        if name != "lost_sessions":
+            out[f"agpo/tokens/{name}"] = float(spent.to_dict()[name])
+            out[f"agpo/tokens/{name}_cumulative"] = float(cumulative)
+    out["agpo/rollout/lost_sessions_cumulative"] = float(total.lost_sessions)
+    if budget is not None:
+        out["agpo/tokens/budget_left"] = float(total.left(budget))
+    return out

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""One spelling for answers that are plainly the same, without symbolic mathematics.
+
+``1/2``, ``0.5``, ``\frac12``, ``\dfrac{1}{2}``, ``50\%``, ``$x = 0.50$`` and ``二分之一`` all have the key
+``n:1/2``; what is no plain rational number has the key ``x:`` and its normalised LaTeX. Nothing is ever evaluated:
+``9**9**9`` stays text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+MAX_LENGTH = 2_000
+MAX_DIGITS = 60
+MAX_EXPONENT = 60
+
+_VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
+_SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\quad|\\qquad|~|\s+")
+_DELIMITERS = re.compile(
+    r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\[bB]ig+[lr]?(?![a-zA-Z])|\\displaystyle|\\limits|\\\(|\\\)|\\\[|\\\]"
+)
+_FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
+_SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)")
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it|sf)|operatorname|mbox|rm|bf)\s*\{([^{}]*)\}")
+_ASSIGNMENT = re.compile(r"(?:[a-zA-Z]|\\[a-z]+|[a-zA-Z]_\{?\w+\}?|[a-zA-Z]\([a-zA-Z0-9]\))\s*=\s*([^=<>]+)")
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:\{,\}\d{3})+|\d{1,3}(?: \d{3})+|\d+)"
+_DECIMAL = rf"(?:{_DIGITS}(?:\.\d*)?|\.\d+)"
+_NUMBER = re.compile(
+    rf"(?P<sign>[-+]?)\s*(?:"
+    rf"(?P<whole>\d+)?\s*\\frac\s*\{{\s*(?P<in>[-+]?\d+)\s*\}}\s*\{{\s*(?P<id>\d+)\s*\}}"
+    rf"|(?P<mixed>\d+)\s+(?P<mn>\d+)\s*/\s*(?P<md>\d+)"
+    rf"|\(?\s*(?P<num>{_DECIMAL})\s*/\s*(?P<den>{_DECIMAL})\s*\)?"
+    rf"|10\s*\^\s*\{{?\s*(?P<ten>[-+]?\d+)\s*\}}?(?!\s*\^)"
+    rf"|(?P<mantissa>{_DECIMAL})(?:\s*(?:\\times|\\cdot|\*|x|×)\s*10\s*\^\s*\{{?\s*(?P<power>[-+]?\d+)\s*\}}?"
+    rf"|[eE](?P<exponent>[-+]?\d+))?"
+    rf")"
+)
+_CURRENCY = re.compile(r"^(?:US|USD|RMB|HK|A|C)?\s*\\?[$¥€£]\s*|^(?:USD|RMB|EUR|GBP)\s+")
+_PERCENT = re.compile(r"\s*(?:\\?%|percent|per cent|pct)", re.IGNORECASE)
+_DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree|degrees?\b)", re.IGNORECASE)
+# A unit stands after a space, or is Chinese, or is one of the short ones that nobody takes for a variable.
+_UNIT = re.compile(
+    r"\s+[a-zA-Zµμ$][\w\s/^.'$²³{}\\-]*|\s*[\u4e00-\u9fff][\u4e00-\u9fff\w/]*|"
+    r"\s*(?:cm|mm|km|kg|mg|ml|mL|min|hr|hrs|sec|ft|mph|kmh|km/h|m/s|cm\^?\{?2\}?|m\^\{?2\}?|cm²|m²|cm\^?\{?3\}?)"
+)
+_NOT_A_UNIT = re.compile(
+    r"\b(?:or|and|to|plus|minus|times|over|mod|if|when|not|than|of|is|are|divided|remainder|r|x|y|n|i|pi|sqrt)\b|[或和到至余又π]",
+    re.IGNORECASE,
+)
+_CHINESE_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
+_CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000}
+_CHINESE = re.compile(r"负?[零〇一二两三四五六七八九十百千万]+")
+_WORDS = {
+    word: number
+    for number, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen".split()
+    )
+} | {word: 10 * (i + 2) for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """An answer in its canonical form.
+
+    Attributes:
+        key: ``n:<fraction>`` or ``x:<expression>``; equal keys are equal answers.
+        number: its value if it is a plain rational number.
+        percent: whether it was written as a percentage; ``number`` is then the value divided by 100.
+        unit: what stood behind the number, normalised; ``""`` if nothing.
+    """
+
+    key: str
+    number: Fraction | None = None
+    percent: bool = False
+    unit: str = ""
+
+
+@lru_cache(maxsize=8192)
+def canonical(answer: str) -> Canonical:
+    """The canonical form of an answer's text; linear in its length."""
+    if len(answer) > MAX_LENGTH:
+        return Canonical("x:#" + hashlib.sha256(answer.encode("utf-8", "replace")).hexdigest()[:16])
+    text = normalised(answer)
+    read = _quantity(text)
+    if read is None and text[:1] == "(" and text[-1:] == ")":
+        read = _quantity(text[1:-1].strip())
+    if read is None:
+        assigned = _ASSIGNMENT.fullmatch(text)
+        if assigned:
+            text = assigned.group(1).strip()
+            read = _quantity(text)
+    if read is not None:
+        number, percent, unit = read
+        return Canonical(f"n:{number}", number, percent, unit)
+    compact = re.sub(r"\s+", "", text)
+    compact = compact.replace("\\cdot", "*").replace("\\times", "*")
+    return Canonical(f"x:{compact}")
+
+
+def same(answer: Canonical, gold: Canonical) -> bool:
+    """Whether two canonical answers are equal. A percentage also equals the bare number that it shows."""
+    if answer.key == gold.key:
+        return True
+    if answer.number is None or gold.number is None or answer.percent == gold.percent:
+        return False
+    # "50" for 50 %, and "50%" for 50: the percent sign is a unit that may be left out.
+    return answer.number * (100 if answer.percent else 1) == gold.number * (100 if gold.percent else 1)
+
+
+def normalised(answer: str) -> str:
+    """LaTeX without what does not change its meaning."""
+    answer = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("\u2044", "/"), answer)
+    text = unicodedata.normalize("NFKC", answer.encode("utf-8", "replace").decode("utf-8"))
+    text = text.replace("−", "-").replace("–", "-").replace("\x00", "").replace("×", "\\times")
+    text = text.replace("\\$", "$").replace("{,}", ",").replace("\\%", "%").replace("π", "\\pi").replace("√", "\\sqrt")
+    text = _DELIMITERS.sub("", text)
+    text = _FRACTIONS.sub(r"\\frac", text)
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = _TEXT.sub(r" \1 ", text)
+    text = _SPACES.sub(" ", text).strip()
+    if text.startswith("$") and text.endswith("$") and len(text) > 1:
+        text = text[1:-1].strip()
+    while len(text) > 1 and text[0] == "{" and text[-1] == "}" and _matched(text):
+        text = text[1:-1].strip()
+    text = re.sub(r"^[\s*_`]+|[\s*_`]+$", "", text).rstrip(" ,;。!")
+    return text[:-1] if text.endswith(".") and len(text) > 1 else text
+
+
+def _matched(text: str) -> bool:
+    """Whether the first brace closes at the very end."""
+    depth = 0
+    for position, character in enumerate(text):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return position == len(text) - 1
+    return False
+
+
+def _quantity(text: str) -> tuple[Fraction, bool, str] | None:
+    """(value, whether a percentage, unit) of a text that is one number with an optional unit."""
+    bare = _CURRENCY.sub("", text)
+    sign = ""
+    if bare[:1] in "+-" and _CURRENCY.match(bare[1:].lstrip()):
+        sign, bare = bare[0], _CURRENCY.sub("", bare[1:].lstrip())
+    bare = bare.replace("$", "")
+    match = _NUMBER.match(bare)
+    if match is None:
+        return _words(text)
+    value = _value(match)
+    rest = bare[match.end() :]
+    if value is None or (not rest.strip() and match.end() == 0):
+        return None
+    value = -value if sign == "-" else value
+    percent = _PERCENT.match(rest)
+    if percent:
+        rest = rest[percent.end() :]
+        value /= 100
+    degree = _DEGREE.match(rest)
+    if degree:
+        rest = rest[degree.end() :]
+    if rest.strip(" .") and (not _UNIT.fullmatch(rest.rstrip(" .")) or _NOT_A_UNIT.search(rest)):
+        return None
+    unit = re.sub(r"\s+", " ", rest).strip(" .")
+    return value, percent is not None, "degree" if degree and not unit else unit
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    groups = match.groupdict()
+    if any(len(text) > MAX_DIGITS for text in groups.values() if text):
+        return None
+    sign = -1 if groups["sign"] == "-" else 1
+    try:
+        if groups["id"]:
+            fraction = Fraction(int(groups["in"]), int(groups["id"]))
+            return sign * (int(groups["whole"]) + fraction if groups["whole"] else fraction)
+        if groups["md"]:
+            return sign * (int(groups["mixed"]) + Fraction(int(groups["mn"]), int(groups["md"])))
+        if groups["den"]:
+            return sign * _decimal(groups["num"]) / _decimal(groups["den"])
+        power = int(groups["power"] or groups["exponent"] or groups["ten"] or 0)
+        if abs(power) > MAX_EXPONENT:
+            return None
+        return sign * (_decimal(groups["mantissa"]) if groups["mantissa"] else 1) * Fraction(10) ** power
+    except (ZeroDivisionError, ValueError):
+        return None
+
+
+def _decimal(text: str) -> Fraction:
+    return Fraction(re.sub(r"[,\s{}]", "", text).rstrip(".") or "0")
+
+
+def _words(text: str) -> tuple[Fraction, bool, str] | None:
+    """Number words of Chinese up to 99,999,999 and of English up to 99."""
+    english = re.fullmatch(r"([a-z]+)(?:[- ]([a-z]+))?", text.lower())
+    if english and english.group(1) in _WORDS:
+        tens, ones = _WORDS[english.group(1)], english.group(2)
+        if ones is None:
+            return Fraction(tens), False, ""
+        if tens >= 20 and 0 < _WORDS.get(ones, 0) < 10:
+            return Fraction(tens + _WORDS[ones]), False, ""
+        return None
+    parts = re.fullmatch(rf"({_CHINESE.pattern}|百)分之({_CHINESE.pattern})", text)
+    if parts:
+        below = 100 if parts.group(1) == "百" else _chinese(parts.group(1))
+        above = _chinese(parts.group(2))
+        if below and above is not None:
+            return Fraction(above, below), parts.group(1) == "百", ""
+        return None
+    if _CHINESE.match(text):
+        match = _CHINESE.match(text)
+        assert match is not None
+        value, rest = _chinese(match.group(0)), text[match.end() :]
+        unit = not rest or (len(rest) <= 4 and _UNIT.fullmatch(rest) and not _NOT_A_UNIT.search(rest))
+        if value is not None and unit:
+            return Fraction(value), False, rest
+    return None
+
+
+def _chinese(text: str) -> int | None:
+    sign, text = (-1, text[1:]) if text.startswith("负") else (1, text)
+    total = section = digit = 0
+    for character in text:
+        if character in _CHINESE_DIGITS:
+            digit = _CHINESE_DIGITS[character]
+        elif character in _CHINESE_UNITS:
+            section += (digit or 1) * _CHINESE_UNITS[character]
+            digit = 0
+        else:  # 万
+            if total:
+                return None
+            total, section, digit = (section + digit) * 10_000, 0, 0
+    return sign * (total + section + digit)

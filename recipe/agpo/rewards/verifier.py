@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call for every kind of answer, with the same keys whatever happens.
+
+For verl: ``reward.custom_reward_function.path=pkg://recipe.agpo.rewards name=compute_score``. The kind of a row is in
+its ``extra_info["verifier"]`` (``agpo data prepare`` writes it), else the keyword ``kind``, else it follows from the
+row's ``data_source``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from recipe.agpo.rewards.pool import Done, WorkerPool
+from recipe.agpo.rewards.verdict import OK, RAISED, Judgement, Verdict, Work, verdict
+
+KINDS = ("math", "choice", "numeric", "text", "code", "gym")
+_MODULES = {kind: f"recipe.agpo.rewards.{'maths' if kind == 'math' else kind}" for kind in KINDS}
+# Beginnings of data_source names, for data sets that other tools have prepared.
+_SOURCES = {
+    "openai/gsm8k": "math", "gsm8k": "math", "lighteval/math": "math", "hendrycks": "math", "math": "math",
+    "aime": "math", "amc": "math", "cmath": "math", "gaokao_math_cloze": "math", "gaokao_math_qa": "choice",
+    "mmlu": "choice", "sat_math": "choice", "minerva": "numeric", "ocw": "numeric", "code_contests": "code",
+    "reasoning_gym": "gym",
+}  # fmt: skip
+_MERGEABLE = ("x:", "n:")
+
+
+class UnknownKind(ValueError):
+    """No verifier for this row; the message says what to set."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One response to judge."""
+
+    response: str
+    gold: str
+    kind: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Verifier:
+    """Judges responses; what may hang runs in a pool of killable processes.
+
+    Args:
+        pool: None makes one with the next three arguments, on first need.
+        workers, time_limit_s, memory_limit_mb: see :class:`WorkerPool`.
+        format_weight: ``score = outcome + format_weight * format``.
+        runner: ``module:function`` that runs programs in place of the local sandbox.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool | None = None,
+        *,
+        workers: int = 2,
+        time_limit_s: float = 5.0,
+        memory_limit_mb: int = 1024,
+        format_weight: float = 0.0,
+        runner: str | None = None,
+    ) -> None:
+        self._pool = pool
+        self._settings = (workers, time_limit_s, memory_limit_mb)
+        self._lock = threading.Lock()
+        self.format_weight, self.runner = format_weight, runner
+
+    @property
+    def pool(self) -> WorkerPool:
+        with self._lock:
+            if self._pool is None:
+                self._pool = WorkerPool(*self._settings)
+            return self._pool
+
+    def verify(self, response: str, gold: str, kind: str, args: Mapping[str, Any] | None = None) -> Verdict:
+        """Judge one response; blocks."""
+        return self.submit(Item(response, gold, kind, args or {})).result()
+
+    async def verify_async(
+        self, response: str, gold: str, kind: str, args: Mapping[str, Any] | None = None
+    ) -> Verdict:
+        """Judge one response without holding the event loop or a thread."""
+        return await asyncio.wrap_future(self.submit(Item(response, gold, kind, args or {})))
+
+    def verify_many(self, items: Iterable[Item]) -> list[Verdict]:
+        """Judge many; verdicts in the order of the items."""
+        return [future.result() for future in [self.submit(item) for item in items]]
+
+    def submit(self, item: Item) -> Future[Verdict]:
+        """Start to judge; the future never raises for what a response contains.
+
+        Raises:
+            UnknownKind: there is no such kind.
+        """
+        module = _grader(item.kind)
+        args = dict(item.args)
+        if self.runner is not None and item.kind == "code":
+            args.setdefault("runner", self.runner)
+        started = time.perf_counter()
+        future: Future[Verdict] = Future()
+        try:
+            judged = module.judge(item.response, item.gold, args)
+            seconds = time.perf_counter() - started
+            if isinstance(judged, Work):
+                self._finish_later(judged, future)
+                return future
+            future.set_result(verdict(judged, seconds, self.format_weight))
+        except Exception as error:  # noqa: BLE001 - a grader's fault is a status, not the end of a run
+            broken = Judgement(0.0, False, "", RAISED, f"{type(error).__name__}: {error}")
+            future.set_result(verdict(broken, time.perf_counter() - started, self.format_weight))
+        return future
+
+    def merge_vote_keys(self, keys: Sequence[str]) -> list[str]:
+        """The keys of one group, with symbolically equal answers under one of their keys; blocks."""
+        merging = self._merge(keys)
+        return list(keys) if merging is None else merging[1](merging[0].result())
+
+    async def merge_vote_keys_async(self, keys: Sequence[str]) -> list[str]:
+        """As :meth:`merge_vote_keys`, without holding the event loop."""
+        merging = self._merge(keys)
+        return list(keys) if merging is None else merging[1](await asyncio.wrap_future(merging[0]))
+
+    def close(self) -> None:
+        """Kill the workers."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.close()
+
+    def _finish_later(self, work: Work, future: Future[Verdict]) -> None:
+        def finish(done: Future[Done]) -> None:
+            result = done.result()
+            try:
+                if result.status == OK:
+                    judgement = work.finish(result.value)
+                else:
+                    judgement = Judgement(0.0, False, "", result.status, result.detail)
+            except Exception as error:  # noqa: BLE001
+                judgement = Judgement(0.0, False, "", RAISED, f"{type(error).__name__}: {error}")
+            future.set_result(verdict(judgement, result.seconds, self.format_weight))
+
+        self.pool.submit(work.function, work.arguments, work.time_limit_s).add_done_callback(finish)
+
+    def _merge(self, keys: Sequence[str]) -> tuple[Future[Done], Callable[[Done], list[str]]] | None:
+        """The comparison of a group's mathematical keys, None if no two of them could be the same answer."""
+        distinct = sorted({key for key in keys if key.startswith(_MERGEABLE)}, key=lambda key: (key[0], len(key), key))
+        if len(distinct) < 2 or not any(key.startswith("x:") for key in distinct):
+            return None
+
+        def merged(done: Done) -> list[str]:
+            if done.status != OK:
+                return list(keys)  # two classes instead of one: less sharp, not wrong
+            head = {key: distinct[first] for key, first in zip(distinct, done.value, strict=True)}
+            return [head.get(key, key) for key in keys]
+
+        answers = [key[2:] for key in distinct]
+        return self.pool.submit("recipe.agpo.rewards.symbolic:classes", [answers]), merged
+
+
+def kind_of(data_source: str, extra_info: Mapping[str, Any] | None = None, kind: str | None = None) -> str:
+    """Which verifier judges a row.
+
+    Raises:
+        UnknownKind: nothing names one.
+    """
+    named = (extra_info or {}).get("verifier") or kind
+    if named is None:
+        source = data_source.lower()
+        named = next((found for start, found in _SOURCES.items() if source.startswith(start)), None)
+    if named not in KINDS:
+        raise UnknownKind(
+            f"data_source={data_source!r}, verifier={named!r}: no verifier of this kind. Give the rows "
+            f"extra_info['verifier'] (one of {', '.join(KINDS)}; `agpo data prepare` does), or set "
+            "+reward.custom_reward_function.reward_kwargs.kind=..."
+        )
+    return str(named)
+
+
+async def compute_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | None = None, **settings: Any
+) -> dict[str, float | str]:
+    """verl's reward function. Asynchronous, so that a hanging answer holds none of verl's threads.
+
+    settings (``+reward.custom_reward_function.reward_kwargs={...}``): kind, workers, time_limit_s, memory_limit_mb,
+    format_weight, runner; others are ignored.
+
+    Returns:
+        the fields of :class:`recipe.agpo.rewards.verdict.Verdict`, always all of them.
+    """
+    verifier, item = _prepared(data_source, solution_str, ground_truth, extra_info, settings)
+    found = await asyncio.wrap_future(verifier.submit(item))
+    return found.to_dict()
+
+
+def compute_score_sync(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | None = None, **settings: Any
+) -> dict[str, float | str]:
+    """As :func:`compute_score`, for frameworks whose reward functions are not asynchronous."""
+    verifier, item = _prepared(data_source, solution_str, ground_truth, extra_info, settings)
+    return verifier.submit(item).result().to_dict()
+
+
+async def merge_vote_keys(keys: Sequence[str]) -> list[str]:
+    """:meth:`Verifier.merge_vote_keys_async` of this process's own verifier with one worker."""
+    return await shared_verifier(workers=1).merge_vote_keys_async(keys)
+
+
+def shared_verifier(**settings: Any) -> Verifier:
+    """One verifier a process and setting, made on first use and again after a fork."""
+    key = (os.getpid(), tuple(sorted(settings.items())))
+    with _SHARED_LOCK:
+        if key not in _SHARED:
+            _SHARED[key] = Verifier(**settings)
+        return _SHARED[key]
+
+
+_SHARED: dict[Any, Verifier] = {}
+_SHARED_LOCK = threading.Lock()
+_SETTINGS = ("workers", "time_limit_s", "memory_limit_mb", "format_weight", "runner")
+
+
+def _prepared(
+    data_source: str, response: str, gold: Any, extra_info: Mapping[str, Any] | None, settings: Mapping[str, Any]
+) -> tuple[Verifier, Item]:
+    info = extra_info or {}
+    kind = kind_of(str(data_source), info, settings.get("kind"))
+    args = info.get("verifier_args") or {}
+    args = json.loads(args) if isinstance(args, str) else dict(args)
+    verifier = shared_verifier(**{name: settings[name] for name in _SETTINGS if name in settings})
+    return verifier, Item(str(response), str(gold), kind, args)
+
+
+def _grader(kind: str) -> Any:
+    if kind not in _MODULES:
+        raise UnknownKind(f"kind {kind!r}: known are {', '.join(KINDS)}")
+    return importlib.import_module(_MODULES[kind])
+
+

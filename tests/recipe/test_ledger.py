@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The token budget ends a run of any trainer. The trainer here is a stand-in with verl's loop conditions;
+tests/realstack/test_budget.py does it with verl's own."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from agpo_core import TokenLedger
+from recipe.agpo import checkpoint
+from recipe.agpo.ledger import CountingWorker, LedgerMixin, ledger_metrics
+
+
+class Loop:
+    """verl's ``fit``: save and validate in the last step and at their frequency."""
+
+    def __init__(self, config: Any) -> None:
+        self.config, self.global_steps, self.total_training_steps = config, 0, config.steps
+        self.saved: list[int] = []
+        self.validated: list[int] = []
+        self.logged: list[dict[str, Any]] = []
+        self._load_checkpoint()
+
+    def _load_checkpoint(self) -> None:
+        self.global_steps = self.config.resumed
+
+    def _save_checkpoint(self) -> None:
+        self.saved.append(self.global_steps)
+
+    def fit(self, manager: Any) -> None:
+        self.agent_loop_manager = manager
+        self.global_steps += 1
+        while self.global_steps <= self.total_training_steps:
+            last, metrics = self.global_steps >= self.total_training_steps, dict[str, Any]()
+            self.step(metrics, {})
+            for kind, frequency in (("save", self.config.trainer.save_freq), ("test", self.config.trainer.test_freq)):
+                if frequency > 0 and (last or self.global_steps % frequency == 0):
+                    self._save_checkpoint() if kind == "save" else self.validated.append(self.global_steps)
+            self.logged.append(metrics)
+            self.global_steps += 1
+
+    def step(self, metrics: dict[str, Any], timing: dict[str, float]) -> str:
+        return "batch"
+
+
+class Trainer(LedgerMixin, Loop):
+    pass
+
+
+class Manager:
+    def drain_tokens(self) -> TokenLedger:
+        return TokenLedger(generated=100, probe=40)
+
+
+def config(folder: Path, budget: int | None, **other: Any) -> Any:
+    return OmegaConf.create(
+        {
+            "steps": 10,
+            "resumed": 0,
+            "algorithm": {"adv_estimator": "grpo", "agpo": {"token_budget": budget}},
+            "trainer": {"save_freq": 4, "test_freq": 5, "default_local_dir": str(folder), "resume_mode": "auto"},
+        }
+        | other
+    )
+
+
+def run(settings: Any) -> Trainer:
+    trainer = Trainer(settings)
+    trainer.fit(Manager())
+    return trainer
+
+
+@pytest.mark.parametrize(("budget", "last"), [(1, 1), (100, 1), (101, 2), (650, 7), (700, 7)])
+def test_the_step_that_reaches_the_budget_is_the_last_and_is_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], budget: int, last: int
+) -> None:
+    trainer = run(config(tmp_path, budget))
+    assert len(trainer.logged) == last
+    assert trainer.saved[-1] == trainer.validated[-1] == last
+    assert trainer.ledger == TokenLedger(100 * last, 40 * last)
+    assert checkpoint.read_ledger(tmp_path / f"global_step_{last}") == trainer.ledger
+    assert f"{100 * last:,} of {budget:,} generated tokens" in capsys.readouterr().out
+
+
+def test_without_a_budget_verls_own_end_holds(tmp_path: Path) -> None:
+    trainer = run(config(tmp_path, None))
+    assert len(trainer.logged) == 10 and trainer.saved == [4, 8, 10]
+    assert "agpo/tokens/budget_left" not in trainer.logged[0]
+
+
+def test_who_never_saves_still_does_not(tmp_path: Path) -> None:
+    settings = config(tmp_path, 300)
+    settings.trainer.save_freq, settings.trainer.test_freq = -1, 0
+    trainer = run(settings)
+    assert (len(trainer.logged), trainer.saved, trainer.validated) == (3, [], [])
+
+
+def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
+    run(config(tmp_path, 400))
+    (tmp_path / checkpoint.TRACKER_FILE).write_text("4")
+    finished = run(config(tmp_path, 400, resumed=4))
+    assert finished.logged == [] and finished.saved == [], "nothing is left to do"
+    further = run(config(tmp_path, 600, resumed=4))
+    assert [m["agpo/tokens/generated_cumulative"] for m in further.logged] == [500.0, 600.0]
+    assert [m["agpo/tokens/budget_left"] for m in further.logged] == [100.0, 0.0]
+
+
+def test_a_worker_counts_where_tokens_are_made() -> None:
+    worker = object.__new__(CountingWorker)
+    worker._ledger = TokenLedger()
+    outputs = [SimpleNamespace(response_mask=[1, 1, 0, 1]), SimpleNamespace(response_mask=[1, 0])]
+    assert worker.count(outputs, validate=False) == 4, "tool output is not generated"
+    worker.count(outputs[:1], validate=False, probe=True)
+    worker.count(outputs[:1], validate=False, probe=True, discarded=True)
+    worker.count(outputs[1:], validate=True)
+    assert asyncio.run(worker.drain_tokens()) == TokenLedger(10, 6, 3, 1).to_dict()
+    assert asyncio.run(worker.drain_tokens()) == TokenLedger().to_dict()
+
+
+def test_what_is_logged() -> None:
+    logged = ledger_metrics(TokenLedger(10, 4, 2, 1), TokenLedger(110, 44, 22, 11, 3), 100)
+    assert logged["agpo/tokens/generated"] == 10.0 and logged["agpo/tokens/generated_cumulative"] == 110.0
+    assert logged["agpo/tokens/budget_left"] == 0.0 and logged["agpo/rollout/lost_sessions_cumulative"] == 3.0
