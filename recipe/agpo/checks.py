@@ -22,6 +22,7 @@ from recipe.agpo.verl_seams import MANAGER_CLASS, VERL_VERSION
 Check = Callable[[DictConfig, AGPOConfig], Iterator[str]]
 CLIP_AWARE_LOSSES = ("vanilla", "agpo", "bypass_mode")
 MAX_PROMPTS_TOKENISED = 2000
+VERIFIERS = "pkg://recipe.agpo.rewards"
 REQUIRED_COLUMNS = ("data_source", "reward_model")
 
 
@@ -319,6 +320,50 @@ def _reward(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
             f"{cause}). Every reward would fail. Try it in a Python shell; a module of a package is named "
             "pkg://package.module."
         )
+        return
+    if str(path) == VERIFIERS and name in ("compute_score", "compute_score_sync"):
+        yield from _verifiers(config)
+
+
+def _verifiers(config: DictConfig) -> Iterator[str]:
+    """Our own verifiers: every row has one, and each of them works on this machine."""
+    from recipe.agpo.rewards import UnknownKind, kind_of
+    from recipe.agpo.rewards.self_test import self_test
+
+    settings = OmegaConf.select(config, "reward.custom_reward_function.reward_kwargs") or {}
+    kinds: set[str] = set()
+    for key in ("train_files", "val_files"):
+        files = config.data[key]
+        for file in [files] if isinstance(files, str) else list(files or []):
+            path = Path(os.path.expanduser(str(file)))
+            if path.suffix != ".parquet" or not path.is_file():
+                continue
+            for source, named in _sources(path):
+                try:
+                    kinds.add(kind_of(source, {"verifier": named}, settings.get("kind")))
+                except UnknownKind as error:
+                    yield f"data.{key}={file}: {error}"
+                    break
+    for problem in self_test(kinds, settings.get("runner")) if kinds else ():
+        yield f"reward.custom_reward_function.path={VERIFIERS}: {problem}. Run: agpo doctor"
+
+
+def _sources(path: Path) -> set[tuple[str, str | None]]:
+    """The distinct (data_source, extra_info.verifier) of a file; read in pieces."""
+    import pyarrow.parquet
+
+    found: set[tuple[str, str | None]] = set()
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        names = [name for name in ("data_source", "extra_info") if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=10_000, columns=names):
+            columns = batch.to_pydict()
+            infos = columns.get("extra_info") or [None] * len(batch)
+            for source, info in zip(columns.get("data_source", []), infos, strict=True):
+                found.add((str(source), (info or {}).get("verifier") if isinstance(info, dict) else None))
+    except (pyarrow.ArrowInvalid, OSError):
+        return set()  # said by the check of the data
+    return found
 
 
 def _resume(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:

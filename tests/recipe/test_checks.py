@@ -354,3 +354,25 @@ def test_one_update_per_batch_warns(good_config: Build, capsys: pytest.CaptureFi
 
 def test_uncorrected_scoring_warns(good_config: Build) -> None:
     only(find_warnings(good_config("+algorithm.agpo.scoring=uncorrected")), "scoring=uncorrected", "own")
+
+
+# ---- verifiers ---------------------------------------------------------------------------------------
+
+
+def test_our_verifiers_are_tried_before_ray(good_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr("recipe.agpo.rewards.self_test.self_test", lambda kinds, runner: tried.append(kinds) or ["no"])
+    ours = ("reward.custom_reward_function.path=pkg://recipe.agpo.rewards",)
+    problems = find_problems(good_config(*ours))
+    assert [problem.split("=")[0] for problem in problems] == ["data.train_files", "data.val_files"]
+    only(problems[:1], "data_source='chain_sum'", "extra_info['verifier']", "reward_kwargs.kind")
+    kind = "+reward.custom_reward_function.reward_kwargs.kind=math"
+    only(find_problems(good_config(*ours, kind)), "pkg://recipe.agpo.rewards: no", "agpo doctor")
+    assert tried == [{"math"}]
+
+
+def test_working_verifiers_are_no_problem(good_config: Build, rows: Any, write_parquet: Any) -> None:
+    data = write_parquet([row | {"extra_info": {"verifier": "choice"}} for row in rows], name="choices")
+    ours = ("reward.custom_reward_function.path=pkg://recipe.agpo.rewards",)
+    files = (f"data.train_files={data}", f"data.val_files={data}")
+    assert find_problems(good_config(*ours, *files)) == []

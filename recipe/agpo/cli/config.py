@@ -28,6 +28,12 @@ defaults:
 trainer:
   logger: [console, file]
 
+# The verifiers of this package; a data row says which kind judges it (docs/verifiers.md).
+reward:
+  custom_reward_function:
+    path: pkg://recipe.agpo.rewards
+    name: compute_score
+
 algorithm:
   adv_estimator: agpo
   agpo:

@@ -30,7 +30,7 @@ _TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it|sf)|operatorname|mbo
 _ASSIGNMENT = re.compile(r"(?:[a-zA-Z]|\\[a-z]+|[a-zA-Z]_\{?\w+\}?|[a-zA-Z]\([a-zA-Z0-9]\))\s*=\s*([^=<>]+)")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:\{,\}\d{3})+|\d{1,3}(?: \d{3})+|\d+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.\d*)?|\.\d+)"
-_NUMBER = re.compile(
+NUMBER = re.compile(
     rf"(?P<sign>[-+]?)\s*(?:"
     rf"(?P<whole>\d+)?\s*\\frac\s*\{{\s*(?P<in>[-+]?\d+)\s*\}}\s*\{{\s*(?P<id>\d+)\s*\}}"
     rf"|(?P<mixed>\d+)\s+(?P<mn>\d+)\s*/\s*(?P<md>\d+)"
@@ -149,7 +149,7 @@ def _quantity(text: str) -> tuple[Fraction, bool, str] | None:
     if bare[:1] in "+-" and _CURRENCY.match(bare[1:].lstrip()):
         sign, bare = bare[0], _CURRENCY.sub("", bare[1:].lstrip())
     bare = bare.replace("$", "")
-    match = _NUMBER.match(bare)
+    match = NUMBER.match(bare)
     if match is None:
         return _words(text)
     value = _value(match)

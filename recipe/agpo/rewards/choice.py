@@ -20,7 +20,10 @@ LETTERS = "ABCDEFGHIJ"
 _ALONE = re.compile(r"[(\[（【]?\s*([A-Ja-j])\s*[)\]）】]?\s*[.:：、。,]?")
 _SEVERAL = re.compile(r"[(\[（]?([A-J])(?:\s*(?:[,，、&/]|and|or|和|或)?\s*[(（]?([A-J])[)）]?){1,9}[)\]）]?")
 _LEADING = re.compile(r"[(\[（【]?([A-J])\s*[)\]）】.:：、,，]\s*\S")
-_NAMED = re.compile(r"(?:option|choice|选项|选择|选)\s*[:：]?\s*[(（\[]?([A-J])(?![A-Za-z])", re.IGNORECASE)
+_NAMED = re.compile(
+    r"(?:(?i:option|choice|choose|pick|select)(?:\s+(?i:is|would be|option|answer))*|选项|选择|选)\s*(?:是|为)?"
+    r"\s*[:：]?\s*(?:\*\*)?[(（\[]?([A-J])(?![A-Za-z])"
+)
 _NAMED_AFTER = re.compile(r"(?<![A-Za-z])([A-J])\s*(?:选项|项|is correct|is right|正确)")
 _BRACKETED = re.compile(r"[(（\[]([A-J])[)）\]]")
 

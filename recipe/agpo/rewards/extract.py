@@ -18,6 +18,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from recipe.agpo.rewards.canonical import NUMBER, canonical, normalised
+
 MAX_CHARACTERS = 20_000
 MAX_ANSWER = 2_000
 
@@ -52,10 +54,9 @@ _NOTHING = re.compile(
     re.IGNORECASE,
 )
 _IDK = re.compile(r"\b(?:i (?:do not|don'?t|don’t) know|i give up)\b|不知道|无法(?:确定|得出答案|回答)", re.IGNORECASE)
-_NUMBER = re.compile(
-    r"(?<![\w.])[-+−]?[$¥￥€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:[ \t]*(?:%|％|\\%))?(?![\w^])"
-    r"|(?<![\w.])[-+−]?\.\d+"
-)
+_INSIDE = re.compile(r"[\w.^\\{*]\S")  # what stands before a digit that does not begin a number
+_SHORT_UNIT = re.compile(r"(?<=\d)([mghsLlJNWVKCF])$")  # 1250m: in prose a unit, not a variable
+_BOLD = re.compile(r"(?<!\S)(\*\*|__)([^*_\n]+)\1(?!\w)")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def final_answer(response: str) -> Extracted | None:
     """The answer that a response states last; None if it states none."""
     text = readable(response)
     found: list[tuple[int, int, str]] = []  # where it starts, where it ends, the answer
-    boxes, _ = _boxes(text)
+    boxes = [box for box in _boxes(text)[0] if tidy(box[2])]
     if boxes:
         found.append(_joined_boxes(text, boxes))
     for pattern in _STATEMENTS:
@@ -115,9 +116,20 @@ def last_number(response: str) -> Extracted | None:
     if _boxes(text)[1] or _IDK.search(text[-200:]):
         return None
     for line in reversed([line for line in text.splitlines() if line.strip()][-3:]):
-        numbers = _NUMBER.findall(line)
-        if numbers:
-            return Extracted(numbers[-1], False)
+        line = normalised(_BOLD.sub(r"\2", line[-MAX_ANSWER:]))
+        # A match may begin with spaces: what stands before them does not touch the number.
+        line = " " + line
+        numbers = [m for m in NUMBER.finditer(line) if not _INSIDE.match(line[max(0, m.start() - 1) : m.start() + 1])]
+        if not numbers:
+            continue
+        last = numbers[-1]
+        rest = _SENTENCE_END.split(line[last.start() :].lstrip(), maxsplit=1)[0]
+        for reading in (rest, _SHORT_UNIT.sub(r" \1", rest)):
+            if canonical(reading).number is not None:
+                return Extracted(reading, False)  # with its unit
+        following = line[last.end() : last.end() + 1]
+        # "3x" and "3^2" are not 3.
+        return None if following.isalnum() or following in ("*", "^") else Extracted(last.group(0).strip(), False)
     return None
 
 
@@ -129,7 +141,7 @@ def last_line(response: str) -> str:
 
 def tidy(answer: str) -> str:
     """An answer without the markup and punctuation around it."""
-    text = answer.strip()
+    text = _BOLD.sub(r"\2", answer.strip())
     for _ in range(3):
         before = text
         text = text.strip(" \t\r\n*_`:：")
@@ -149,7 +161,7 @@ def tidy(answer: str) -> str:
 def _sentence(text: str, start: int) -> tuple[int, str]:
     """From ``start`` to the end of the sentence; a display formula on the next lines belongs to it."""
     skipped = start
-    while skipped < len(text) and text[skipped] in " \t\r\n*":
+    while skipped < len(text) and text[skipped].isspace():
         skipped += 1
     depth, position = 0, skipped
     limit = min(len(text), skipped + 2 * MAX_ANSWER)

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Starts one method on one model; the scripts run_<method>_<model>.sh name the two. What comes after the script's name
+# goes to Hydra last, so it wins over everything here.
+#
+#   DATA_DIR          folder made by `agpo data prepare`                            (data)
+#   TRAIN, VAL        names in it: TRAIN=gsm8k VAL="gsm8k aime24"                   (gsm8k; the benchmarks that are there)
+#   MODEL_PATH        checkpoint folder or hub id                                   (what the model's config names)
+#   OUT               checkpoints, log and metrics; the same OUT resumes            (runs/<method>-<model>)
+#   GPUS, NODES       per node, and nodes of the Ray cluster at RAY_ADDRESS         (8, 1)
+#   GPU_MEMORY_GB     80 or 141: how much of it vLLM may take                       (80)
+#   TENSOR_PARALLEL   GPUs a vLLM replica                                           (what the model's config says)
+#   BACKEND           fsdp2 or megatron                                             (fsdp2)
+#   LORA_RANK         train a LoRA of this rank instead of all weights              (0)
+#   TOKEN_BUDGET      end at so many generated tokens, whatever the method          (none)
+#   LOGGERS           e.g. console,file,wandb                                       (console,file)
+#   AGPO_PYTHON       the Python with verl's GPU stack                              (python3)
+#   AGPO_DRY_RUN      1: print the command and stop                                 (0)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+method="$1" model="$2"
+shift 2
+out="${OUT:-runs/$method-$model}"
+python="${AGPO_PYTHON:-python3}"
+data="${DATA_DIR:-data}"
+
+files() {
+    local split="$1" name list=""
+    shift
+    for name in "$@"; do list="$list,$data/$name/$split.parquet"; done
+    echo "[${list#,}]"
+}
+
+validation="${VAL:-}"
+if [ -z "$validation" ]; then
+    for folder in "$data"/*/; do
+        if [ -f "$folder/test.parquet" ]; then validation="$validation $(basename "$folder")"; fi
+    done
+    validation="${validation:- ${TRAIN:-gsm8k}}"
+fi
+
+arguments=(
+    --config-name "$model"
+    "method=$method"
+    "data.train_files=$(files train ${TRAIN:-gsm8k})"
+    "data.val_files=$(files test $validation)"
+    "trainer.default_local_dir=$out/checkpoints"
+    "trainer.experiment_name=$method-$model"
+    "trainer.n_gpus_per_node=${GPUS:-8}"
+    "trainer.nnodes=${NODES:-1}"
+    "trainer.logger=[${LOGGERS:-console,file}]"
+)
+if [ -n "${MODEL_PATH:-}" ]; then arguments+=("actor_rollout_ref.model.path=$MODEL_PATH"); fi
+if [ -n "${TENSOR_PARALLEL:-}" ]; then
+    arguments+=("actor_rollout_ref.rollout.tensor_model_parallel_size=$TENSOR_PARALLEL")
+fi
+if [ -n "${TOKEN_BUDGET:-}" ]; then arguments+=("algorithm.agpo.token_budget=$TOKEN_BUDGET"); fi
+if [ "${LORA_RANK:-0}" != 0 ]; then
+    # verl takes the rank of a LoRA from another key for each backend; layered summon loads it into vLLM piece by piece.
+    case "${BACKEND:-fsdp2}" in
+        megatron) arguments+=("actor_rollout_ref.model.lora.rank=$LORA_RANK" "actor_rollout_ref.model.lora.alpha=$((2 * LORA_RANK))") ;;
+        *) arguments+=(
+            "actor_rollout_ref.model.lora_rank=$LORA_RANK" "actor_rollout_ref.model.lora_alpha=$((2 * LORA_RANK))"
+            "actor_rollout_ref.rollout.load_format=safetensors" "actor_rollout_ref.rollout.layered_summon=true"
+        ) ;;
+    esac
+    arguments+=("actor_rollout_ref.actor.optim.lr=1e-5")
+fi
+case "${GPU_MEMORY_GB:-80}" in
+    80) ;;
+    141) arguments+=("actor_rollout_ref.rollout.gpu_memory_utilization=0.7" "actor_rollout_ref.rollout.max_num_seqs=1024") ;;
+    *) echo "GPU_MEMORY_GB=$GPU_MEMORY_GB: settings are given for 80 and 141. Set one of them, and change" \
+        "actor_rollout_ref.rollout.gpu_memory_utilization behind the script's name." >&2; exit 2 ;;
+esac
+case "${BACKEND:-fsdp2}" in
+    fsdp2) ;;
+    megatron) arguments+=(
+        "model_engine=megatron" "actor_rollout_ref.actor.strategy=megatron" "actor_rollout_ref.ref.strategy=megatron"
+        "critic.strategy=megatron" "actor_rollout_ref.actor.megatron.tensor_model_parallel_size=2"
+        "actor_rollout_ref.ref.megatron.tensor_model_parallel_size=2" "critic.megatron.tensor_model_parallel_size=2"
+    ) ;;
+    *) echo "BACKEND=$BACKEND: known are fsdp2 and megatron." >&2; exit 2 ;;
+esac
+
+if [ "${AGPO_DRY_RUN:-0}" = 1 ]; then
+    printf '%s\n' "${arguments[@]}" "$@"
+    exit 0
+fi
+mkdir -p "$out"
+export VERL_FILE_LOGGER_PATH="${VERL_FILE_LOGGER_PATH:-$out/metrics.$(date +%Y%m%d-%H%M%S).jsonl}"
+"$python" -m recipe.agpo.cli doctor --no-ray
+"$python" -m recipe.agpo.cli plan "${arguments[@]}" "$@"
+exec "$python" -m recipe.agpo.main "${arguments[@]}" "$@" 2>&1 | tee -a "$out/train.log"
