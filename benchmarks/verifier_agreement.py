@@ -109,7 +109,8 @@ def judge(case: Case, found: float | None) -> str:
 
 
 def markdown(table: dict[str, dict[str, Counter[str]]], groups: list[str], sizes: Counter[str]) -> str:
-    lines = ["| verifier | " + " | ".join(f"{g} ({sizes[g]})" for g in groups) + " |", "|---" * (len(groups) + 1) + "|"]
+    lines = ["| verifier | " + " | ".join(f"{g} ({sizes[g]})" for g in groups) + " |"]
+    lines.append("|---" * (len(groups) + 1) + "|")
     for name, by_group in table.items():
         cells = []
         for group in groups:

@@ -243,6 +243,18 @@ def _data(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
             )
 
 
+def _splits(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    """Nobody trains on what the result is measured with."""
+    from recipe.agpo.data import check_training_files
+
+    files = config.data.train_files
+    listed = [files] if isinstance(files, str) else list(files or [])
+    local = [os.path.expanduser(str(file)) for file in listed if str(file).endswith(".parquet")]
+    readable = [f for f in local if Path(f).is_file() and not list(_parquet_problems(config, "train_files", Path(f)))]
+    for problem in check_training_files(readable):
+        yield f"data.train_files: {problem}"
+
+
 def _parquet_problems(config: DictConfig, key: str, path: Path) -> Iterator[str]:
     import pyarrow
     import pyarrow.parquet
@@ -390,7 +402,8 @@ AGPO_CHECKS: tuple[Check, ...] = (
     _batches,
     _model,
     _data,
+    _splits,
     _reward,
     _resume,
 )
-OTHER_ESTIMATOR_CHECKS: tuple[Check, ...] = (_versions, _model, _data, _reward, _resume)
+OTHER_ESTIMATOR_CHECKS: tuple[Check, ...] = (_versions, _model, _data, _splits, _reward, _resume)

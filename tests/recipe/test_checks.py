@@ -376,3 +376,9 @@ def test_working_verifiers_are_no_problem(good_config: Build, rows: Any, write_p
     ours = ("reward.custom_reward_function.path=pkg://recipe.agpo.rewards",)
     files = (f"data.train_files={data}", f"data.val_files={data}")
     assert find_problems(good_config(*ours, *files)) == []
+
+
+def test_training_on_a_test_split_is_refused(good_config: Build, rows: Any, write_parquet: Any) -> None:
+    data = write_parquet([row | {"extra_info": {"split": "test", "verifier": "math"}} for row in rows], name="renamed")
+    only(find_problems(good_config(f"data.train_files={data}")), "data.train_files", "renamed", "test")
+    assert find_problems(good_config(f"data.val_files={data}")) == []

@@ -20,6 +20,8 @@ MAX_DIGITS = 60
 MAX_EXPONENT = 60
 
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
+_CIRCLED = re.compile(r"\\textcircled\s*\{?\s*(\d+)\s*\}?|[\u2460-\u2473]")
+_STATEMENTS = re.compile(r"(?:\(\d+\)[\s,，、和及与]*)+")
 _SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\quad|\\qquad|~|\s+")
 _DELIMITERS = re.compile(
     r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\[bB]ig+[lr]?(?![a-zA-Z])|\\displaystyle|\\limits|\\\(|\\\)|\\\[|\\\]"
@@ -87,6 +89,8 @@ def canonical(answer: str) -> Canonical:
     if len(answer) > MAX_LENGTH:
         return Canonical("x:#" + hashlib.sha256(answer.encode("utf-8", "replace")).hexdigest()[:16])
     text = normalised(answer)
+    if _STATEMENTS.fullmatch(text) and text.count("(") > 1:
+        return Canonical("x:" + "".join(re.findall(r"\(\d+\)", text)))  # ①③ and ①、③
     read = _quantity(text)
     if read is None and text[:1] == "(" and text[-1:] == ")":
         read = _quantity(text[1:-1].strip())
@@ -115,6 +119,7 @@ def same(answer: Canonical, gold: Canonical) -> bool:
 
 def normalised(answer: str) -> str:
     """LaTeX without what does not change its meaning."""
+    answer = _CIRCLED.sub(lambda m: f"({m[1] or unicodedata.normalize('NFKC', m[0])})", answer)
     answer = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("\u2044", "/"), answer)
     text = unicodedata.normalize("NFKC", answer.encode("utf-8", "replace").decode("utf-8"))
     text = text.replace("−", "-").replace("–", "-").replace("\x00", "").replace("×", "\\times")

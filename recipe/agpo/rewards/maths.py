@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from recipe.agpo.rewards import symbolic
@@ -87,8 +86,7 @@ def readings(text: str, keep_equation: bool) -> list[Canonical]:
     return found
 
 
-@lru_cache(maxsize=4096)
-def check_gold(gold: str, args: str = "") -> str | None:
+def check_gold(gold: str, args: Mapping[str, Any] | None = None) -> str | None:
     """None if answers can be judged against ``gold``, else why not. Parses it, so it is for data preparation."""
     if not gold.strip():
         return "the reference answer is empty"

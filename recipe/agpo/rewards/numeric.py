@@ -41,6 +41,7 @@ _NAMES = {
     "millimeter": "mm", "nanometer": "nm", "micrometer": "µm", "micron": "µm", "gram": "g", "kilogram": "kg",
     "milligram": "mg", "second": "s", "sec": "s", "millisecond": "ms", "minute": "min", "hour": "h", "days": "day",
     "joule": "J", "kilojoule": "kJ", "kelvin": "K", "hertz": "Hz", "pascal": "Pa", "watt": "W", "newton": "N",
+    "arcsecond": "arcsec",
     "volt": "V", "ampere": "A", "amp": "A", "ohm": "Ω", "electronvolt": "eV", "parsec": "pc", "litre": "L",
     "米": "m", "千米": "km", "公里": "km", "厘米": "cm", "毫米": "mm", "克": "g", "千克": "kg", "公斤": "kg", "秒": "s",
     "分钟": "min", "小时": "h", "升": "L", "毫升": "mL", "度": "degree", "弧度": "rad", "焦耳": "J", "焦": "J",

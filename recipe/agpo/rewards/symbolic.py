@@ -9,8 +9,10 @@ import re
 from typing import Any
 
 MAX_LENGTH = 1_000
-# 9**9**9, 10^{10^{10}}, 123456!: sympy would try to write the number down.
-_EXPLOSIVE = re.compile(r"(?:\^|\*\*)[^+\-]{0,40}(?:\^|\*\*)|\d{4,}\s*!|(?:\^|\*\*)\s*\{?\s*\d{5,}|!\s*!")
+# 9**9**9, 9^9^9, 10^{10^{10}}, 123456!: sympy would try to write the number down. What slips through is killed.
+_EXPLOSIVE = re.compile(
+    r"(?:\^|\*\*)\s*\w+\s*(?:\^|\*\*)|\^\s*\{[^{}]*(?:\^|\*\*)|\d{4,}\s*!|(?:\^|\*\*)\s*\{?\s*\d{5,}|!\s*!"
+)
 
 
 def equal(answer: str, gold: str) -> bool:
