@@ -165,8 +165,8 @@ def main() -> int:
     ]
     arguments.out.mkdir(parents=True, exist_ok=True)
     header = (
-        "Right verdicts, and in brackets: wrong answers accepted / right answers rejected / no verdict. Ours was mended\n"
-        "until it agreed with every case: a promise kept, not an estimate for unseen data.\n\n"
+        "Right verdicts, and in brackets: wrong answers accepted / right answers rejected / no verdict. Ours was\n"
+        "mended until it agreed with every case: a promise kept, not an estimate for unseen data.\n\n"
     )
     (arguments.out / "verifier_agreement.md").write_text(header + text)
     document = {"cases": len(cases), "table": table, "disagreements": mistakes}

@@ -90,5 +90,5 @@ fi
 mkdir -p "$out"
 export VERL_FILE_LOGGER_PATH="${VERL_FILE_LOGGER_PATH:-$out/metrics.$(date +%Y%m%d-%H%M%S).jsonl}"
 "$python" -m recipe.agpo.cli doctor --no-ray
-"$python" -m recipe.agpo.cli plan "${arguments[@]}" "$@"
+"$python" -m recipe.agpo.cli plan --strict --gpu-gb "${GPU_MEMORY_GB:-80}" "${arguments[@]}" "$@"
 exec "$python" -m recipe.agpo.main "${arguments[@]}" "$@" 2>&1 | tee -a "$out/train.log"

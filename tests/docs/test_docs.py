@@ -37,6 +37,11 @@ def test_every_command_of_the_readme_is_known_to_a_test():
         "bash scripts/run_tests.sh",  # what CI runs
         "AGPO_CPU=1 .venv/bin/agpo doctor",  # tests/recipe/test_cli.py
         "python -m recipe.agpo.main",  # composed below
+        "agpo data prepare gsm8k",  # tests/data/test_data_cli.py
+        "agpo plan scripts/run_agpo_qwen14b.sh",  # tests/plan/test_plan.py
+        "bash scripts/run_agpo_qwen14b.sh",  # composed and validated in tests/plan/test_plan.py, and the next two
+        "bash scripts/run_grpo_qwen14b.sh",
+        "bash scripts/run_ppo_qwen14b.sh",
         ".venv/bin/python benchmarks/",  # help runs below
     )
     for command in commands():

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agpo plan``: what a run will do and need, before it is paid for."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the sub-command."""
+    parser = commands.add_parser("plan", help="what a launch script or config will do and need; no GPU, no Ray")
+    parser.add_argument("target", nargs="?", help="scripts/run_<method>_<model>.sh, a config's name, or a YAML file")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides, as for training")
+    parser.add_argument("--config-name", help="the target, as the training command names it")
+    parser.add_argument("--diff", metavar="OTHER", help="print what differs from another script or config")
+    parser.add_argument("--gpu-gb", type=float, default=80.0, help="memory of one GPU (default 80)")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 if the run could not start on this machine")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Returns 0, 1 with ``--strict`` and a problem, 2 if there is nothing to plan."""
+    logging.disable(logging.WARNING)
+    from recipe.agpo.plan import screen
+    from recipe.agpo.plan.compose import PlanError, compose, differences
+
+    target, overrides = arguments.target, list(arguments.overrides)
+    if arguments.config_name:
+        overrides, target = [*([target] if target else []), *overrides], arguments.config_name
+    if not target:
+        print("agpo plan: name a script or a config, for example scripts/run_agpo_qwen14b.sh")
+        return 2
+    try:
+        config = compose(target, overrides)
+        if arguments.diff:
+            for key, ours, theirs in differences(config, compose(arguments.diff, overrides)):
+                print(f"{key}: {ours} | {theirs}")
+            return 0
+        for line in screen.lines(config, arguments.gpu_gb):
+            print(line)
+        for warning in screen.warnings(config):
+            print(f"WARNING: {warning}")
+        found = screen.problems(config)
+    except (PlanError, ValueError) as error:
+        print(f"agpo plan: {error}")
+        return 2
+    for problem in found:
+        print(f"PROBLEM on this machine: {problem}")
+    return int(bool(found) and arguments.strict)

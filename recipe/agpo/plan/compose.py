@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The final configuration of a launch script or a config, without starting anything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "config"
+
+
+class PlanError(ValueError):
+    """The plan cannot be made; the message says what to change."""
+
+
+def compose(target: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose what ``target`` would run with.
+
+    Args:
+        target: a launch script (``scripts/run_agpo_qwen14b.sh``, read with its environment variables), the name of a
+            config of this package (``qwen14b``), or the path of a YAML file.
+        overrides: Hydra overrides; they win.
+
+    Raises:
+        PlanError: no such target, or an override that does not fit.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    name, given = _arguments(target)
+    folder = CONFIG_FOLDER
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).absolute()
+        if not path.is_file():
+            raise PlanError(f"{name}: no such file")
+        folder, name = path.parent, path.stem
+    elif not (CONFIG_FOLDER / f"{name}.yaml").is_file():
+        known = ", ".join(sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml")))
+        raise PlanError(f"{target}: neither a script nor a config. Configs of this package: {known}")
+    search = "hydra.searchpath=[pkg://verl.trainer.config,pkg://recipe.agpo.config]"
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(folder), version_base=None):
+            return hydra_compose(name, [*given, *overrides, search])
+    except (HydraException, ValueError) as error:
+        raise PlanError(f"{target}: {error}") from error
+
+
+def differences(left: DictConfig, right: DictConfig) -> list[tuple[str, Any, Any]]:
+    """(key, left, right) of every leaf that differs, sorted by key; absent leaves are None."""
+    ours, theirs = dict(_leaves(left)), dict(_leaves(right))
+    keys = sorted(set(ours) | set(theirs))
+    return [(key, ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
+
+
+def _arguments(target: str) -> tuple[str, list[str]]:
+    """Config name and overrides of a target."""
+    if not target.endswith(".sh"):
+        return target, []
+    if not Path(target).is_file():
+        raise PlanError(f"{target}: no such script")
+    environment = os.environ | {"AGPO_DRY_RUN": "1"}
+    done = subprocess.run(["bash", target], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    lines = done.stdout.splitlines()
+    if done.returncode or len(lines) < 2 or lines[0] != "--config-name":
+        raise PlanError(f"{target}: its dry run failed: {(done.stderr or done.stdout).strip()[-500:]}")
+    return lines[1], lines[2:]
+
+
+def _leaves(config: DictConfig) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), value)
+        else:
+            found.append((prefix, node))
+
+    walk("", OmegaConf.to_container(config, resolve=True))
+    return found

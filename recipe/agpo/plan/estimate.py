@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory, tokens and disk of a run, from the shapes in its configuration. Estimates, with their assumptions. [ours]"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+GIB = 2**30
+VLLM_OVERHEAD_GIB = 3.0  # CUDA graphs, sampler and activations of vLLM beside weights and cache
+RESERVE_GIB = 3.0  # CUDA contexts of trainer and vLLM, NCCL buffers
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Architecture of a decoder with gated MLP and grouped-query attention."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    tied: bool = False
+    qkv_bias: bool = False
+    norms: int = 2
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = self.hidden * (queries + 2 * keys) + queries * self.hidden
+        attention += (queries + 2 * keys) if self.qkv_bias else 0
+        layer = attention + 3 * self.hidden * self.intermediate + self.norms * self.hidden
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.layers * layer + embeddings + self.hidden
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of one token in bfloat16, over all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * 2
+
+
+# From the public config.json of each model.
+KNOWN = {
+    "Qwen/Qwen2.5-14B": Shape(5120, 48, 40, 8, 128, 13824, 152064, qkv_bias=True),
+    "meta-llama/Meta-Llama-3-8B": Shape(4096, 32, 32, 8, 128, 14336, 128256),
+    "google/gemma-2-9b": Shape(3584, 42, 16, 8, 256, 14336, 256000, tied=True, norms=4),
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """GiB per GPU. ``train`` is the peak of an update, ``rollout`` that of generation; both must fit."""
+
+    weights: float
+    gradients: float
+    optimiser: float
+    activations: float
+    logits: float
+    vllm_weights: float
+    kv_cache: float
+    train: float
+    rollout: float
+    cached_tokens: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one step and one run. Token figures are upper bounds: every response at its longest."""
+
+    responses: int
+    updates: int
+    tokens: int
+    probe_tokens: int
+    discarded_tokens: int
+    checkpoint_gib: float
+    checkpoints_kept: int
+
+
+def shape_of(config: DictConfig) -> Shape | None:
+    """Architecture of the actor: a known model, or ``config.json`` of a local folder; None if neither is there."""
+    path = str(config.actor_rollout_ref.model.path)
+    if path in KNOWN:
+        return KNOWN[path]
+    file = Path(path).expanduser() / "config.json"
+    if not file.is_file():
+        return None
+    values = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        heads = int(values["num_attention_heads"])
+        return Shape(
+            hidden=int(values["hidden_size"]),
+            layers=int(values["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(values.get("num_key_value_heads") or heads),
+            head_dim=int(values.get("head_dim") or values["hidden_size"] // heads),
+            intermediate=int(values["intermediate_size"]),
+            vocabulary=int(values["vocab_size"]),
+            tied=bool(values.get("tie_word_embeddings", False)),
+            qkv_bias=values.get("model_type") == "qwen2",
+            norms=4 if values.get("model_type") == "gemma2" else 2,
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def memory(config: DictConfig, shape: Shape, gpu_gib: float) -> Memory:
+    """Memory per GPU of the colocated actor and vLLM.
+
+    Weights, gradients and Adam's two moments in float32, sharded over all ranks (FSDP2; Megatron: weights in bfloat16
+    over tensor and pipeline ranks, the rest over all). A LoRA keeps frozen bfloat16 weights and no other state worth
+    counting. Activations: one bfloat16 hidden state per layer and token of a micro-batch (gradient checkpointing) plus
+    one layer recomputed. Logits: bfloat16, float32 and the gradient, of a micro-batch, split over tensor ranks. vLLM
+    sleeps during updates, and the actor's states stay on the GPU during generation.
+    """
+    ref, actor = config.actor_rollout_ref, config.actor_rollout_ref.actor
+    ranks = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
+    count = shape.parameters
+    lora = int(ref.model.get("lora_rank", 0) or 0) or int(ref.model.get("lora", {}).get("rank", 0) or 0)
+    split, sharded = 1, ranks
+    if actor.strategy == "megatron":
+        split = int(actor.megatron.tensor_model_parallel_size) * int(actor.megatron.pipeline_model_parallel_size)
+    if lora:
+        weights = 2 * count / (split if actor.strategy == "megatron" else sharded)
+        gradients = optimiser = 0.0
+    elif actor.strategy == "megatron":
+        weights, gradients, optimiser = 2 * count / split, 4 * count / split, 12 * count / sharded
+    else:
+        weights, gradients, optimiser = (4 * count / sharded, 4 * count / sharded, 8 * count / sharded)
+    if not actor.strategy == "megatron":
+        if actor.fsdp_config.param_offload:
+            weights = 0.0
+        if actor.fsdp_config.optimizer_offload:
+            optimiser = 0.0
+    tokens = micro_batch_tokens(config)
+    per_token = shape.layers * shape.hidden * 2 + 34 * shape.hidden + 6 * shape.intermediate
+    activations, logits = tokens * per_token / max(1, split), tokens * shape.vocabulary * 10 / max(1, split)
+    gathered = 2 * 2 * count / shape.layers if actor.strategy != "megatron" else 0.0
+    share = float(ref.rollout.gpu_memory_utilization) * gpu_gib * GIB
+    vllm_weights = 2 * count / int(ref.rollout.tensor_model_parallel_size)
+    cache = max(0.0, share - vllm_weights - VLLM_OVERHEAD_GIB * GIB)
+    per_cached = shape.kv_bytes_per_token / int(ref.rollout.tensor_model_parallel_size)
+    states = weights + gradients + optimiser
+    critic = states if config.critic.get("enable") or str(config.algorithm.adv_estimator) == "gae" else 0.0
+    train = states + critic + gathered + activations + logits + RESERVE_GIB * GIB
+    rollout = weights + optimiser + critic + share + RESERVE_GIB * GIB
+    return Memory(
+        weights=_gib(weights),
+        gradients=_gib(gradients),
+        optimiser=_gib(optimiser),
+        activations=_gib(activations),
+        logits=_gib(logits),
+        vllm_weights=_gib(vllm_weights),
+        kv_cache=_gib(cache),
+        train=_gib(train),
+        rollout=_gib(rollout),
+        cached_tokens=int(cache / per_cached),
+    )
+
+
+def _gib(size: float) -> float:
+    return round(size / GIB, 2)
+
+
+def micro_batch_tokens(config: DictConfig) -> int:
+    """Tokens of one forward and backward pass on one GPU."""
+    actor = config.actor_rollout_ref.actor
+    if actor.use_dynamic_bsz:
+        return int(actor.ppo_max_token_len_per_gpu)
+    longest = int(config.data.max_prompt_length) + int(config.data.max_response_length)
+    return int(actor.ppo_micro_batch_size_per_gpu or actor.ppo_mini_batch_size) * longest
+
+
+def cost(config: DictConfig, shape: Shape | None, probe_size: int, reuse: bool) -> Cost:
+    """Tokens per step, and disk per checkpoint (float32 weights and Adam's moments, of actor and critic)."""
+    ref, data = config.actor_rollout_ref, config.data
+    prompts, group, longest = int(data.train_batch_size), int(ref.rollout.n), int(data.max_response_length)
+    extra = 0 if reuse else prompts * probe_size
+    models = 2 if str(config.algorithm.adv_estimator) == "gae" else 1
+    size = models * 12 * shape.parameters / GIB if shape else 0.0
+    keep: Any = config.trainer.max_actor_ckpt_to_keep
+    return Cost(
+        responses=prompts * group + extra,
+        updates=-(-prompts // int(ref.actor.ppo_mini_batch_size)) * int(ref.actor.ppo_epochs),
+        tokens=(prompts * group + extra) * longest,
+        probe_tokens=prompts * probe_size * longest,
+        discarded_tokens=extra * longest,
+        checkpoint_gib=round(size, 1),
+        checkpoints_kept=int(keep) if keep else 0,
+    )

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One screen that says what a run will do and what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig
+
+from recipe.agpo.checks import AGPO_CHECKS, OTHER_ESTIMATOR_CHECKS, find_problems, find_warnings
+from recipe.agpo.plan import estimate
+from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger, resolved
+
+WIDTH = 14
+
+
+def problems(config: DictConfig) -> list[str]:
+    """What would stop the run on this machine, with its fix."""
+    if is_agpo(config):
+        return find_problems(config, AGPO_CHECKS)
+    return find_problems(config, OTHER_ESTIMATOR_CHECKS) if keeps_ledger(config) else []
+
+
+def lines(config: DictConfig, gpu_gib: float) -> Iterator[str]:
+    """The plan, line by line."""
+    ref, data, trainer = config.actor_rollout_ref, config.data, config.trainer
+    shape = estimate.shape_of(config)
+    yield _row("method", _method(config))
+    size = f", {shape.parameters / 1e9:.2f} billion weights" if shape else ", shape unknown here: no estimates"
+    lora = ref.model.get("lora_rank", 0) or ref.model.get("lora", {}).get("rank", 0)
+    yield _row("model", f"{ref.model.path}{size}{f', LoRA of rank {lora}' if lora else ''}")
+    gpus = int(trainer.n_gpus_per_node) * int(trainer.nnodes)
+    backend = f"{ref.actor.strategy}, vLLM replicas of {ref.rollout.tensor_model_parallel_size} GPU(s)"
+    yield _row("machine", f"{trainer.nnodes} node(s) x {trainer.n_gpus_per_node} GPU(s) of {gpu_gib:g} GB; {backend}")
+    probe, reuse = _probe(config)
+    cost = estimate.cost(config, shape, probe, reuse)
+    yield _row(
+        "step",
+        f"{data.train_batch_size} prompts x {ref.rollout.n} responses = {cost.responses:,} responses, "
+        f"{cost.updates} update(s) per batch, at most {cost.tokens:,} generated tokens",
+    )
+    if is_agpo(config):
+        share = "train too" if reuse else f"are thrown away: {cost.discarded_tokens:,} tokens a step"
+        yield _row("probe", f"{probe} of {ref.rollout.n} responses per prompt decide; they {share}")
+    yield _row("run", _length(config, cost))
+    if shape:
+        need = estimate.memory(config, shape, gpu_gib)
+        fits = "fits" if max(need.train, need.rollout) <= gpu_gib else f"does NOT fit into {gpu_gib:g}"
+        yield _row(
+            "memory, update",
+            f"{need.train:.0f} GiB per GPU: weights {need.weights:g}, gradients {need.gradients:g}, optimiser "
+            f"{need.optimiser:g}, activations {need.activations:g}, logits {need.logits:g} ({fits})",
+        )
+        longest = int(data.max_prompt_length) + int(data.max_response_length)
+        yield _row(
+            "memory, rollout",
+            f"{need.rollout:.0f} GiB per GPU: vLLM {ref.rollout.gpu_memory_utilization:g} of it, weights "
+            f"{need.vllm_weights:g}, KV cache {need.kv_cache:g} = {need.cached_tokens:,} tokens, "
+            f"{need.cached_tokens // longest} responses at their longest",
+        )
+        kept = f"{cost.checkpoints_kept} kept" if cost.checkpoints_kept else "all kept"
+        yield _row("checkpoint", f"about {cost.checkpoint_gib:,.0f} GiB every {trainer.save_freq} steps, {kept}")
+    yield _row("logged", f"{', '.join(trainer.logger)}; checkpoints and decisions in {trainer.default_local_dir}")
+    yield _row("validation", f"{_files(data.val_files)}, every {trainer.test_freq} steps")
+    yield _row("assumes", f"{gpus} GPU(s) shared by trainer and vLLM; formulas in recipe/agpo/plan/estimate.py")
+
+
+def _method(config: DictConfig) -> str:
+    name = str(config.algorithm.adv_estimator)
+    if not is_agpo(config):
+        note = ", tokens counted" if keeps_ledger(config) else ""
+        return f"{name} of verl (critic)" + note if name == "gae" else f"{name} of verl, no controller{note}"
+    agpo = agpo_config(config)
+    bounds = f"adapts in [{agpo.temperature.min:g}, {agpo.temperature.max:g}]"
+    temperature = bounds if agpo.temperature.enabled else "is fixed"
+    clip = "adapts" if agpo.clip.enabled else "is fixed"
+    return f"agpo, preset {agpo.preset}: temperature {temperature}, clip ratio {clip}, scoring {agpo.scoring}"
+
+
+def _probe(config: DictConfig) -> tuple[int, bool]:
+    if not is_agpo(config):
+        return 0, True
+    agpo = agpo_config(config)
+    if not agpo.adaptive:
+        return 0, True
+    return resolved(config, agpo).probe_size, agpo.probe.reuse
+
+
+def _length(config: DictConfig, cost: estimate.Cost) -> str:
+    budget: Any = agpo_config(config).token_budget if keeps_ledger(config) else None
+    steps = config.trainer.total_training_steps
+    limit = f"{steps} steps" if steps else f"{config.trainer.total_epochs} epochs"
+    if budget is None:
+        return f"{limit}, no token budget"
+    return f"ends at {budget:,} generated tokens (at least {-(-budget // cost.tokens):,} steps), or after {limit}"
+
+
+def _files(files: Any) -> str:
+    listed = [files] if isinstance(files, str) else list(files or [])
+    return ", ".join(str(file) for file in listed) or "none"
+
+
+def _row(name: str, text: str) -> str:
+    return f"{name:<{WIDTH + 2}}{text}"
+
+
+def warnings(config: DictConfig) -> list[str]:
+    """Settings that work but make a part of the method pointless."""
+    return find_warnings(config)
