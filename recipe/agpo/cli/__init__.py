@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``agpo``: ``agpo doctor`` and ``agpo config``."""
+"""The command ``agpo``: ``agpo doctor``, ``agpo config``, ``agpo plan``, ``agpo data`` and ``agpo eval``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         from recipe.agpo.cli import doctor
 
         return doctor.run(ray=not arguments.no_ray, json_path=arguments.json)
+    if arguments.command == "plan":
+        from recipe.agpo.cli import plan
+
+        return plan.run(arguments)
+    if arguments.command == "data":
+        from recipe.agpo.cli import data
+
+        return data.run(arguments)
+    if arguments.command == "eval":
+        from recipe.agpo.cli import eval as evaluation
+
+        return evaluation.run(arguments)
     from recipe.agpo.cli import config
 
     return config.run(markdown=arguments.markdown, write=arguments.write)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="agpo", description="AGPO for verl: checks and configuration.")
+    from recipe.agpo.cli import data, plan
+    from recipe.agpo.cli import eval as evaluation
+
+    parser = argparse.ArgumentParser(prog="agpo", description="AGPO for verl: checks, configuration, data, evaluation.")
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="could training start on this machine, and why not")
     doctor.add_argument("--no-ray", action="store_true", help="leave out the check in a Ray worker (the slow one)")
     doctor.add_argument("--json", type=Path, metavar="PATH", help="also write the rows to PATH as JSON")
+    plan.register(commands)
+    data.register(commands)
+    evaluation.register(commands)
     config = commands.add_parser("config", help="print every key of algorithm.agpo with its meaning")
     form = config.add_mutually_exclusive_group()
     form.add_argument("--yaml", action="store_true", help="as the Hydra file agpo_trainer.yaml (default)")

@@ -186,13 +186,13 @@ def compute_score(
         score, acc: 1.0 if reasoning-gym's scorer gives the answer full marks, else 0.0 (its partial marks for
         answers that merely contain the right one are not an outcome). vote_key: the answer in one spelling,
         ``""`` if there is none. format: 1.0 if the response ends with an answer line. status: ``ok`` or
-        ``unparseable``.
+        ``no_answer``.
     """
     if data_source != DATA_SOURCE:
         raise ValueError(f"data_source {data_source!r}: this verifier knows only {DATA_SOURCE!r}")
     answer = final_answer(solution_str)
     if answer is None:
-        return {"score": 0.0, "acc": 0.0, "vote_key": "", "format": 0.0, "status": "unparseable"}
+        return {"score": 0.0, "acc": 0.0, "vote_key": "", "format": 0.0, "status": "no_answer"}
     metadata = json.loads((extra_info or {}).get("metadata") or "{}")
     marks = _scorer().score_answer(answer, {"answer": ground_truth, "metadata": metadata})
     outcome = 1.0 if marks >= 1.0 else 0.0

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``agpo eval``: accuracy of a checkpoint on benchmarks, with intervals; resumable."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+
+def register(commands: Any) -> None:
+    """Add the subcommand to ``agpo``'s."""
+    parser = commands.add_parser(
+        "eval",
+        help="evaluate a checkpoint on data files: accuracy with interval, pass@k, maj@k, tokens",
+        description="Evaluate a checkpoint in HF format with vLLM. The same command goes on after an interruption.",
+    )
+    parser.add_argument("--model", required=True, help="folder in HF format, verl checkpoint folder, or hub id")
+    parser.add_argument(
+        "--data", required=True, nargs="+", type=Path, metavar="FILE", help="parquet files in verl's schema"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this evaluation")
+
+    asked = parser.add_argument_group("what is asked")
+    asked.add_argument("--protocol", choices=("greedy", "sampled"), default="greedy")
+    asked.add_argument("--samples", type=int, metavar="K", help="responses a problem (sampled: 8)")
+    asked.add_argument("--temperature", type=float, help="sampled: 1")
+    asked.add_argument("--top-p", type=float, help="sampled: 1")
+    asked.add_argument("--max-tokens", type=int, help="generated tokens at most (2048)")
+    asked.add_argument("--seed", type=int, help="of the sampling (0)")
+    asked.add_argument("--limit", type=int, metavar="N", help="only N problems of each file, at even distances")
+    asked.add_argument(
+        "--template",
+        choices=("auto", "chat", "plain"),
+        default="auto",
+        help="chat template, or the plain text of the messages (auto: chat if the tokenizer has one)",
+    )
+
+    judged = parser.add_argument_group("how it is judged")
+    judged.add_argument("--pass-at", type=int, nargs="+", metavar="K", help="pass@k for these k (powers of 2)")
+    judged.add_argument("--maj-at", type=int, nargs="+", metavar="K", help="maj@k for these k (powers of 2)")
+    judged.add_argument("--reward", metavar="PKG:FUNCTION", help="a reward function in place of the rows' verifiers")
+    judged.add_argument("--rejudge", action="store_true", help="judge the responses that DIR holds again")
+    judged.add_argument("--compare", type=Path, metavar="OTHER_DIR", help="paired difference to a finished evaluation")
+
+    engine = parser.add_argument_group("vLLM")
+    engine.add_argument("--platform", choices=("auto", "cpu", "gpu"), default="auto")
+    engine.add_argument("--dtype", default="auto", help="vLLM's dtype (auto; float32 stays float32 on the CPU)")
+    engine.add_argument("--tensor-parallel-size", type=int, default=1, metavar="GPUS")
+    engine.add_argument("--gpu-memory-utilization", type=float, default=0.9, metavar="SHARE")
+    engine.add_argument("--max-model-len", type=int, metavar="TOKENS", help="context (as long as needed)")
+    engine.add_argument("--chunk", type=int, metavar="PROBLEMS", help="problems between two saves")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Returns the exit code: 0; 1: refused, with the reason; 130: interrupted, can go on."""
+    from recipe.agpo.evaluate.errors import EvaluationError
+
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _evaluate(arguments)
+        return 0
+    except EvaluationError as error:
+        print(f"agpo eval: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nagpo eval: interrupted; the same command goes on in {arguments.out}", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from recipe.agpo.evaluate import checkpoint, compare, data, generate, judge, protocols, report
+    from recipe.agpo.evaluate import run as runs
+    from recipe.agpo.evaluate.errors import EvaluationError
+
+    # Everything that can be refused is refused before the model is loaded.
+    protocol = protocols.protocol(
+        arguments.protocol,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        samples=arguments.samples,
+        max_tokens=arguments.max_tokens,
+        seed=arguments.seed,
+    )
+    print(f"protocol  {protocol}")
+    pass_at = protocols.steps(protocol.samples, arguments.pass_at, "pass")
+    maj_at = protocols.steps(protocol.samples, arguments.maj_at, "maj")
+    if arguments.chunk is not None and arguments.chunk < 1:
+        raise EvaluationError(f"--chunk must be at least 1, got {arguments.chunk}")
+    if arguments.compare is not None:
+        if arguments.compare.resolve() == arguments.out.resolve():
+            raise EvaluationError("--compare names the folder of --out: a run cannot be compared with itself")
+        compare.check(arguments.compare)
+    model = checkpoint.find(arguments.model)
+    benchmarks = data.load(arguments.data, arguments.limit)
+    judging = judge.RowJudge(arguments.reward)
+    for benchmark in benchmarks:
+        try:
+            judging.check(benchmark.problems)
+        except EvaluationError as error:
+            raise EvaluationError(f"{benchmark.path}: {error}") from error
+    platform = generate.choose_platform(arguments.platform)
+    generate.check_memory(model, platform)
+    settings = generate.EngineSettings(
+        platform=platform,
+        dtype=generate.choose_dtype(arguments.dtype, platform, model.config),
+        template=generate.choose_template(arguments.template, model.template_hash() != "none"),
+        tensor_parallel_size=arguments.tensor_parallel_size,
+        gpu_memory_utilization=arguments.gpu_memory_utilization,
+        max_model_len=arguments.max_model_len,
+    )
+    if platform == "cpu" and settings.tensor_parallel_size != 1:
+        raise EvaluationError("--tensor-parallel-size is for GPUs; on the CPU platform it is 1")
+    print(f"model     {model.folder}")
+    print(f"platform  {platform}, {settings.identity()['engine']}, {settings.dtype}, template {settings.template}")
+    for benchmark in benchmarks:
+        print(f"data      {benchmark.name}: {len(benchmark.problems)} of {benchmark.rows} problems")
+
+    template = f"chat {model.template_hash()}" if settings.template == "chat" else "plain"
+    header = runs.header(
+        arguments.model, model.fingerprint(), settings.identity(), template, benchmarks, protocol, arguments.limit,
+        judging.identity(),
+    )  # fmt: skip
+    chunk = arguments.chunk or max(1, generate.CHUNK_RESPONSES[platform] // protocol.samples)
+    task = runs.Task(benchmarks, protocol, header, pass_at, maj_at, chunk)
+    try:
+        result = runs.evaluate(
+            arguments.out,
+            task,
+            lambda problems: generate.VllmGenerator(model, protocol, settings, problems),
+            judging,
+            rejudge=arguments.rejudge,
+        )
+        report.write(arguments.out, result)
+        if arguments.compare is not None:
+            result["comparison"] = compare.compare(arguments.out, arguments.compare)
+            report.write(arguments.out, result)
+    finally:
+        judging.close()
+    print(f"\n{report.markdown(result)}\nwritten to {arguments.out}: eval.json, eval.md, eval.png")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which folder holds a model's weights in HF format, and a hash that tells one model from another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipe.agpo.evaluate.errors import EvaluationError
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+# What decides how the weights are used: shape, tokenizer, chat template, end tokens.
+SETTINGS = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+    "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "chat_template.json",
+)  # fmt: skip
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+SAMPLE_BYTES = 1 << 20
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in HF format.
+
+    Attributes:
+        name: what the user wrote.
+        folder: where config, tokenizer and weights are.
+    """
+
+    name: str
+    folder: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "config.json").read_text(encoding="utf-8")))
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(path.stat().st_size for path in weight_files(self.folder))
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes of settings and weights. Of each weight file: name, size, and a megabyte at both ends and the middle.
+
+        Reading all of a large model would take minutes, and training changes all of its weights.
+        """
+        return {"settings": _hash(_settings(self.folder)), "weights": _hash(_samples(self.folder))}
+
+    def template_hash(self) -> str:
+        """Of the chat template's text, ``none`` without one."""
+        for name in TEMPLATES:
+            if (self.folder / name).is_file():
+                return _hash([(self.folder / name).read_bytes()])
+        file = self.folder / "tokenizer_config.json"
+        template = json.loads(file.read_text(encoding="utf-8")).get("chat_template") if file.is_file() else None
+        return _hash([json.dumps(template).encode()]) if template else "none"
+
+
+def find(model: str) -> Checkpoint:
+    """The checkpoint that ``model`` names.
+
+    Args:
+        model: a folder in HF format; a checkpoint folder of verl (``global_step_N`` or its ``actor``) whose
+            ``huggingface`` folder has weights; or a hub id.
+
+    Raises:
+        EvaluationError: there is none; for a sharded checkpoint the message gives the command that merges it.
+    """
+    folder = Path(model).expanduser()
+    if not folder.exists():
+        if _HUB_ID.fullmatch(model):
+            return Checkpoint(model, _from_hub(model))
+        raise EvaluationError(f"no model folder {model}")
+    if not folder.is_dir():
+        raise EvaluationError(f"{model} is a file: name the folder that holds config.json and the weights")
+    for candidate in (folder, folder / "huggingface", folder / "actor", folder / "actor" / "huggingface"):
+        if (candidate / "config.json").is_file() and weight_files(candidate):
+            return Checkpoint(model, candidate)
+    for candidate in (folder, folder / "actor", folder.parent if folder.name == "huggingface" else folder):
+        if (candidate / "fsdp_config.json").is_file() or any(candidate.glob("model_world_size_*_rank_*.pt")):
+            raise EvaluationError(
+                f"{model} is a checkpoint in verl's shards, not yet in HF format. Merge it first:\n"
+                f"    python -m verl.model_merger merge --backend fsdp --local_dir {candidate} "
+                f"--target_dir {candidate}-hf\n"
+                f"and evaluate {candidate}-hf. The merger stores the weights as bfloat16."
+            )
+    problem = "has no weights (*.safetensors)" if (folder / "config.json").is_file() else "has no config.json"
+    raise EvaluationError(f"{model} is no checkpoint in HF format: it {problem}")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Safetensors if there are any, else the older binary files."""
+    for pattern in WEIGHTS:
+        if found := sorted(folder.glob(pattern)):
+            return found
+    return []
+
+
+def _from_hub(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]))
+    except Exception as error:  # noqa: BLE001 - offline, unknown, gated: each with a message of its own
+        raise EvaluationError(
+            f"{model} is no folder here, and could not be had as a hub id: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _settings(folder: Path) -> Iterator[bytes]:
+    for name in SETTINGS:
+        if (folder / name).is_file():
+            yield name.encode()
+            yield (folder / name).read_bytes()
+
+
+def _samples(folder: Path) -> Iterator[bytes]:
+    for path in weight_files(folder):
+        size = path.stat().st_size
+        yield f"{path.name}:{size}".encode()
+        with path.open("rb") as file:
+            for start in sorted({0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)}):
+                file.seek(start)
+                yield file.read(SAMPLE_BYTES)
+
+
+def _hash(parts: Any) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(len(part).to_bytes(8, "big") + part)
+    return total.hexdigest()[:16]

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of an evaluation: what was asked (``header.json``), responses and verdicts, one problem a line.
+
+Lines are appended and flushed to disk a chunk at a time, so that whatever ends the process costs one chunk at most. A
+last line that was cut short is dropped. The header says what the folder belongs to; another evaluation is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from recipe.agpo.evaluate.data import digest
+from recipe.agpo.evaluate.errors import EvaluationError
+
+VERSION = 1
+HEADER, RESPONSES, VERDICTS, LOCK = "header.json", "responses.jsonl", "verdicts.jsonl", ".lock"
+REPORT = "eval.json"  # written last
+Key = tuple[str, str]  # benchmark, problem
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a folder belongs to.
+
+    Attributes:
+        model: as the user wrote it; a model that has moved is still the same, so this is not compared.
+        generation: what the responses depend on.
+        judging: what the verdicts depend on besides the responses.
+    """
+
+    model: str
+    generation: dict[str, str]
+    judging: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        return digest([self.generation, self.judging])
+
+
+class Store:
+    """An evaluation's folder, locked for this process.
+
+    Args:
+        folder: made if it does not exist.
+        header: of this evaluation.
+        rejudge: throw the verdicts away and keep the responses.
+
+    Raises:
+        EvaluationError: the folder belongs to another evaluation, or is in use.
+    """
+
+    def __init__(self, folder: Path, header: Header, *, rejudge: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.header = folder, header
+        self._lock = (folder / LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise EvaluationError(f"{folder} is in use by another `agpo eval`") from error
+        try:
+            self._claim(rejudge)
+            self.responses = read_lines(folder / RESPONSES, mend=True)
+            verdicts = read_lines(folder / VERDICTS, mend=True)
+        except BaseException:
+            self.close()
+            raise
+        # A verdict whose response is gone would judge the wrong text.
+        self.verdicts = {key: line for key, line in verdicts.items() if key in self.responses}
+
+    def add_responses(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Append; each line names its ``benchmark`` and ``problem``."""
+        self.responses |= _append(self.folder / RESPONSES, lines)
+
+    def add_verdicts(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Append, likewise."""
+        self.verdicts |= _append(self.folder / VERDICTS, lines)
+
+    def close(self) -> None:
+        """Give the folder free."""
+        self._lock.close()
+
+    def _claim(self, rejudge: bool) -> None:
+        before = read_header(self.folder)
+        if before is None:
+            if (self.folder / RESPONSES).exists():
+                raise EvaluationError(f"{self.folder} holds responses and no {HEADER}: name another folder with --out")
+            write_atomically(self.folder / HEADER, _header_text(self.header))
+            return
+        if changed := differences(before.generation, self.header.generation):
+            raise EvaluationError(
+                f"{self.folder} holds responses of another evaluation; name another folder with --out. "
+                f"Different:\n{changed}"
+            )
+        changed = differences(before.judging, self.header.judging)
+        if changed and not rejudge:
+            raise EvaluationError(
+                f"{self.folder} holds verdicts that were reached differently; judge its responses again with "
+                f"--rejudge. Different:\n{changed}"
+            )
+        if rejudge:  # the verdicts go first: a header must never stand over verdicts that are not its own
+            (self.folder / VERDICTS).unlink(missing_ok=True)
+        if changed:
+            write_atomically(self.folder / HEADER, _header_text(self.header))
+
+
+def read_header(folder: Path) -> Header | None:
+    """The header of a folder, None if it has none."""
+    path = folder / HEADER
+    if not path.exists():
+        return None
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["version"] != VERSION:
+            raise EvaluationError(f"{path} is of version {stored['version']}, this program writes {VERSION}")
+        return Header(stored["model"], stored["generation"], stored["judging"])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise EvaluationError(f"{path} is no header of an evaluation: {error!r}") from error
+
+
+def read_lines(path: Path, *, mend: bool = False) -> dict[Key, dict[str, Any]]:
+    """Lines by (benchmark, problem); of two with the same key the later counts.
+
+    Args:
+        path: a file that need not exist.
+        mend: cut an incomplete last line off the file, so that it can be appended to.
+
+    Raises:
+        EvaluationError: a line other than the last is broken.
+    """
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    found: dict[Key, dict[str, Any]] = {}
+    good = 0
+    lines = content.splitlines(keepends=True)
+    for number, raw in enumerate(lines, start=1):
+        try:
+            if not raw.endswith(b"\n"):
+                raise ValueError("cut short")
+            line = json.loads(raw)
+            found[line["benchmark"], line["problem"]] = line
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise EvaluationError(f"{path}, line {number} is broken: {error}. Remove the line to go on") from error
+            break
+        good += len(raw)
+    if mend and good < len(content):
+        with path.open("r+b") as file:
+            file.truncate(good)
+            os.fsync(file.fileno())
+    return found
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """One line for each value that differs."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return "\n".join(f"    {n}: {before.get(n, 'absent')} there, {now.get(n, 'absent')} here" for n in names)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _append(path: Path, lines: Iterable[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
+    lines = list(lines)
+    # ASCII: lone surrogates in a response survive. splitlines() on bytes knows only \n and \r, which JSON escapes.
+    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    with path.open("ab") as file:
+        file.write(text.encode("ascii"))
+        file.flush()
+        os.fsync(file.fileno())
+    return {(line["benchmark"], line["problem"]): line for line in lines}
+
+
+def _header_text(header: Header) -> str:
+    return json.dumps({"version": VERSION, "fingerprint": header.fingerprint, **asdict(header)}, indent=2) + "\n"
