@@ -286,7 +286,8 @@ def _long_prompts(config: DictConfig, key: str, file: Any) -> Iterator[str]:
         from transformers import AutoTokenizer
 
         path = config.actor_rollout_ref.model.get("tokenizer_path") or config.actor_rollout_ref.model.path
-        tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(str(path)))
+        # What is here already: a check must not wait for a download, nor for the retries of a machine without one.
+        tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(str(path)), local_files_only=True)
     except (OSError, ValueError):
         return
     limit, column = int(config.data.max_prompt_length), config.data.get("prompt_key", "prompt")

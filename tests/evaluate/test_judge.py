@@ -54,7 +54,7 @@ def test_the_quickstarts_rows_are_judged_by_its_own_reward_function():
     verdicts = RowJudge()([(row, "7+5=12\n#12"), (row, "7+5=13\n#13"), (row, "7+5=12")])
     assert [verdict.outcome for verdict in verdicts] == [1.0, 0.0, 0.0]
     assert [verdict.vote_key for verdict in verdicts] == ["12", "13", ""]
-    assert [verdict.status for verdict in verdicts] == ["ok", "ok", "unparseable"]
+    assert [verdict.status for verdict in verdicts] == ["ok", "ok", "no_answer"]
 
 
 def test_a_reward_function_of_a_file_takes_the_place_of_the_verifiers(tmp_path):
