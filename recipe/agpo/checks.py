@@ -22,6 +22,7 @@ from recipe.agpo.verl_seams import MANAGER_CLASS, VERL_VERSION
 Check = Callable[[DictConfig, AGPOConfig], Iterator[str]]
 CLIP_AWARE_LOSSES = ("vanilla", "agpo", "bypass_mode")
 MAX_PROMPTS_TOKENISED = 2000
+TRAINER_MODES = ("sync", "colocate_async")
 VERIFIERS = "pkg://recipe.agpo.rewards"
 REQUIRED_COLUMNS = ("data_source", "reward_model")
 
@@ -88,6 +89,11 @@ def find_warnings(config: DictConfig) -> list[str]:
             "ratio is 1 and no clip ratio does anything. Set ppo_mini_batch_size to half of the batch or less, or "
             "ppo_epochs=2."
         )
+    if actor.strategy == "megatron":
+        found.append(
+            "actor_rollout_ref.actor.strategy=megatron: AGPO has been run with FSDP2 only so far. Compare the first "
+            "steps with actor_rollout_ref.actor.strategy=fsdp2 before you trust it."
+        )
     if agpo.scoring == "uncorrected" and agpo.temperature.enabled:
         found.append(
             "algorithm.agpo.scoring=uncorrected: responses are sampled at their own temperature and scored at "
@@ -109,8 +115,11 @@ def _trainer(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     if not config.trainer.use_v1:
         yield "trainer.use_v1=False: AGPO works with verl's V1 trainer. Set trainer.use_v1=True."
     mode = config.trainer.v1.trainer_mode
-    if mode != "sync":
-        yield f"trainer.v1.trainer_mode={mode}: AGPO supports the synchronous trainer. Set it to sync."
+    if mode not in TRAINER_MODES:
+        yield (
+            f"trainer.v1.trainer_mode={mode}: it trains several times on one rollout version, and the controllers step "
+            f"once per rollout version. Set it to {' or '.join(TRAINER_MODES)}."
+        )
     if config.reward.reward_model.enable and not config.reward.reward_model.enable_resource_pool:
         yield (
             "reward.reward_model.enable=True without a resource pool: rewards then come after the rollout, and the "

@@ -76,6 +76,7 @@ class LedgerMixin(Trainer):
 
     def __init__(self, config: Any) -> None:
         self.ledger = TokenLedger()
+        self._spent = TokenLedger()  # since the last logged step
         self.token_budget = agpo_config(config).token_budget
         super().__init__(config=config)
 
@@ -86,12 +87,16 @@ class LedgerMixin(Trainer):
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
         batch = super().step(metrics, timing_raw)
-        spent = self.agent_loop_manager.drain_tokens()
-        self.ledger += spent
-        metrics.update(ledger_metrics(spent, self.ledger, self.token_budget))
+        self._drain()
+        metrics.update(ledger_metrics(self._spent, self.ledger, self.token_budget))
+        self._spent = TokenLedger()
         if self.token_budget is not None and not self.ledger.left(self.token_budget):
             self._end(f"in step {self.global_steps}")
         return batch
+
+    def _drain(self) -> None:
+        spent = self.agent_loop_manager.drain_tokens()
+        self.ledger, self._spent = self.ledger + spent, self._spent + spent
 
     def _end(self, when: str) -> None:
         """Make the current step the last one; verl then saves and validates if it does so at all."""
@@ -112,6 +117,8 @@ class LedgerMixin(Trainer):
         self.ledger = checkpoint.read_ledger(folder)
 
     def _save_checkpoint(self) -> None:
+        # An asynchronous rollout has gone on since the step; what it finished is saved with the checkpoint.
+        self._drain()
         # Before verl marks this checkpoint as the latest.
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         checkpoint.write_ledger(folder, self.ledger)

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's synchronous trainer with AGPO's controllers around its steps.
+"""verl's trainer with AGPO's controllers around its steps: the synchronous one, or ``colocate_async``.
 
 One step: verl submits the prompts (our agent-loop manager adds the frozen controller state), the rollout probes
 and decides temperatures, verl computes old log-probs, we decide a clip ratio per response, verl updates, and we
 fold the whole batch into the state once.
+
+In ``colocate_async`` prompts are generated ahead: a response may be a version older than the policy that trains on it,
+and its temperature was decided with the state of the step that submitted it. Each response carries its own temperature
+and probe, so scoring and statistics need nothing else; clip ratios are decided when the batch trains, with the newest
+state. Which prompts make up a batch then depends on what is finished first.
 """
 
 from __future__ import annotations
@@ -28,7 +33,6 @@ from recipe.agpo.ledger import LedgerMixin
 from recipe.agpo.rollout import COLUMNS
 from recipe.agpo.settings import agpo_config, resolved
 from recipe.agpo.verl_seams import (
-    PPOTrainerSync,
     actor_loss_config,
     actor_ranks,
     order_rows,
@@ -38,12 +42,17 @@ from recipe.agpo.verl_seams import (
 POLL_SECONDS = 0.1
 
 
+def agpo_trainer(base: type) -> type:
+    """``base``, one of verl's trainers, with AGPO."""
+    return type(f"AGPO{base.__name__.removeprefix('PPO')}", (AGPOMixin, base), {})
+
+
 class RolloutFailed(RuntimeError):
     """The rollout could not produce a batch; the message names the first cause."""
 
 
-class AGPOTrainer(LedgerMixin, PPOTrainerSync):
-    """verl's ``PPOTrainerSync`` with adaptive clip ratio and temperature."""
+class AGPOMixin(LedgerMixin):
+    """Adaptive clip ratio and temperature for one of verl's V1 trainers; see :func:`agpo_trainer`."""
 
     def __init__(self, config: Any) -> None:
         self.agpo = agpo_config(config)

@@ -3,15 +3,15 @@
 
 What AGPO touches and how:
 
-=============================================  =================================================================
-verl                                           use
-=============================================  =================================================================
-``trainer.ppo.core_algos`` registries          estimator ``agpo``, policy loss ``agpo``
-``trainer.ppo.v1.get_trainer_cls``             returns our trainer when ``algorithm.adv_estimator=agpo``
-``utils.config.validate_config``               our checks run in it, before Ray starts
-``trainer.ppo.v1.agent_loop_tq``               base classes of our rollout
-``PPOTrainerSync``                             base class of our trainer
-=============================================  =================================================================
+===============================================  ===============================================================
+verl                                             use
+===============================================  ===============================================================
+``trainer.ppo.core_algos`` registries            estimator ``agpo``, policy loss ``agpo``
+``trainer.ppo.v1.get_trainer_cls``               adds the ledger, and AGPO if ``algorithm.adv_estimator=agpo``
+``utils.config.validate_config``                 our checks run in it, before Ray starts
+``trainer.ppo.v1.agent_loop_tq``                 base classes of our rollout
+``PPOTrainerSync``, ``PPOTrainerColocateAsync``  base classes of our trainer
+===============================================  ===============================================================
 """
 
 from __future__ import annotations
@@ -30,16 +30,11 @@ LEDGER_MANAGER_CLASS = "recipe.agpo.ledger.CountingManager"
 if TYPE_CHECKING:
     AgentLoopWorker: Any
     AgentLoopManagerTQ: Any
-    PPOTrainerSync: Any
     settle_sessions: Callable[..., Any]
 
 
 def __getattr__(name: str) -> Any:
     """verl's classes, imported on first use: importing this module must stay cheap."""
-    if name == "PPOTrainerSync":
-        from verl.trainer.ppo.v1 import PPOTrainerSync
-
-        return PPOTrainerSync
     if name in ("AgentLoopWorker", "AgentLoopManagerTQ", "settle_sessions"):
         from verl.trainer.ppo.v1 import agent_loop_tq
 
@@ -91,9 +86,9 @@ def _select_trainer(v1: ModuleType) -> None:
                 elif agent.get("agent_loop_manager_class") is None:
                     agent.agent_loop_manager_class = LEDGER_MANAGER_CLASS
             if is_agpo(config):
-                from recipe.agpo.trainer import AGPOTrainer
+                from recipe.agpo.trainer import agpo_trainer
 
-                return AGPOTrainer(config=config)
+                return agpo_trainer(base)(config=config)
             from recipe.agpo.ledger import LedgerMixin
 
             return type(f"Ledger{base.__name__}", (LedgerMixin, base), {})(config=config)

@@ -86,16 +86,31 @@ TRAINER_METHODS = {
     "_balance_batch": ["self", "batch", "metrics", "logging_prefix", "keep_minibatch"],
     "_compute_advantage": ["self", "batch", "metrics"],
     "_step_once": ["self", "metrics", "timing_raw", "sample_batch_size"],
+    "step": ["self", "metrics", "timing_raw"],
     "on_init_end": ["self"],
     "fit": ["self", "agent_loop_manager"],
 }
 
 
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
 @pytest.mark.parametrize("name", TRAINER_METHODS)
-def test_trainer_methods_that_we_override(name: str) -> None:
-    from verl.trainer.ppo.v1 import PPOTrainerSync
+def test_trainer_methods_that_we_override(name: str, mode: str) -> None:
+    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
-    assert parameters(getattr(PPOTrainerSync, name)) == TRAINER_METHODS[name], MEND
+    assert parameters(getattr(TRAINER_REGISTRY[mode], name)) == TRAINER_METHODS[name], MEND
+
+
+def test_how_verl_ends_a_run() -> None:
+    """The token budget shortens the run and makes its last step one that saves and validates."""
+    from verl.trainer.ppo.v1 import PPOTrainer
+
+    text = source(PPOTrainer.fit)
+    assert "self.global_steps <= self.total_training_steps" in text, MEND
+    assert "self.global_steps % self.config.trainer.save_freq == 0" in text, MEND
+    assert "self.global_steps % self.config.trainer.test_freq == 0" in text, MEND
+    marks = ("self.step(metrics", "self._save_checkpoint()", "trainer.test_freq")
+    step, save, validate = map(text.index, marks)
+    assert step < save < validate, MEND
 
 
 def test_trainer_attributes_that_we_read() -> None:

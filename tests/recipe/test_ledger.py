@@ -46,6 +46,7 @@ class Loop:
             self.global_steps += 1
 
     def step(self, metrics: dict[str, Any], timing: dict[str, float]) -> str:
+        self.agent_loop_manager.undrained += TokenLedger(generated=100, probe=40)
         return "batch"
 
 
@@ -54,8 +55,14 @@ class Trainer(LedgerMixin, Loop):
 
 
 class Manager:
+    """Generates 100 tokens a step."""
+
+    def __init__(self) -> None:
+        self.undrained = TokenLedger()
+
     def drain_tokens(self) -> TokenLedger:
-        return TokenLedger(generated=100, probe=40)
+        drained, self.undrained = self.undrained, TokenLedger()
+        return drained
 
 
 def config(folder: Path, budget: int | None, **other: Any) -> Any:
@@ -86,6 +93,24 @@ def test_the_step_that_reaches_the_budget_is_the_last_and_is_saved(
     assert trainer.ledger == TokenLedger(100 * last, 40 * last)
     assert checkpoint.read_ledger(tmp_path / f"global_step_{last}") == trainer.ledger
     assert f"{100 * last:,} of {budget:,} generated tokens" in capsys.readouterr().out
+
+
+def test_what_an_asynchronous_rollout_finished_after_the_step_is_saved_and_logged_with_the_next(
+    tmp_path: Path,
+) -> None:
+    class Ahead(Trainer):
+        def step(self, metrics: dict[str, Any], timing: dict[str, float]) -> str:
+            batch = super().step(metrics, timing)
+            self.agent_loop_manager.undrained += TokenLedger(generated=7)
+            return batch
+
+    settings = config(tmp_path, None)
+    settings.trainer.save_freq = 1
+    settings.steps = 2
+    trainer = Ahead(settings)
+    trainer.fit(Manager())
+    assert [m["agpo/tokens/generated"] for m in trainer.logged] == [100.0, 107.0]
+    assert [checkpoint.read_ledger(tmp_path / f"global_step_{i}").generated for i in (1, 2)] == [107, 214]
 
 
 def test_without_a_budget_verls_own_end_holds(tmp_path: Path) -> None:

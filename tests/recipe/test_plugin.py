@@ -63,7 +63,7 @@ get_trainer_cls("sync")(config=grpo)
 import recipe.agpo.trainer
 class Ours:
     def __init__(self, config): built.append("AGPOTrainer")
-recipe.agpo.trainer.AGPOTrainer = Ours
+recipe.agpo.trainer.agpo_trainer = lambda base: Ours
 agpo = config("agpo")
 get_trainer_cls("sync")(config=agpo)
 result = {

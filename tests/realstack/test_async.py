@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verl's asynchronous, colocated trainer: prompts are generated ahead, and a kill loses neither state nor ledger."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from agpo_core import load_state
+from recipe.agpo.checkpoint import read_ledger
+from tests.realstack import stack
+
+STEPS = 6
+OVERRIDES = (
+    "trainer.v1.trainer_mode=colocate_async",
+    "trainer.v1.colocate_async.num_warmup_batches=1",
+    "reward.custom_reward_function.name=by_hash",
+    "actor_rollout_ref.rollout.calculate_log_probs=True",
+    "actor_rollout_ref.actor.optim.lr=1e-4",
+    "data.max_response_length=32",
+    "trainer.save_freq=2",
+    f"trainer.total_training_steps={STEPS}",
+)
+
+
+def test_stale_prompts_train_and_a_killed_run_goes_on(launch):
+    killed = launch(OVERRIDES, reward=stack.HERE / "bad_reward.py")
+    killed.wait_for(lambda: 4 in killed.steps())
+    os.kill(killed.process.pid, signal.SIGKILL)
+    killed.stop()
+
+    resumed = launch(OVERRIDES, reward=stack.HERE / "bad_reward.py")
+    assert resumed.wait() == 0, resumed.tail()
+    first, later = killed.steps(), resumed.steps()
+    assert min(later) in (3, 5) and max(later) == STEPS
+    steps = {step: data for step, data in first.items() if step < min(later)} | later
+
+    staleness = [data["training/off_policy/trajectory_staleness/max"] for data in steps.values()]
+    assert max(staleness) >= 1, "some responses are older than the policy that trains on them"
+    assert any(data["agpo/tau/min"] < data["agpo/tau/max"] for data in steps.values())
+    for step, data in steps.items():
+        # A response's own temperature makes up for most; one policy update lies between some of them.
+        assert data["training/rollout_probs_diff_mean"] < 5e-3, step
+        assert data["agpo/state/updates"] == step - 1, "once per step, also over the restart"
+    generated = [steps[step]["agpo/tokens/generated_cumulative"] for step in sorted(steps)]
+    assert generated == sorted(generated) and generated[0] > 0
+
+    folder = resumed.folder / "checkpoints" / f"global_step_{STEPS}"
+    state, _, _ = load_state(folder / "agpo_state.json")
+    assert state.step == STEPS
+    assert read_ledger(folder).generated >= generated[-1], "what was generated ahead is counted too"
+    decided = resumed.decisions()
+    assert [len([d for d in decided if d["step"] == step]) for step in range(1, STEPS + 1)] == [8] * STEPS
+    assert len({d["prompt"] for d in decided}) == 8 * STEPS, "no prompt trains twice"
