@@ -70,7 +70,7 @@ def cases() -> dict[str, Case]:
         ),
         "code": Case(
             "code", tests, (PRINT_SUM, ENDLESS, OPENS_FILE, "print it yourself"),
-            (1.0, 0.0, 0.0, 0.0), {"language": "python3", "time_limit_s": 1.0, "memory_limit_mb": 256},
+            (1.0, 0.0, 0.0, 0.0), {"language": "python3", "time_limit_s": 5.0, "memory_limit_mb": 256},
             (OK, LIMIT, OK, NO_ANSWER),
         ),
         "gym": Case(
@@ -88,7 +88,8 @@ def cases() -> dict[str, Case]:
     }  # fmt: skip
 
 
-HANGS = "\\boxed{(x+1)^{3000}-(x+2)^{2999}}"
+# An ordinary looking answer that sympy expands for more than 40 s.
+HANGS = "\\boxed{(x+1)^{9999}-(x+2)^{9998}}"
 
 
 def write_rows(path: Path) -> Path:

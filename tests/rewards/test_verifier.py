@@ -87,7 +87,8 @@ def test_the_same_keys_whatever_happens(verifier: Verifier, kind, response, gold
     ],
 )
 def test_programs(verifier: Verifier, body: str, outcome: float, status: str) -> None:
-    found = verifier.verify(program(body), TESTS, "code", {"time_limit_s": 1.0})
+    seconds = 1.0 if body == "while True: pass" else 20.0
+    found = verifier.verify(program(body), TESTS, "code", {"time_limit_s": seconds})
     assert (found.outcome, found.status) == (outcome, status)
 
 
