@@ -102,7 +102,8 @@ def canonical(answer: str) -> Canonical:
     if read is not None:
         number, percent, unit = read
         return Canonical(f"n:{number}", number, percent, unit)
-    compact = re.sub(r"\s+", "", text)
+    # The space behind a command is its end: \omega t is not \omegat.
+    compact = re.sub(r"\s+", "", re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])", "\\1\x00", text)).replace("\x00", " ")
     compact = compact.replace("\\cdot", "*").replace("\\times", "*")
     return Canonical(f"x:{compact}")
 

@@ -56,6 +56,8 @@ _NOTHING = re.compile(
 _IDK = re.compile(r"\b(?:i (?:do not|don'?t|don’t) know|i give up)\b|不知道|无法(?:确定|得出答案|回答)", re.IGNORECASE)
 _INSIDE = re.compile(r"[\w.^\\{*]\S")  # what stands before a digit that does not begin a number
 _SHORT_UNIT = re.compile(r"(?<=\d)([mghsLlJNWVKCF])$")  # 1250m: in prose a unit, not a variable
+# "This result is obtained by taking the limit": beside a box, a sentence without any mathematics is a remark.
+_REMARK = re.compile(r"[a-zA-Z'’,-]+(?:\s+[a-zA-Z'’,-]+){2,}")
 _BOLD = re.compile(r"(?<!\S)(\*\*|__)([^*_\n]+)\1(?!\w)")
 
 
@@ -98,7 +100,7 @@ def final_answer(response: str) -> Extracted | None:
     if tag >= 0:
         found.append((tag, close, text[tag + len("<answer>") : close]))
     found = [(start, end, tidy(answer)) for start, end, answer in found]
-    found = [item for item in found if item[2]]
+    found = [item for item in found if item[2] and not (boxes and _REMARK.fullmatch(item[2]))]
     if not found:
         return None
     start, end, answer = max(found, key=lambda item: (item[0], item[1]))
