@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -399,6 +400,27 @@ def _resume(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         yield str(error)
 
 
+def _disk(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    """A full disk in the middle of a checkpoint is found out hours after the start."""
+    from recipe.agpo.plan.estimate import cost, shape_of
+
+    shape = shape_of(config)
+    if shape is None or int(config.trainer.save_freq) <= 0:
+        return
+    folder = Path(os.path.expanduser(str(config.trainer.default_local_dir))).absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    each = cost(config, shape, 0, True).checkpoint_gib
+    kept = int(config.trainer.max_actor_ckpt_to_keep or 1)
+    needed, free = (kept + 1) * each, shutil.disk_usage(existing).free / 2**30
+    # verl deletes the oldest checkpoint only after the newest is written.
+    if needed > free:
+        yield (
+            f"trainer.default_local_dir={folder}: {free:,.0f} GiB are free there, and {kept} checkpoint(s) kept while "
+            f"another is written take about {needed:,.0f} GiB ({each:,.1f} each). Set another "
+            "trainer.default_local_dir, a lower trainer.max_actor_ckpt_to_keep, or trainer.save_freq=-1."
+        )
+
+
 def _with_prefix(message: str) -> str:
     return message if "algorithm.agpo" in message else f"algorithm.agpo: {message}"
 
@@ -415,5 +437,6 @@ AGPO_CHECKS: tuple[Check, ...] = (
     _splits,
     _reward,
     _resume,
+    _disk,
 )
-OTHER_ESTIMATOR_CHECKS: tuple[Check, ...] = (_versions, _model, _data, _splits, _reward, _resume)
+OTHER_ESTIMATOR_CHECKS: tuple[Check, ...] = (_versions, _model, _data, _splits, _reward, _resume, _disk)

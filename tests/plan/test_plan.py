@@ -47,7 +47,9 @@ def test_every_script_composes_for_every_backend(
     config = plan(script)
     assert config.actor_rollout_ref.actor.strategy == backend
     assert config.algorithm.adv_estimator == {"agpo": "agpo", "grpo": "grpo", "ppo": "gae"}[script.split("_")[1]]
-    assert [problem for problem in screen.problems(config) if "no such file" not in problem] == []
+    # Data and disk are this machine's, not the script's.
+    local = ("no such file", "GiB are free")
+    assert [p for p in screen.problems(config) if not any(words in p for words in local)] == []
     untried = ["megatron"] if backend == "megatron" and "agpo" in script else []
     assert [word for warning in screen.warnings(config) for word in untried if word in warning] == untried
     assert len(screen.warnings(config)) == len(untried)

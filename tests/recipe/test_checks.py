@@ -383,3 +383,18 @@ def test_training_on_a_test_split_is_refused(good_config: Build, rows: Any, writ
     data = write_parquet([row | {"extra_info": {"split": "test", "verifier": "math"}} for row in rows], name="renamed")
     only(find_problems(good_config(f"data.train_files={data}")), "data.train_files", "renamed", "test")
     assert find_problems(good_config(f"data.val_files={data}")) == []
+
+
+def test_a_disk_that_is_too_small_for_the_checkpoints(good_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    model = "actor_rollout_ref.model.path=Qwen/Qwen2.5-14B"
+    settings = ("trainer.save_freq=5", "trainer.max_actor_ckpt_to_keep=2", model)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 400 * 2**30))
+    only(find_problems(good_config(*settings)), "400 GiB are free", "165.1 each", "ckpt_to_keep", "save_freq=-1")
+    assert find_problems(good_config(*settings, "actor_rollout_ref.model.lora_rank=32")) == []
+    assert find_problems(good_config(*settings, "trainer.save_freq=-1")) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 500 * 2**30))
+    assert find_problems(good_config(*settings)) == []

@@ -83,6 +83,12 @@ class Cost:
     checkpoints_kept: int
 
 
+def lora_rank(config: DictConfig) -> int:
+    """Rank of the LoRA that is trained, 0 if all weights are; each backend has a key of its own."""
+    model = config.actor_rollout_ref.model
+    return int(model.get("lora_rank", 0) or 0) or int(model.get("lora", {}).get("rank", 0) or 0)
+
+
 def shape_of(config: DictConfig) -> Shape | None:
     """Architecture of the actor: a known model, or ``config.json`` of a local folder; None if neither is there."""
     path = str(config.actor_rollout_ref.model.path)
@@ -122,7 +128,7 @@ def memory(config: DictConfig, shape: Shape, gpu_gib: float) -> Memory:
     ref, actor = config.actor_rollout_ref, config.actor_rollout_ref.actor
     ranks = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
     count = shape.parameters
-    lora = int(ref.model.get("lora_rank", 0) or 0) or int(ref.model.get("lora", {}).get("rank", 0) or 0)
+    lora = lora_rank(config)
     split, sharded = 1, ranks
     if actor.strategy == "megatron":
         split = int(actor.megatron.tensor_model_parallel_size) * int(actor.megatron.pipeline_model_parallel_size)
@@ -178,12 +184,13 @@ def micro_batch_tokens(config: DictConfig) -> int:
 
 
 def cost(config: DictConfig, shape: Shape | None, probe_size: int, reuse: bool) -> Cost:
-    """Tokens per step, and disk per checkpoint (float32 weights and Adam's moments, of actor and critic)."""
+    """Tokens per step, and disk per checkpoint: float32 weights and Adam's moments, of actor and critic; with a LoRA
+    the frozen bfloat16 weights."""
     ref, data = config.actor_rollout_ref, config.data
     prompts, group, longest = int(data.train_batch_size), int(ref.rollout.n), int(data.max_response_length)
     extra = 0 if reuse else prompts * probe_size
     models = 2 if str(config.algorithm.adv_estimator) == "gae" else 1
-    size = models * 12 * shape.parameters / GIB if shape else 0.0
+    size = models * (2 if lora_rank(config) else 12) * shape.parameters / GIB if shape else 0.0
     keep: Any = config.trainer.max_actor_ckpt_to_keep
     return Cost(
         responses=prompts * group + extra,
@@ -191,6 +198,6 @@ def cost(config: DictConfig, shape: Shape | None, probe_size: int, reuse: bool) 
         tokens=(prompts * group + extra) * longest,
         probe_tokens=prompts * probe_size * longest,
         discarded_tokens=extra * longest,
-        checkpoint_gib=round(size, 1),
+        checkpoint_gib=round(size, 3),
         checkpoints_kept=int(keep) if keep else 0,
     )

@@ -28,7 +28,7 @@ def lines(config: DictConfig, gpu_gib: float) -> Iterator[str]:
     shape = estimate.shape_of(config)
     yield _row("method", _method(config))
     size = f", {shape.parameters / 1e9:.2f} billion weights" if shape else ", shape unknown here: no estimates"
-    lora = ref.model.get("lora_rank", 0) or ref.model.get("lora", {}).get("rank", 0)
+    lora = estimate.lora_rank(config)
     yield _row("model", f"{ref.model.path}{size}{f', LoRA of rank {lora}' if lora else ''}")
     gpus = int(trainer.n_gpus_per_node) * int(trainer.nnodes)
     backend = f"{ref.actor.strategy}, vLLM replicas of {ref.rollout.tensor_model_parallel_size} GPU(s)"

@@ -60,8 +60,8 @@ def compare(found: Extracted, gold: str) -> Judgement | Work:
         return Work(EQUAL_PARTS, arguments, lambda equal: right if equal else wrong)
     if (answer.number is not None and reference.number is not None) or _wordy(answer) or _wordy(reference):
         return wrong
-    ours, theirs = (normalised(text).replace("$", " ") for text in (found.text, gold))
-    return Work(EQUAL, [ours, theirs], lambda equal: right if equal else wrong)
+    texts = [normalised(text).replace("$", " ") for text in (found.text, gold)]
+    return Work(EQUAL, texts, lambda equal: right if equal else wrong)
 
 
 def readings(text: str, keep_equation: bool) -> list[Canonical]:
