@@ -8,7 +8,6 @@ that is killed at any moment leaves either the old checkpoint or a new one that 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,9 +56,7 @@ def checkpoint_to_resume(config: Any) -> Path | None:
                 "trainer.resume_mode=disable, or in another folder with trainer.default_local_dir=..."
             )
         text = str(steps[-1])
-        temporary = tracker.with_suffix(".tmp")
-        temporary.write_text(text)
-        os.replace(temporary, tracker)
+        write_atomic(tracker, text)
         print(f"[agpo] repaired {tracker}: it was cut off while being written; latest step is {text}")
     folder = root / f"global_step_{text}"
     return folder if folder.exists() else None
@@ -136,9 +133,7 @@ class DecisionLog:
             # A kill may have cut a character in two; splitlines() would also split at separators inside a text.
             lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
             kept = [line for line in lines if 0 < _step_of(line) <= resumed_step]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            os.replace(temporary, path)
+            write_atomic(path, "".join(f"{line}\n" for line in kept))
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add one step's rows in a single write."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,7 @@ def before_ray(config: DictConfig) -> None:
         for key, old, new in apply_cpu_defaults(config):
             print(f"[agpo] without a GPU: {key}={new} (was {old})")
         problems = [f"{key}={value} cannot work without a GPU: {need}." for key, value, need in cpu_conflicts(config)]
-    if is_agpo(config):
-        problems += find_problems(config)
-    elif keeps_ledger(config):
-        problems += find_problems(config, OTHER_ESTIMATOR_CHECKS)
+    problems += find_problems(config)
     if problems:
         listed = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
         raise ConfigProblem(f"AGPO cannot start, {len(problems)} problem(s):\n{listed}")
@@ -60,13 +57,16 @@ def before_ray(config: DictConfig) -> None:
         print(f"[agpo] WARNING: {warning}")
 
 
-def find_problems(config: DictConfig, checks: Sequence[Check] | None = None) -> list[str]:
-    """All reasons why this run could not work, in words; empty if it can start."""
+def find_problems(config: DictConfig) -> list[str]:
+    """All reasons why this run could not work, in words; empty if it can start, or is none of ours."""
+    if not keeps_ledger(config):
+        return []
     try:
         agpo = agpo_config(config)
     except ValueError as error:
         return [_with_prefix(str(error))]
-    return [problem for check in checks or AGPO_CHECKS for problem in check(config, agpo)]
+    checks = AGPO_CHECKS if is_agpo(config) else OTHER_ESTIMATOR_CHECKS
+    return [problem for check in checks for problem in check(config, agpo)]
 
 
 def find_warnings(config: DictConfig) -> list[str]:
@@ -224,11 +224,10 @@ def _model(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
 
 def _data(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     for key in ("train_files", "val_files"):
-        files = config.data[key]
         rows, all_counted = 0, True
-        for file in [files] if isinstance(files, str) else list(files or []):
-            path = Path(os.path.expanduser(str(file)))
-            if "://" in str(file):
+        for file in _listed(config, key):
+            path = Path(os.path.expanduser(file))
+            if "://" in file:
                 all_counted = False
                 continue
             if not path.is_file():
@@ -257,15 +256,35 @@ def _splits(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     """Nobody trains on what the result is measured with."""
     from recipe.agpo.data import check_training_files
 
-    files = config.data.train_files
-    listed = [files] if isinstance(files, str) else list(files or [])
-    local = [os.path.expanduser(str(file)) for file in listed if str(file).endswith(".parquet")]
-    readable = [f for f in local if Path(f).is_file() and not list(_parquet_problems(config, "train_files", Path(f)))]
-    for problem in check_training_files(readable):
+    files = [path for _, path in _parquet_files(config, "train_files")]
+    for problem in check_training_files([path for path in files if not list(_schema_problems(config, "", path))]):
         yield f"data.train_files: {problem}"
 
 
+def _listed(config: DictConfig, key: str) -> list[str]:
+    """The files of ``data.<key>``, which verl takes as one or as a list."""
+    files = config.data[key]
+    return [str(file) for file in ([files] if isinstance(files, str) else list(files or []))]
+
+
+def _parquet_files(config: DictConfig, key: str) -> Iterator[tuple[str, Path]]:
+    """Those of them that are parquet files here: as they are written in the config, and as paths."""
+    for file in _listed(config, key):
+        path = Path(os.path.expanduser(file))
+        if path.suffix == ".parquet" and path.is_file():
+            yield file, path
+
+
 def _parquet_problems(config: DictConfig, key: str, path: Path) -> Iterator[str]:
+    found = list(_schema_problems(config, key, path))
+    yield from found
+    if not found and not config.data.get("filter_overlong_prompts", True):
+        import pyarrow.parquet
+
+        yield from _long_prompts(config, key, pyarrow.parquet.ParquetFile(path))
+
+
+def _schema_problems(config: DictConfig, key: str, path: Path) -> Iterator[str]:
     import pyarrow
     import pyarrow.parquet
 
@@ -284,8 +303,6 @@ def _parquet_problems(config: DictConfig, key: str, path: Path) -> Iterator[str]
         )
     elif file.metadata.num_rows == 0:
         yield f"data.{key}={path}: the data set is empty. Write at least data.train_batch_size rows."
-    elif not config.data.get("filter_overlong_prompts", True):
-        yield from _long_prompts(config, key, file)
 
 
 def _long_prompts(config: DictConfig, key: str, file: Any) -> Iterator[str]:
@@ -356,11 +373,7 @@ def _verifiers(config: DictConfig) -> Iterator[str]:
     settings = OmegaConf.select(config, "reward.custom_reward_function.reward_kwargs") or {}
     kinds: set[str] = set()
     for key in ("train_files", "val_files"):
-        files = config.data[key]
-        for file in [files] if isinstance(files, str) else list(files or []):
-            path = Path(os.path.expanduser(str(file)))
-            if path.suffix != ".parquet" or not path.is_file():
-                continue
+        for file, path in _parquet_files(config, key):
             for source, named in _sources(path):
                 try:
                     kinds.add(kind_of(source, {"verifier": named}, settings.get("kind")))

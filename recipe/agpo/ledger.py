@@ -114,15 +114,22 @@ class LedgerMixin(Trainer):
             return
         folder = checkpoint.checkpoint_to_resume(self.config)
         assert folder is not None, "verl resumed, so there is a checkpoint"
-        self.ledger = checkpoint.read_ledger(folder)
+        self.read_from(folder)
 
     def _save_checkpoint(self) -> None:
+        # Before verl marks this checkpoint as the latest.
+        self.write_to(Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}")
+        super()._save_checkpoint()
+
+    def read_from(self, folder: Path) -> None:
+        """Take up what a checkpoint folder holds of ours."""
+        self.ledger = checkpoint.read_ledger(folder)
+
+    def write_to(self, folder: Path) -> None:
+        """Put what is ours into a checkpoint folder."""
         # An asynchronous rollout has gone on since the step; what it finished is saved with the checkpoint.
         self._drain()
-        # Before verl marks this checkpoint as the latest.
-        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         checkpoint.write_ledger(folder, self.ledger)
-        super()._save_checkpoint()
 
 
 def ledger_metrics(spent: TokenLedger, total: TokenLedger, budget: int | None) -> dict[str, float]:

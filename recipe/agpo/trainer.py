@@ -91,19 +91,13 @@ class AGPOMixin(LedgerMixin):
 
     # ---- checkpoints -------------------------------------------------------------------------------------
 
-    def _load_checkpoint(self) -> None:
-        super()._load_checkpoint()
-        if self.global_steps == 0:
-            return
-        folder = checkpoint.checkpoint_to_resume(self.config)
-        assert folder is not None, "verl resumed, so there is a checkpoint"
+    def read_from(self, folder: Path) -> None:
+        super().read_from(folder)
         self.controller = checkpoint.read_state(folder, self.agpo)
 
-    def _save_checkpoint(self) -> None:
-        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        # Before verl marks this checkpoint as the latest.
+    def write_to(self, folder: Path) -> None:
         checkpoint.write_state(folder, self.controller, self.agpo)
-        super()._save_checkpoint()
+        super().write_to(folder)
 
     # ---- one step ----------------------------------------------------------------------------------------
 

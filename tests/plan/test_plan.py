@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from recipe.agpo.checks import find_problems, find_warnings
 from recipe.agpo.cli import main
 from recipe.agpo.plan import estimate, screen
 from recipe.agpo.plan.compose import PlanError, compose, differences
@@ -49,10 +50,10 @@ def test_every_script_composes_for_every_backend(
     assert config.algorithm.adv_estimator == {"agpo": "agpo", "grpo": "grpo", "ppo": "gae"}[script.split("_")[1]]
     # Data and disk are this machine's, not the script's.
     local = ("no such file", "GiB are free")
-    assert [p for p in screen.problems(config) if not any(words in p for words in local)] == []
+    assert [p for p in find_problems(config) if not any(words in p for words in local)] == []
     untried = ["megatron"] if backend == "megatron" and "agpo" in script else []
-    assert [word for warning in screen.warnings(config) for word in untried if word in warning] == untried
-    assert len(screen.warnings(config)) == len(untried)
+    assert [word for warning in find_warnings(config) for word in untried if word in warning] == untried
+    assert len(find_warnings(config)) == len(untried)
     assert all(line.strip() for line in screen.lines(config, 80.0))
 
 

@@ -21,6 +21,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0, 1 with ``--strict`` and a problem, 2 if there is nothing to plan."""
     logging.disable(logging.WARNING)
+    from recipe.agpo.checks import find_problems, find_warnings
     from recipe.agpo.plan import screen
     from recipe.agpo.plan.compose import PlanError, compose, differences
 
@@ -38,9 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         for line in screen.lines(config, arguments.gpu_gb):
             print(line)
-        for warning in screen.warnings(config):
+        for warning in find_warnings(config):
             print(f"WARNING: {warning}")
-        found = screen.problems(config)
+        found = find_problems(config)
     except (PlanError, ValueError) as error:
         print(f"agpo plan: {error}")
         return 2

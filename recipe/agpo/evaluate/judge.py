@@ -7,7 +7,6 @@ import asyncio
 import importlib
 import importlib.util
 import inspect
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -181,8 +180,7 @@ async def _call(function: RewardFunction, problem: Problem, text: str) -> Verdic
 def _item(problem: Problem, text: str, kind: str) -> Any:
     from recipe.agpo.rewards.verifier import Item
 
-    args = problem.extra_info.get("verifier_args") or {}
-    return Item(text, problem.gold, kind, json.loads(args) if isinstance(args, str) else args)
+    return Item.of_row(text, problem.gold, kind, problem.extra_info)
 
 
 def _verifier() -> Any:

@@ -8,18 +8,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from recipe.agpo.checks import AGPO_CHECKS, OTHER_ESTIMATOR_CHECKS, find_problems, find_warnings
 from recipe.agpo.plan import estimate
 from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger, resolved
 
 WIDTH = 14
-
-
-def problems(config: DictConfig) -> list[str]:
-    """What would stop the run on this machine, with its fix."""
-    if is_agpo(config):
-        return find_problems(config, AGPO_CHECKS)
-    return find_problems(config, OTHER_ESTIMATOR_CHECKS) if keeps_ledger(config) else []
 
 
 def lines(config: DictConfig, gpu_gib: float) -> Iterator[str]:
@@ -103,8 +95,3 @@ def _files(files: Any) -> str:
 
 def _row(name: str, text: str) -> str:
     return f"{name:<{WIDTH + 2}}{text}"
-
-
-def warnings(config: DictConfig) -> list[str]:
-    """Settings that work but make a part of the method pointless."""
-    return find_warnings(config)

@@ -47,6 +47,12 @@ class Item:
     kind: str
     args: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of_row(cls, response: str, gold: str, kind: str, extra_info: Mapping[str, Any]) -> Item:
+        """With the arguments that a data row gives its verifier, as JSON text or as a mapping."""
+        args = extra_info.get("verifier_args") or {}
+        return cls(response, gold, kind, json.loads(args) if isinstance(args, str) else dict(args))
+
 
 class Verifier:
     """Judges responses; what may hang runs in a pool of killable processes.
@@ -231,10 +237,8 @@ def _prepared(
 ) -> tuple[Verifier, Item]:
     info = extra_info or {}
     kind = kind_of(str(data_source), info, settings.get("kind"))
-    args = info.get("verifier_args") or {}
-    args = json.loads(args) if isinstance(args, str) else dict(args)
     verifier = shared_verifier(**{name: settings[name] for name in _SETTINGS if name in settings})
-    return verifier, Item(str(response), str(gold), kind, args)
+    return verifier, Item.of_row(str(response), str(gold), kind, info)
 
 
 def _grader(kind: str) -> Any:
