@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 KEY_PREFIX = "algorithm.agpo"
 
-_NOT_DECIDING = ("reward_timeout_s", "decisions_file", "on_config_change", "token_budget")
+_NOT_DECIDING = ("reward_timeout_s", "decisions_file", "on_config_change", "token_budget", "lr_schedule")
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "gt": (">", operator.gt),
     "ge": (">=", operator.ge),
@@ -320,6 +320,11 @@ class AGPOConfig(_Checked):
         "End the run after the step in which this many tokens have been generated for training, probes included. "
         "Works with every estimator. null: no end but verl's own.",
         ge=1,
+    )
+    lr_schedule: Literal["steps", "tokens"] = _option(
+        "steps",
+        "What the learning-rate schedule counts. tokens: generated tokens over token_budget stand for steps "
+        "over total steps, so that runs of one budget decay alike whatever a step costs.",
     )
     decisions_file: bool = _option(True, "Write every decision, prompt by prompt, to a file.")
     on_config_change: Literal["refuse", "keep", "reset"] = _option(

@@ -5,6 +5,7 @@
 #   bash scripts/run_tests.sh           # all of it
 #   bash scripts/run_tests.sh --fast    # without the real stack
 #   bash scripts/run_tests.sh [--fast] -- -k clipping   # what follows -- goes to pytest
+#   AGPO_TEST_PARALLEL=1 bash scripts/run_tests.sh      # one test file at a time, for a machine with little memory
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,6 +14,8 @@ if [ "${1:-}" = --fast ]; then fast_only=1; shift; fi
 if [ "${1:-}" = -- ]; then shift; fi
 
 source scripts/lib/env.sh
+# Test files at a time. A start of the real stack keeps one core busy and waits half of its time; it takes 6 GB.
+PARALLEL="${AGPO_TEST_PARALLEL:-2}"
 # One thread a process: Ray and vLLM start many processes, and their thread pools fight over few cores.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 
@@ -28,9 +31,9 @@ stage ruff "$PY" -m ruff check .
 stage mypy "$PY" -m mypy
 if [ -n "$failed" ]; then echo "== FAILED so far:$failed (the run will end non-zero)" >&2; fi
 
-stage "tests" "$PY" -m pytest -m "not realstack" -q "$@"
+stage "tests" "$PY" -m pytest -m "not realstack" -q -n "$PARALLEL" --dist loadfile "$@"
 # The real stack takes minutes: it is not started on code that has failed already.
 if [ -z "$failed" ] && [ "$fast_only" = 0 ]; then
-    stage "realstack" "$PY" -m pytest -m realstack -q "$@"
+    stage "realstack" "$PY" -m pytest -m realstack -q -n "$PARALLEL" --dist loadfile "$@"
 fi
 [ -z "$failed" ]

@@ -17,13 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from agpo_core import AGPOConfig
 from recipe.agpo import checkpoint, cpu
+from recipe.agpo.actor_loss import BASE_LOSSES
 from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger, resolved
 from recipe.agpo.verl_seams import MANAGER_CLASS, VERL_VERSION
 
 Check = Callable[[DictConfig, AGPOConfig], Iterator[str]]
-CLIP_AWARE_LOSSES = ("vanilla", "agpo", "bypass_mode")
+CLIP_AWARE_LOSSES = (*BASE_LOSSES, "agpo", "bypass_mode")
 MAX_PROMPTS_TOKENISED = 2000
-TRAINER_MODES = ("sync", "colocate_async")
+TRAINER_MODES = ("sync", "colocate_async", "separate_async")
 VERIFIERS = "pkg://recipe.agpo.rewards"
 REQUIRED_COLUMNS = ("data_source", "reward_model")
 
@@ -78,8 +79,8 @@ def find_warnings(config: DictConfig) -> list[str]:
     if not is_agpo(config):
         if agpo.fingerprint() != AGPOConfig().fingerprint():
             found.append(
-                f"algorithm.adv_estimator={config.algorithm.adv_estimator}: of algorithm.agpo only token_budget has an "
-                "effect. Set algorithm.adv_estimator=agpo if the controllers are wanted."
+                f"algorithm.adv_estimator={config.algorithm.adv_estimator}: of algorithm.agpo only token_budget and "
+                "lr_schedule have an effect. Set algorithm.adv_estimator=agpo if the controllers are wanted."
             )
         return found
     one_update = int(actor.ppo_mini_batch_size) >= int(config.data.train_batch_size) and int(actor.ppo_epochs) == 1
@@ -118,8 +119,7 @@ def _trainer(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     mode = config.trainer.v1.trainer_mode
     if mode not in TRAINER_MODES:
         yield (
-            f"trainer.v1.trainer_mode={mode}: it trains several times on one rollout version, and the controllers step "
-            f"once per rollout version. Set it to {' or '.join(TRAINER_MODES)}."
+            f"trainer.v1.trainer_mode={mode}: AGPO has not been run in it. Set it to {' or '.join(TRAINER_MODES)}."
         )
     if config.reward.reward_model.enable and not config.reward.reward_model.enable_resource_pool:
         yield (
@@ -137,6 +137,47 @@ def _trainer(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         yield (
             f"algorithm.filter_groups.metric=reward filters on shaped rewards, while AGPO judges groups on "
             f"{agpo.outcome_key!r}. Set algorithm.filter_groups.metric={agpo.outcome_key}."
+        )
+
+
+def _separate(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    """What verl's ``separate_async`` asserts once Ray and the data are up."""
+    if config.trainer.v1.trainer_mode != "separate_async":
+        return
+    rollout, actor = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
+    syncs = int(config.trainer.v1.separate_async.parameter_sync_step)
+    batch, mini = int(config.data.train_batch_size), int(actor.ppo_mini_batch_size)
+    if batch != syncs * mini:
+        yield (
+            f"data.train_batch_size={batch}: separate_async trains one mini-batch at a time, "
+            f"trainer.v1.separate_async.parameter_sync_step={syncs} of them a step. Set "
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={max(1, batch // syncs)} and data.train_batch_size="
+            f"{max(1, batch // syncs) * syncs}."
+        )
+    if int(rollout.nnodes) < 1 or int(rollout.n_gpus_per_node) < 1:
+        yield (
+            f"actor_rollout_ref.rollout.nnodes={rollout.nnodes}, actor_rollout_ref.rollout.n_gpus_per_node="
+            f"{rollout.n_gpus_per_node}: separate_async gives the rollout GPUs of its own. Set both to at least 1, and "
+            "trainer.nnodes and trainer.n_gpus_per_node to what is left for training."
+        )
+    if rollout.checkpoint_engine.backend == "naive":
+        yield (
+            "actor_rollout_ref.rollout.checkpoint_engine.backend=naive: it hands weights over inside one GPU, and "
+            "separate_async keeps learner and rollout apart. Set it to nccl."
+        )
+    level = os.environ.get("VERL_LOGGING_LEVEL", "INFO")
+    if not config.actor_rollout_ref.hybrid_engine and level in ("INFO", "DEBUG"):
+        yield (
+            f"actor_rollout_ref.hybrid_engine=False: verl {VERL_VERSION} stops at a faulty log line of its own then. "
+            "Set the environment variable VERL_LOGGING_LEVEL=WARNING, or leave hybrid_engine at True."
+        )
+
+
+def _schedule(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    if agpo.lr_schedule == "tokens" and agpo.token_budget is None:
+        yield (
+            "algorithm.agpo.lr_schedule=tokens: there is no budget to measure against. Set "
+            "algorithm.agpo.token_budget, or algorithm.agpo.lr_schedule=steps."
         )
 
 
@@ -190,7 +231,8 @@ def _loss(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     if agpo.clip.enabled and mode not in CLIP_AWARE_LOSSES:
         yield (
             f"actor_rollout_ref.actor.policy_loss.loss_mode={mode} has not been tested with a clip ratio per "
-            "response. Set actor_rollout_ref.actor.policy_loss.loss_mode=vanilla or algorithm.agpo.clip.enabled=false."
+            f"response. Set actor_rollout_ref.actor.policy_loss.loss_mode to one of {', '.join(BASE_LOSSES)}, or "
+            "algorithm.agpo.clip.enabled=false."
         )
 
 
@@ -441,6 +483,8 @@ def _with_prefix(message: str) -> str:
 AGPO_CHECKS: tuple[Check, ...] = (
     _versions,
     _trainer,
+    _separate,
+    _schedule,
     _rollout,
     _scoring,
     _loss,
@@ -452,4 +496,14 @@ AGPO_CHECKS: tuple[Check, ...] = (
     _resume,
     _disk,
 )
-OTHER_ESTIMATOR_CHECKS: tuple[Check, ...] = (_versions, _model, _data, _splits, _reward, _resume, _disk)
+OTHER_ESTIMATOR_CHECKS: tuple[Check, ...] = (
+    _versions,
+    _separate,
+    _schedule,
+    _model,
+    _data,
+    _splits,
+    _reward,
+    _resume,
+    _disk,
+)

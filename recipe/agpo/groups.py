@@ -18,6 +18,7 @@ from agpo_core import (
     Resolved,
     StepSignals,
     decide_clip,
+    merge_stats,
     probe_statistics,
     vote_classes,
 )
@@ -28,6 +29,7 @@ from recipe.agpo.rollout import PROBE, ProbeRecord
 from recipe.agpo.verl_seams import session_key
 
 SIGNIFICANT_DIGITS = 6
+
 
 
 @dataclass
@@ -48,6 +50,9 @@ class StepGroups:
         policy_entropy: token mean of the entropy under the old policy over valid responses, nats; None if verl
             did not compute it.
         policy_entropy_P: the same per prompt, ``[P]``, NaN for prompts without tokens.
+        entropy_tokens: tokens behind ``policy_entropy``.
+        clip_low, clip_high: clip ratios of each row, ``[B]``; None if the clip does not adapt.
+        clip_reason: why, per prompt; empty if the clip does not adapt.
     """
 
     prompts: list[str]
@@ -66,6 +71,7 @@ class StepGroups:
     stats: ProbeStats
     policy_entropy: float | None
     policy_entropy_P: torch.Tensor | None
+    entropy_tokens: int = 0
     clip_low: torch.Tensor | None = None
     clip_high: torch.Tensor | None = None
     clip_reason: list[str] = field(default_factory=list)
@@ -165,7 +171,7 @@ def collect(
             pairs = zip(record.outcomes, record.vote_keys, strict=True)
             probes[p] = [(o, k) for o, k in pairs if o is not None]
 
-    entropy, entropy_prompts = _policy_entropy(data, mask, prompt_of_row, valid, len(prompts))
+    entropy, entropy_prompts, entropy_tokens = _policy_entropy(data, mask, prompt_of_row, valid, len(prompts))
     return StepGroups(
         prompts=prompts,
         prompt_of_row=prompt_of_row,
@@ -184,6 +190,52 @@ def collect(
         stats=_probe_stats(probes, config),
         policy_entropy=entropy,
         policy_entropy_P=entropy_prompts,
+        entropy_tokens=entropy_tokens,
+    )
+
+
+def merged(parts: Sequence[StepGroups]) -> StepGroups:
+    """Batches of different prompts as one, in the order in which they trained."""
+    if len(parts) == 1:
+        return parts[0]
+    offsets = [sum(len(part.prompts) for part in parts[:i]) for i in range(len(parts))]
+    tokens = sum(part.entropy_tokens for part in parts)
+    entropy = math.fsum((part.policy_entropy or 0.0) * part.entropy_tokens for part in parts)
+
+    def joined(name: str) -> list[Any]:
+        return [item for part in parts for item in getattr(part, name)]
+
+    def cat(name: str) -> torch.Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    def cat_if_all(name: str) -> torch.Tensor | None:
+        return None if any(getattr(part, name) is None for part in parts) else cat(name)
+
+    return StepGroups(
+        prompts=joined("prompts"),
+        sessions=joined("sessions"),
+        final=joined("final"),
+        valid=joined("valid"),
+        roles=joined("roles"),
+        statuses=joined("statuses"),
+        vote_keys=joined("vote_keys"),
+        records=joined("records"),
+        clip_reason=joined("clip_reason"),
+        tau=cat("tau"),
+        outcomes=cat("outcomes"),
+        tokens=cat("tokens"),
+        seconds=cat("seconds"),
+        prompt_of_row=[
+            p if p < 0 else p + offset
+            for part, offset in zip(parts, offsets, strict=True)
+            for p in part.prompt_of_row
+        ],
+        stats=merge_stats([part.stats for part in parts]),
+        policy_entropy=_rounded(entropy / tokens) if tokens else None,
+        policy_entropy_P=cat_if_all("policy_entropy_P"),
+        entropy_tokens=tokens,
+        clip_low=cat_if_all("clip_low"),
+        clip_high=cat_if_all("clip_high"),
     )
 
 
@@ -219,16 +271,16 @@ def _probe_stats(probes: list[list[tuple[float, str]]], config: AGPOConfig) -> P
 
 def _policy_entropy(
     data: Any, mask: torch.Tensor, prompt_of_row: list[int], valid: list[bool], prompts: int
-) -> tuple[float | None, torch.Tensor | None]:
+) -> tuple[float | None, torch.Tensor | None, int]:
     if "entropy" not in data.keys():
-        return None, None
+        return None, None, 0
     entropy = _padded(data["entropy"]).double()
     counted = mask & torch.tensor(valid).unsqueeze(-1) & torch.isfinite(entropy)
     sums = torch.where(counted, entropy, 0.0).sum(dim=-1).tolist()
     counts = counted.sum(dim=-1).tolist()
     total_tokens = sum(counts)
     if not total_tokens:
-        return None, None
+        return None, None, 0
     prompt_sums: list[list[float]] = [[] for _ in range(prompts)]
     prompt_tokens = [0] * prompts
     for p, row_sum, row_tokens in zip(prompt_of_row, sums, counts, strict=True):
@@ -240,7 +292,7 @@ def _policy_entropy(
         _rounded(math.fsum(values) / tokens) if tokens else math.nan
         for values, tokens in zip(prompt_sums, prompt_tokens, strict=True)
     ]
-    return _rounded(math.fsum(sums) / total_tokens), torch.tensor(per_prompt, dtype=torch.float64)
+    return _rounded(math.fsum(sums) / total_tokens), torch.tensor(per_prompt, dtype=torch.float64), total_tokens
 
 
 def _rounded(value: float) -> float:

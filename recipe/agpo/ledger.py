@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger of generated tokens inside verl, for every method, and the budget that ends a run.
+"""What every method's run gets: the ledger of generated tokens, the budget that ends a run, and ends with words.
 
 Tokens are counted where they are made, in the agent loop: responses that dynamic sampling drops, probes that do
 not train and responses without a reward have cost what they cost.
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from omegaconf import OmegaConf
 
 from agpo_core import TokenLedger
-from recipe.agpo import checkpoint
+from recipe.agpo import checkpoint, failures
 from recipe.agpo.settings import agpo_config
-from recipe.agpo.verl_seams import AgentLoopManagerTQ, AgentLoopWorker
+from recipe.agpo.verl_seams import SCHEDULE_POSITION, AgentLoopManagerTQ, AgentLoopWorker
 
 
 class CountingWorker(AgentLoopWorker):
@@ -72,26 +73,55 @@ else:
 
 
 class LedgerMixin(Trainer):
-    """For any of verl's V1 trainers: keeps the ledger over restarts and ends the run at the token budget."""
+    """For any of verl's V1 trainers: keeps the ledger over restarts, ends the run at the token budget, names failures.
+
+    See ``failures`` for what happens when something breaks.
+    """
 
     def __init__(self, config: Any) -> None:
         self.ledger = TokenLedger()
         self._spent = TokenLedger()  # since the last logged step
-        self.token_budget = agpo_config(config).token_budget
+        settings = agpo_config(config)
+        self.token_budget = settings.token_budget
+        self._schedule_follows_tokens = settings.lr_schedule == "tokens"
+        self._gradient = failures.GradientWatch()
         super().__init__(config=config)
 
     def fit(self, agent_loop_manager: Any) -> None:
         if self.token_budget is not None and not self.ledger.left(self.token_budget):
             self._end("before this start")
-        super().fit(agent_loop_manager)
+        with failures.lost_workers_named(self._root):
+            super().fit(agent_loop_manager)
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.config.trainer.default_local_dir).absolute()
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
         batch = super().step(metrics, timing_raw)
         self._drain()
         metrics.update(ledger_metrics(self._spent, self.ledger, self.token_budget))
         self._spent = TokenLedger()
+        self._gradient.see(metrics, self.global_steps, failures.resume_words(self._root))
+        metrics["agpo/nonfinite_steps"] = float(self._gradient.in_a_row)
         if self.token_budget is not None and not self.ledger.left(self.token_budget):
             self._end(f"in step {self.global_steps}")
+        return batch
+
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        return super()._update_actor(self._with_schedule(batch, "actor_rollout_ref.actor.optim"), metrics)
+
+    def _update_critic(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        return super()._update_critic(self._with_schedule(batch, "critic.optim"), metrics)
+
+    def _with_schedule(self, batch: Any, optim: str) -> Any:
+        """Tell the workers where the schedule stands once this update is done; see ``verl_seams``."""
+        if self._schedule_follows_tokens:
+            assert self.token_budget is not None, "checked before the start"
+            self._drain()
+            share = min(1.0, self.ledger.generated / self.token_budget)
+            horizon = OmegaConf.select(self.config, f"{optim}.total_training_steps")
+            batch.extra_info[SCHEDULE_POSITION] = share * float(horizon)
         return batch
 
     def _drain(self) -> None:
@@ -117,9 +147,14 @@ class LedgerMixin(Trainer):
         self.read_from(folder)
 
     def _save_checkpoint(self) -> None:
-        # Before verl marks this checkpoint as the latest.
-        self.write_to(Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}")
-        super()._save_checkpoint()
+        if self._gradient.in_a_row:
+            print(f"[agpo] step {self.global_steps} is not saved: its gradient was not finite.")
+            return
+        folder = self._root / f"global_step_{self.global_steps}"
+        with failures.failed_saves_named(folder):
+            # Before verl marks this checkpoint as the latest.
+            self.write_to(folder)
+            super()._save_checkpoint()
 
     def read_from(self, folder: Path) -> None:
         """Take up what a checkpoint folder holds of ours."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,8 +29,9 @@ GLOSSARY: dict[str, str] = {
     "agpo/state/{uncertainty,step_kl,entropy}": "running mean that this step's decisions used",
     "agpo/state/updates": "steps folded into the controller state before this one",
     "agpo/step_kl": "token mean of old minus new log-probability over this step's updates (k1, nats)",
-    "agpo/clip_fraction/{low,high}": "share of tokens clipped at the lower / upper side",
+    "agpo/clip_fraction/{low,high}": "share of tokens clipped at the lower / upper side (loss_mode vanilla)",
     "agpo/nonfinite_tokens": "tokens left out of the loss because a log-probability was not finite",
+    "agpo/nonfinite_steps": "steps in a row, up to this one, whose gradient was not finite; the run stops at three",
     "agpo/zero_variance_share": "share of prompts whose valid outcomes are all equal",
     "agpo/outcome/mean": "mean verifier outcome of the training responses",
     "agpo/outcome/probe_mean": "mean verifier outcome of the probes",
@@ -91,17 +93,19 @@ def step_metrics(
 
 
 def pop_update_sums(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
-    """Turn the workers' token sums into shares, and take them out of ``metrics``."""
-    sums = {key[len(prefix) :]: float(metrics.pop(key)) for key in [k for k in metrics if k.startswith(prefix)]}
+    """Take the workers' token sums out of ``metrics``; sums of several batches add up."""
+    return {key[len(prefix) :]: float(metrics.pop(key)) for key in [k for k in metrics if k.startswith(prefix)]}
+
+
+def update_shares(sums: Mapping[str, float]) -> dict[str, float]:
+    """What is logged of the sums of a step's updates."""
     tokens = sums.get("tokens", 0.0)
     if not tokens:
         return {}
-    out = {
-        "agpo/step_kl": sums["kl_sum"] / tokens,
-        "agpo/clip_fraction/low": sums["clip_low_tokens"] / tokens,
-        "agpo/clip_fraction/high": sums["clip_high_tokens"] / tokens,
-        "agpo/nonfinite_tokens": sums["nonfinite_tokens"],
-    }
+    out = {"agpo/step_kl": sums["kl_sum"] / tokens, "agpo/nonfinite_tokens": sums["nonfinite_tokens"]}
+    for side in ("low", "high"):
+        if f"clip_{side}_tokens" in sums:
+            out[f"agpo/clip_fraction/{side}"] = sums[f"clip_{side}_tokens"] / tokens
     return {key: value for key, value in out.items() if math.isfinite(value)}
 
 

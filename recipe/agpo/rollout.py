@@ -114,6 +114,8 @@ class AGPOAgentLoopWorker(CountingWorker):
         self._probe_keys: dict[str, ProbeKeys] = {}
         self._failures: list[dict[str, Any]] = []
         self._reward_failure: str | None = None
+        filtered = self.config.algorithm.get("filter_groups", None)
+        self._filter_metric = filtered.metric if filtered is not None and filtered.enable else None
 
     async def drain_failures(self) -> tuple[list[dict[str, Any]], str | None]:
         """Since the last call: failed sessions (uid, error, whether the server is gone), and a reward failure."""
@@ -266,7 +268,11 @@ class AGPOAgentLoopWorker(CountingWorker):
         if not scored.valid:
             logger.error("reward of prompt %s not usable (%s): %s", kwargs["uid"], scored.status, scored.detail)
             self._reward_failure = self._reward_failure or f"{scored.status}: {scored.detail}"
-            final.extra_fields.setdefault("reward_extra_info", {})
+            info = final.extra_fields.setdefault("reward_extra_info", {})
+            if self._filter_metric is not None:
+                # verl stops the run at a response without the value that it filters groups by. Not a number: it
+                # keeps the group, whose other responses may still differ.
+                info[self._filter_metric] = float("nan")
         final.reward_score = scored.reward
         return scored
 

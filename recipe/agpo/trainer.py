@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's trainer with AGPO's controllers around its steps: the synchronous one, or ``colocate_async``.
+"""verl's trainer with AGPO's controllers around its steps: the synchronous one, or an asynchronous one.
 
 One step: verl submits the prompts (our agent-loop manager adds the frozen controller state), the rollout probes
 and decides temperatures, verl computes old log-probs, we decide a clip ratio per response, verl updates, and we
 fold the whole batch into the state once.
 
-In ``colocate_async`` prompts are generated ahead: a response may be a version older than the policy that trains on it,
-and its temperature was decided with the state of the step that submitted it. Each response carries its own temperature
-and probe, so scoring and statistics need nothing else; clip ratios are decided when the batch trains, with the newest
-state. Which prompts make up a batch then depends on what is finished first.
+In the asynchronous modes prompts are generated ahead: a response may be versions older than the policy that trains on
+it, and its temperature was decided with the state of the step that submitted it. Each response carries its own
+temperature and probe, so scoring and statistics need nothing else; clip ratios are decided when the batch trains, with
+the newest state. Which prompts make up a batch then depends on what is finished first. ``separate_async`` trains
+several batches on one rollout version: they make up one step, and the state takes it in once.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,8 @@ from agpo_core import ControllerState, TokenLedger, update_state
 from recipe.agpo import checkpoint, metrics
 from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, METRIC_PREFIX, ROW_WEIGHT, actor_loss
 from recipe.agpo.estimator import RowContext, row_context
-from recipe.agpo.groups import StepGroups, clip_columns, collect
+from recipe.agpo.failures import RolloutFailed, resume_words
+from recipe.agpo.groups import StepGroups, clip_columns, collect, merged
 from recipe.agpo.ledger import LedgerMixin
 from recipe.agpo.rollout import COLUMNS
 from recipe.agpo.settings import agpo_config, resolved
@@ -47,10 +50,6 @@ def agpo_trainer(base: type) -> type:
     return type(f"AGPO{base.__name__.removeprefix('PPO')}", (AGPOMixin, base), {})
 
 
-class RolloutFailed(RuntimeError):
-    """The rollout could not produce a batch; the message names the first cause."""
-
-
 class AGPOMixin(LedgerMixin):
     """Adaptive clip ratio and temperature for one of verl's V1 trainers; see :func:`agpo_trainer`."""
 
@@ -59,6 +58,8 @@ class AGPOMixin(LedgerMixin):
         self.settings = resolved(config, self.agpo)
         self.controller = ControllerState.initial(self.agpo)
         self._groups: StepGroups | None = None
+        self._trained: list[StepGroups] = []  # the batches of this step, and their workers' sums
+        self._update_sums: Counter[str] = Counter()
         self._issued = (0, 0)
         self._reward_failure: str | None = None
         super().__init__(config=config)
@@ -126,8 +127,7 @@ class AGPOMixin(LedgerMixin):
             cause = self._reward_failure or groups.first_failure
             raise RolloutFailed(
                 f"step {self.global_steps}: no response got a reward, so there is nothing to learn from. First "
-                f"cause: {cause}. The last checkpoint is intact; mend the reward function and run the same command "
-                "again."
+                f"cause: {cause}. Mend the reward function. {resume_words(self._root)}"
             )
         with row_context(RowContext(groups.sessions, groups.final, groups.valid)):
             batch = super()._compute_advantage(batch, metrics)
@@ -144,10 +144,18 @@ class AGPOMixin(LedgerMixin):
 
     def _step_once(self, step_metrics: dict[str, Any], timing_raw: dict[str, float], *args: Any) -> Any:
         batch = super()._step_once(step_metrics, timing_raw, *args)
-        started = time.monotonic()
         groups, self._groups = self._groups, None
         assert groups is not None, "verl computed advantages in this step"
-        drift = metrics.pop_update_sums(step_metrics, METRIC_PREFIX)
+        self._trained.append(groups)
+        self._update_sums.update(metrics.pop_update_sums(step_metrics, METRIC_PREFIX))
+        return batch
+
+    def step(self, step_metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
+        self._trained, self._update_sums = [], Counter()
+        batch = super().step(step_metrics, timing_raw)
+        started = time.monotonic()
+        groups, drift = merged(self._trained), metrics.update_shares(self._update_sums)
+        self._trained = []
         step_metrics.update(metrics.step_metrics(groups, self.controller, self.agpo))
         step_metrics.update(drift)
         self._decisions.append(groups.decision_rows(self.global_steps))
@@ -193,14 +201,13 @@ class AGPOMixin(LedgerMixin):
             dead = next((f["error"] for f in failures if f["server_died"]), None)
             if dead is not None:
                 raise RolloutFailed(
-                    f"step {self.global_steps}: a vLLM rollout server died ({dead}). The last checkpoint is intact; "
-                    "run the same command again to resume from it."
+                    f"step {self.global_steps}: a vLLM rollout server died ({dead}). {resume_words(self._root)}"
                 ) from problem
             if problem is not None:
                 cause = failures[0]["error"] if failures else "no worker reported a cause"
                 raise RolloutFailed(
                     f"step {self.global_steps}: the rollout produced no trajectory. First cause of {len(failures)}: "
-                    f"{cause}. The last checkpoint is intact."
+                    f"{cause}. {resume_words(self._root)}"
                 ) from problem
             self.ledger += TokenLedger(lost_sessions=len(failures))
             return result

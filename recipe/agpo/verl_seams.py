@@ -9,6 +9,7 @@ verl                                             use
 ``trainer.ppo.core_algos`` registries            estimator ``agpo``, policy loss ``agpo``
 ``trainer.ppo.v1.get_trainer_cls``               adds the ledger, and AGPO if ``algorithm.adv_estimator=agpo``
 ``utils.config.validate_config``                 our checks run in it, before Ray starts
+``workers.engine.base.BaseEngine.train_batch``   moves the learning-rate schedule, if it follows tokens
 ``trainer.ppo.v1.agent_loop_tq``                 base classes of our rollout
 ``PPOTrainerSync``, ``PPOTrainerColocateAsync``  base classes of our trainer
 ===============================================  ===============================================================
@@ -26,6 +27,7 @@ from recipe.agpo.import_hooks import on_import
 VERL_VERSION = "0.9.1"
 MANAGER_CLASS = "recipe.agpo.rollout.AGPOAgentLoopManager"
 LEDGER_MANAGER_CLASS = "recipe.agpo.ledger.CountingManager"
+SCHEDULE_POSITION = "agpo_schedule_position"  # in verl's extra_info of an update
 
 if TYPE_CHECKING:
     AgentLoopWorker: Any
@@ -52,6 +54,7 @@ def install() -> None:
     on_import("verl.trainer.ppo.core_algos", _register_algorithms)
     on_import("verl.trainer.ppo.v1", _select_trainer)
     on_import("verl.utils.config", _add_checks)
+    on_import("verl.workers.engine.base", _place_schedule)
 
 
 def _register_algorithms(core_algos: ModuleType) -> None:
@@ -115,6 +118,27 @@ def _add_checks(utils_config: ModuleType) -> None:
     utils_config.validate_config = validate_config  # type: ignore[attr-defined]
 
 
+def _place_schedule(base: ModuleType) -> None:
+    original = base.BaseEngine.train_batch
+    if getattr(original, "_agpo", False):
+        return
+
+    @functools.wraps(original)
+    def train_batch(self: Any, data: Any, loss_function: Any) -> Any:
+        outputs = original(self, data, loss_function)
+        position = data.get(SCHEDULE_POSITION, None)
+        if position is not None:
+            # verl moves the schedule by one after the last update of a batch: it lands where we want it.
+            before = float(getattr(position, "data", position)) - 1.0
+            scheduler = self.lr_scheduler
+            # torch's schedulers count in last_epoch, Megatron's in num_steps; both take fractions.
+            setattr(scheduler, "num_steps" if hasattr(scheduler, "num_steps") else "last_epoch", before)
+        return outputs
+
+    train_batch._agpo = True  # type: ignore[attr-defined]
+    base.BaseEngine.train_batch = train_batch  # type: ignore[attr-defined]
+
+
 def actor_ranks(worker_group: Any) -> int:
     """Data-parallel size of the actor; known once verl has dispatched to it (its ``_balance_batch`` asks first)."""
     return max(worker_group._dispatch_info["actor"]) + 1
@@ -160,15 +184,22 @@ def session_key(key: str) -> tuple[str, int, int]:
 
 
 def actor_loss_config(config: Any) -> Any:
-    """The actor config for our loss, with verl's default policy loss replaced by its twin with columns."""
+    """The actor config for our loss: verl's policy loss replaced by ours, which remembers which one it was."""
     from omegaconf import OmegaConf, open_dict
     from verl.utils.config import omega_conf_to_dataclass
 
+    from recipe.agpo.actor_loss import BASE_LOSS, BASE_LOSSES
+
     actor = OmegaConf.create(OmegaConf.to_container(config.actor_rollout_ref.actor, resolve=True))
-    with open_dict(actor):
-        if actor.policy_loss.get("loss_mode", "vanilla") == "vanilla":
+    base = actor.policy_loss.get("loss_mode", "vanilla")
+    if base in BASE_LOSSES:
+        with open_dict(actor):
             actor.policy_loss.loss_mode = "agpo"
-    return omega_conf_to_dataclass(actor)
+    made = omega_conf_to_dataclass(actor)
+    if base in BASE_LOSSES and base != "vanilla":
+        # ActorConfig freezes its fields; this is the worker's own copy.
+        object.__setattr__(made, BASE_LOSS, base)
+    return made
 
 
 def score_at_own_temperature(trainer: Any) -> None:

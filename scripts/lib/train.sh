@@ -14,6 +14,8 @@
 #   LORA_RANK         train a LoRA of this rank instead of all weights              (0)
 #   TOKEN_BUDGET      end at so many generated tokens, whatever the method          (none)
 #   LOGGERS           e.g. console,file,wandb                                       (console,file)
+#   CPU               1: a rehearsal without a GPU: two steps of a tiny model on generated sums, in the same configs
+#                     and code; installs what it needs                              (0)
 #   AGPO_PYTHON       the Python with verl's GPU stack                              (python3)
 #   AGPO_DRY_RUN      1: print the command and stop                                 (0)
 set -euo pipefail
@@ -21,9 +23,23 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 method="$1" model="$2"
 shift 2
-out="${OUT:-runs/$method-$model}"
+# Absolute, because the workers of a Ray cluster that runs already are in another folder.
+out="$(realpath -m "${OUT:-runs/$method-$model}")"
 python="${AGPO_PYTHON:-python3}"
-data="${DATA_DIR:-data}"
+data="$(realpath -m "${DATA_DIR:-data}")"
+train="${TRAIN:-gsm8k}"
+if [ "${CPU:-0}" = 1 ]; then
+    if [ -z "${DATA_DIR:-}" ]; then data="$out/rehearsal/data"; fi
+    train="${TRAIN:-reasoning_gym/chain_sum}"
+    MODEL_PATH="${MODEL_PATH:-$out/rehearsal/model}"
+    GPUS="${GPUS:-1}"
+    export AGPO_CPU=1
+    if [ "${AGPO_DRY_RUN:-0}" != 1 ]; then
+        source scripts/lib/env.sh
+        python="$PY"
+        "$python" -m recipe.agpo.cpu.rehearsal --model "$MODEL_PATH" --data "$data"
+    fi
+fi
 
 files() {
     local split="$1" name list=""
@@ -37,13 +53,13 @@ if [ -z "$validation" ]; then
     for folder in "$data"/*/; do
         if [ -f "$folder/test.parquet" ]; then validation="$validation $(basename "$folder")"; fi
     done
-    validation="${validation:- ${TRAIN:-gsm8k}}"
+    validation="${validation:- $train}"
 fi
 
 arguments=(
     --config-name "$model"
     "method=$method"
-    "data.train_files=$(files train ${TRAIN:-gsm8k})"
+    "data.train_files=$(files train $train)"
     "data.val_files=$(files test $validation)"
     "trainer.default_local_dir=$out/checkpoints"
     "trainer.experiment_name=$method-$model"
@@ -51,7 +67,11 @@ arguments=(
     "trainer.nnodes=${NODES:-1}"
     "trainer.logger=[${LOGGERS:-console,file}]"
 )
-if [ -n "${MODEL_PATH:-}" ]; then arguments+=("actor_rollout_ref.model.path=$MODEL_PATH"); fi
+if [ "${CPU:-0}" = 1 ]; then arguments+=("+scale=rehearsal"); fi
+if [ -n "${MODEL_PATH:-}" ]; then
+    if [ -d "$MODEL_PATH" ]; then MODEL_PATH="$(realpath "$MODEL_PATH")"; fi
+    arguments+=("actor_rollout_ref.model.path=$MODEL_PATH")
+fi
 if [ -n "${TENSOR_PARALLEL:-}" ]; then
     arguments+=("actor_rollout_ref.rollout.tensor_model_parallel_size=$TENSOR_PARALLEL")
 fi

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,6 +87,8 @@ TRAINER_METHODS = {
     "_fetch_one_gen_batch": ["self"],
     "_balance_batch": ["self", "batch", "metrics", "logging_prefix", "keep_minibatch"],
     "_compute_advantage": ["self", "batch", "metrics"],
+    "_update_actor": ["self", "batch", "metrics"],
+    "_update_critic": ["self", "batch", "metrics"],
     "_step_once": ["self", "metrics", "timing_raw", "sample_batch_size"],
     "step": ["self", "metrics", "timing_raw"],
     "on_init_end": ["self"],
@@ -92,7 +96,7 @@ TRAINER_METHODS = {
 }
 
 
-@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
 @pytest.mark.parametrize("name", TRAINER_METHODS)
 def test_trainer_methods_that_we_override(name: str, mode: str) -> None:
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
@@ -333,3 +337,57 @@ def test_config_keys_that_we_read() -> None:
     # A key that is there with the value null reads as the default, too: look for it by name.
     lost = [k for k in lost if k.rsplit(".", 1)[1] not in OmegaConf.select(config, k.rsplit(".", 1)[0])]
     assert lost == [], MEND
+
+
+@pytest.mark.parametrize("counter", ["last_epoch", "num_steps"])
+def test_the_schedule_lands_where_the_trainer_says(counter: str) -> None:
+    """The workers' train_batch, with an engine that does nothing else; verl moves the schedule by one behind it."""
+    import tensordict
+    import verl.workers.engine_workers
+    from verl.workers.engine.base import BaseEngine
+
+    from recipe.agpo.verl_seams import SCHEDULE_POSITION
+
+    worker = source(verl.workers.engine_workers.TrainingWorker.train_batch)
+    assert worker.index("self.engine.train_batch(data") < worker.index("self.engine.lr_scheduler_step()"), MEND
+
+    class Engine(BaseEngine):
+        def __init__(self) -> None:
+            self.lr_scheduler = SimpleNamespace(**{counter: 3})
+
+        def forward_backward_batch(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            return {"metrics": {}}
+
+        def optimizer_zero_grad(self) -> None: ...
+
+        def optimizer_step(self) -> float:
+            return 1.0
+
+        def is_mp_src_rank_with_outputs(self) -> bool:
+            return True
+
+    engine = Engine()
+    for position, then in ((None, 3), (7.5, 6.5)):
+        data = tensordict.TensorDict({}, batch_size=[])
+        if position is not None:
+            data.set_non_tensor(SCHEDULE_POSITION, position)
+        engine.train_batch(data, None)
+        assert getattr(engine.lr_scheduler, counter) == then
+
+
+def test_torchs_schedules_take_fractions_and_keep_them_over_a_restart() -> None:
+    import torch
+    from verl.utils.torch_functional import get_cosine_schedule_with_warmup
+
+    def made() -> Any:
+        optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return get_cosine_schedule_with_warmup(optimiser, num_warmup_steps=0, num_training_steps=10)
+
+    schedule = made()
+    schedule.last_epoch = 2.5 - 1
+    schedule.step()
+    resumed = made()
+    resumed.load_state_dict(schedule.state_dict())
+    resumed.step()
+    assert schedule.get_last_lr()[0] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.25)))
+    assert resumed.get_last_lr()[0] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.35)))

@@ -37,11 +37,21 @@ def test_our_idea_of_verls_defaults_is_right(config: DictConfig) -> None:
     assert wrong == {}
 
 
-def test_every_setting_is_applied_and_nothing_conflicts(config: DictConfig) -> None:
+@pytest.mark.parametrize("mode", ["sync", "separate_async"])
+def test_every_setting_is_applied_and_nothing_conflicts(config: DictConfig, mode: str) -> None:
+    config.trainer.v1.trainer_mode = mode
     assert cpu_conflicts(config)
     apply_cpu_defaults(config, explicit=())
-    assert {s.key: OmegaConf.select(config, s.key) for s in SETTINGS} == {s.key: s.value for s in SETTINGS}
+    wanted = {s.key: s.value if s.mode in (None, mode) else s.default for s in SETTINGS}
+    assert {key: OmegaConf.select(config, key) for key in wanted} == wanted
     assert cpu_conflicts(config) == []
+
+
+def test_rollout_servers_of_their_own_get_slots(config: DictConfig) -> None:
+    config.trainer.v1.trainer_mode = "separate_async"
+    config.actor_rollout_ref.rollout.nnodes, config.actor_rollout_ref.rollout.n_gpus_per_node = 1, 2
+    apply_cpu_defaults(config, explicit=())
+    assert config.ray_kwargs.ray_init.num_gpus == 1 + 2
 
 
 def test_changes_are_reported_and_a_second_call_has_none(config: DictConfig) -> None:

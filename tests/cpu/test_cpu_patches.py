@@ -44,6 +44,22 @@ def test_process_group_defaults_to_gloo_and_keeps_a_given_backend() -> None:
     assert calls == [(7, "cpu:gloo"), (None, "other")]
 
 
+def test_the_critic_is_loaded_with_torchs_attention(tmp_path: Path) -> None:
+    from recipe.agpo.quickstart.model import ModelConfig, build_model
+
+    def load_valuehead_model(local_path, torch_dtype, model_config, trust_remote_code):  # type: ignore[no-untyped-def]
+        raise AssertionError("verl's own asks for flash-attention")
+
+    model = build_model(ModelConfig(layers=1), seed=0)
+    model.save_pretrained(tmp_path)
+    model.config.num_labels = 1
+    module = module_with(load_valuehead_model=load_valuehead_model)
+    patches.critic_without_flash_attention(module)
+    critic = module.load_valuehead_model(str(tmp_path), torch.float32, model.config, False)
+    assert critic.config._attn_implementation == "sdpa"
+    assert critic.score.weight.shape == (1, model.config.hidden_size)
+
+
 def test_offload_policy_is_never_pinned() -> None:
     from torch.distributed.fsdp import CPUOffloadPolicy
 
@@ -58,6 +74,7 @@ def test_offload_policy_is_never_pinned() -> None:
         (patches.default_process_group_to_gloo, {"initialize_global_process_group_ray": lambda a: a}),
         (patches.offload_without_pinned_memory, {"CPUOffloadPolicy": lambda: None}),
         (patches.offload_without_pinned_memory, {"CPUOffloadPolicy": None}),
+        (patches.critic_without_flash_attention, {"load_valuehead_model": lambda path: path}),
     ],
 )
 def test_something_else_in_its_place_is_refused(patch: patches.Patch, names: dict[str, object]) -> None:

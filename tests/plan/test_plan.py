@@ -93,7 +93,7 @@ def test_knobs_reach_the_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     config = plan("run_grpo_qwen14b.sh", "data.train_batch_size=128")
     assert list(config.data.train_files) == [f"{tmp_path}/gsm8k/train.parquet", f"{tmp_path}/math/train.parquet"]
     assert list(config.data.val_files) == [f"{tmp_path}/aime24/test.parquet"]
-    assert config.trainer.default_local_dir == "elsewhere/checkpoints"
+    assert config.trainer.default_local_dir == f"{ROOT}/elsewhere/checkpoints"
     assert (config.trainer.n_gpus_per_node, config.trainer.nnodes) == (4, 2)
     assert config.algorithm.agpo.token_budget == 1_000_000 and list(config.trainer.logger) == ["console", "wandb"]
     assert config.actor_rollout_ref.rollout.tensor_model_parallel_size == 4

@@ -28,3 +28,12 @@ def by_hash(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
     """A well-behaved verdict that an untrained model can get right: its response's hash."""
     digest = hashlib.sha256(solution_str.encode("utf-8", "replace")).digest()
     return {"score": float(digest[2] % 2), "acc": float(digest[2] % 2), "vote_key": str(digest[3] % 3)}
+
+
+def unequal(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    """Few are right and some raise, so that many groups are all wrong."""
+    digest = hashlib.sha256(solution_str.encode("utf-8", "replace")).digest()
+    if digest[0] % 8 == 0:
+        raise RuntimeError("verifier broke")
+    right = float(digest[2] % 3 == 0)
+    return {"score": right, "acc": right, "vote_key": str(digest[3] % 3)}

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's asynchronous, colocated trainer: prompts are generated ahead, and a kill loses neither state nor ledger."""
+"""verl's asynchronous trainers: prompts are generated ahead, and a kill loses neither state nor ledger."""
 
 from __future__ import annotations
 
 import os
 import signal
 
+import pytest
+
 from agpo_core import load_state
 from recipe.agpo.checkpoint import read_ledger
 from tests.realstack import stack
 
 STEPS = 6
-OVERRIDES = (
-    "trainer.v1.trainer_mode=colocate_async",
-    "trainer.v1.colocate_async.num_warmup_batches=1",
+COMMON = (
     "reward.custom_reward_function.name=by_hash",
     "actor_rollout_ref.rollout.calculate_log_probs=True",
     "actor_rollout_ref.actor.optim.lr=1e-4",
@@ -21,15 +21,27 @@ OVERRIDES = (
     "trainer.save_freq=2",
     f"trainer.total_training_steps={STEPS}",
 )
+MODES = {
+    "colocate_async": ("trainer.v1.colocate_async.num_warmup_batches=1",),
+    # The rollout server has a process of its own; two mini-batches train on each of its versions.
+    "separate_async": (
+        "trainer.v1.separate_async.num_warmup_batches=1",
+        "trainer.v1.separate_async.parameter_sync_step=2",
+        "actor_rollout_ref.rollout.nnodes=1",
+        "actor_rollout_ref.rollout.n_gpus_per_node=1",
+    ),
+}
 
 
-def test_stale_prompts_train_and_a_killed_run_goes_on(launch):
-    killed = launch(OVERRIDES, reward=stack.HERE / "bad_reward.py")
+@pytest.mark.parametrize("mode", MODES)
+def test_stale_prompts_train_and_a_killed_run_goes_on(launch, mode):
+    overrides = (*COMMON, f"trainer.v1.trainer_mode={mode}", *MODES[mode])
+    killed = launch(overrides, reward=stack.HERE / "bad_reward.py")
     killed.wait_for(lambda: 4 in killed.steps())
     os.kill(killed.process.pid, signal.SIGKILL)
     killed.stop()
 
-    resumed = launch(OVERRIDES, reward=stack.HERE / "bad_reward.py")
+    resumed = launch(overrides, reward=stack.HERE / "bad_reward.py")
     assert resumed.wait() == 0, resumed.tail()
     first, later = killed.steps(), resumed.steps()
     assert min(later) in (3, 5) and max(later) == STEPS

@@ -8,18 +8,61 @@ import signal
 from pathlib import Path
 
 from agpo_core import load_state
+from recipe.agpo.checkpoint import read_ledger
 from recipe.agpo.cpu.processes import marked
 from tests.realstack import stack
 
 
-def _vllm_servers(marker):
+def _processes(marker, *names):
     for pid in marked(marker):
         try:
             name = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if "vLLMHttpServer" in name or "VLLM::EngineCore" in name:
+        if any(wanted in name for wanted in names):
             yield pid
+
+
+def _marked_checkpoint(run):
+    """Step of the checkpoint that a restart would take; asserts that its controller state and ledger are whole."""
+    step = int((run.folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+    folder = run.folder / "checkpoints" / f"global_step_{step}"
+    state, _, _ = load_state(folder / "agpo_state.json")
+    assert state.step == step
+    return step, read_ledger(folder).generated
+
+
+def test_a_lost_worker_a_full_disk_and_a_loss_that_is_no_number(launch):
+    """Three bad days of one run; each start goes on from where the last good checkpoint was."""
+    common = [*stack.REPLAY, "data.max_response_length=32", "trainer.save_freq=1", "trainer.total_training_steps=40"]
+    lost = launch(common)
+    lost.wait_for(lambda: 2 in lost.steps())
+    for pid in _processes(lost.marker, "WorkerDict"):
+        os.kill(pid, signal.SIGKILL)
+    assert lost.wait(180) != 0
+    assert "a process of the run died" in lost.log and lost.survivors() == [], lost.tail()
+    step, tokens = _marked_checkpoint(lost)
+    assert step >= 2 and f"goes on from global_step_{step}" in lost.log
+
+    # Writes to this device fail as on a full disk.
+    weights = lost.folder / "checkpoints" / f"global_step_{step + 1}" / "actor" / "model_world_size_1_rank_0.pt"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    weights.unlink(missing_ok=True)
+    weights.symlink_to("/dev/full")
+    full = launch(common)
+    assert full.wait() != 0
+    assert f"global_step_{step + 1} could not be written" in full.log, full.tail()
+    assert f"goes on from global_step_{step}" in full.log
+    assert _marked_checkpoint(full) == (step, tokens)
+    weights.unlink()
+
+    diverged = launch([*common, "actor_rollout_ref.actor.entropy_coeff=nan"])
+    assert diverged.wait() != 0
+    assert "gradient has not been finite for 3 steps" in diverged.log, diverged.tail()
+    assert [data["agpo/nonfinite_steps"] for data in diverged.steps().values()] == [1, 2]
+    assert min(diverged.steps()) == step + 1, "went on from the last good checkpoint"
+    assert diverged.steps()[step + 1]["agpo/tokens/generated_cumulative"] > tokens
+    assert _marked_checkpoint(diverged) == (step, tokens), "what did not learn is not saved"
 
 
 def test_dead_vllm_server_is_named_and_nothing_is_corrupt(launch):
@@ -39,16 +82,14 @@ def test_dead_vllm_server_is_named_and_nothing_is_corrupt(launch):
     run.wait_for(lambda: 3 in run.steps())
     assert run.steps()[3]["agpo/tau/min"] < run.steps()[3]["agpo/tau/max"]
     assert 0.5 < run.steps()[3]["rollout_corr/rollout_is_mean"] < 1.5
-    victims = list(_vllm_servers(run.marker))
+    victims = list(_processes(run.marker, "vLLMHttpServer", "VLLM::EngineCore"))
     assert victims, "no vLLM process found"
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     code = run.wait(180)
     assert code != 0
     assert "vLLM rollout server died" in run.log, run.tail()
-    tracker = (run.folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text()
-    state, _, _ = load_state(run.folder / "checkpoints" / f"global_step_{tracker}" / "agpo_state.json")
-    assert state.step == int(tracker)
+    _marked_checkpoint(run)
     assert run.survivors() == []
 
 

@@ -9,14 +9,23 @@ from typing import Any
 import pytest
 import torch
 from tensordict import TensorDict
-from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla
+from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla, get_policy_loss_fn
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import ActorConfig
 from verl.workers.config.actor import PolicyLossConfig
 from verl.workers.utils.losses import ppo_loss
 
 from recipe.agpo import plugin  # noqa: F401 - registers the policy loss
-from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, METRIC_PREFIX, ROW_WEIGHT, actor_loss, agpo_policy_loss
+from recipe.agpo.actor_loss import (
+    BASE_LOSS,
+    BASE_LOSSES,
+    CLIP_HIGH,
+    CLIP_LOW,
+    METRIC_PREFIX,
+    ROW_WEIGHT,
+    actor_loss,
+    agpo_policy_loss,
+)
 
 MODES = ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 PolicyLoss = Callable[..., tuple[torch.Tensor, dict[str, Any]]]
@@ -92,34 +101,41 @@ def test_unset_sides_fall_back_on_clip_ratio() -> None:
     assert torch.equal(rows.loss(agpo_policy_loss, config)[0], rows.loss(compute_policy_loss_vanilla, config)[0])
 
 
-def test_a_clip_ratio_per_row_is_each_rows_own_vanilla_loss() -> None:
+@pytest.mark.parametrize("base", BASE_LOSSES)
+def test_a_clip_ratio_per_row_is_each_rows_own_loss_of_verl(base: str) -> None:
     rows = Rows(seed=1)
     low = torch.tensor([0.05, 0.1, 0.2, 0.3, 0.4, 0.1])
     high = torch.tensor([0.4, 0.3, 0.2, 0.1, 0.05, 0.1])
     config = actor_config()
     object.__setattr__(config, "clip_ratio_low", low.unsqueeze(-1))
     object.__setattr__(config, "clip_ratio_high", high.unsqueeze(-1))
-    together, _, gradient = rows.loss(agpo_policy_loss, config, "token-sum")
+    object.__setattr__(config, BASE_LOSS, base)
+    together, metrics, gradient = rows.loss(agpo_policy_loss, config, "token-sum")
     total = torch.zeros(())
     for i in range(6):
         one = Rows(seed=1)
         one.mask &= torch.arange(6).unsqueeze(-1) == i
         scalar = actor_config(clip_ratio_low=float(low[i]), clip_ratio_high=float(high[i]))
-        loss, _, row_gradient = one.loss(compute_policy_loss_vanilla, scalar, "token-sum")
+        loss, _, row_gradient = one.loss(get_policy_loss_fn(base), scalar, "token-sum")
         torch.testing.assert_close(gradient[i], row_gradient[i], rtol=1e-6, atol=1e-8)
         total = total + loss
     torch.testing.assert_close(together, total, rtol=1e-5, atol=1e-6)
-    assert together != rows.loss(agpo_policy_loss, actor_config(), "token-sum")[0]
+    alike = actor_config()
+    object.__setattr__(alike, BASE_LOSS, base)
+    assert together != rows.loss(agpo_policy_loss, alike, "token-sum")[0]
+    assert metrics[f"{METRIC_PREFIX}tokens"] == int(rows.mask.sum()), "the drift is measured with every loss"
 
 
+@pytest.mark.parametrize("base", BASE_LOSSES)
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode.startswith("seq-mean")])
-def test_row_weights_take_invalid_rows_out_of_the_fixed_denominator(mode: str) -> None:
+def test_row_weights_take_invalid_rows_out_of_the_fixed_denominator(mode: str, base: str) -> None:
     """6 rows, 2 of them without a reward: the same loss as a batch of the other 4."""
     rows = Rows()
     rows.mask[4] = False  # row 5 is empty already
     config = actor_config()
     config.global_batch_info.update(dp_size=1, batch_num_tokens=None, global_batch_size=6)
     object.__setattr__(config, ROW_WEIGHT, torch.full((6,), 6 / 4))
+    object.__setattr__(config, BASE_LOSS, base)
     weighted, _, _ = rows.loss(agpo_policy_loss, config, mode)
 
     four = Rows()
@@ -127,7 +143,7 @@ def test_row_weights_take_invalid_rows_out_of_the_fixed_denominator(mode: str) -
         setattr(four, name, getattr(four, name)[:4])
     alone = actor_config()
     alone.global_batch_info.update(dp_size=1, batch_num_tokens=None, global_batch_size=4)
-    expected, _, _ = four.loss(compute_policy_loss_vanilla, alone, mode)
+    expected, _, _ = four.loss(get_policy_loss_fn(base), alone, mode)
     torch.testing.assert_close(weighted, expected, rtol=1e-6, atol=1e-7)
 
 

@@ -64,7 +64,7 @@ def test_an_estimator_with_a_token_budget_is_checked(good_config: Build, run_fol
 
 def test_controller_settings_of_another_estimator_are_pointed_out(good_config: Build) -> None:
     warnings = find_warnings(good_config("algorithm.adv_estimator=grpo", "+algorithm.agpo.clip.enabled=false"))
-    only(warnings, "algorithm.adv_estimator=grpo", "only token_budget", "algorithm.adv_estimator=agpo")
+    only(warnings, "algorithm.adv_estimator=grpo", "only token_budget and", "algorithm.adv_estimator=agpo")
 
 
 def test_all_problems_come_in_one_message(good_config: Build) -> None:
@@ -115,10 +115,44 @@ def test_another_verl_version_names_the_seams(good_config: Build, monkeypatch: p
     only(find_problems(good_config()), "verl 0.10.0", "verl==0.9.1", "verl_seams.py")
 
 
+SEPARATE = (
+    "trainer.v1.trainer_mode=separate_async",
+    "trainer.v1.separate_async.parameter_sync_step=4",
+    "data.train_batch_size=8",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+    "actor_rollout_ref.rollout.nnodes=1",
+    "actor_rollout_ref.rollout.n_gpus_per_node=1",
+    "actor_rollout_ref.rollout.checkpoint_engine.backend=nccl",
+)
+
+
 def test_trainer_modes(good_config: Build) -> None:
     assert find_problems(good_config("trainer.v1.trainer_mode=colocate_async")) == []
-    refused = find_problems(good_config("trainer.v1.trainer_mode=separate_async"))
-    only(refused, "trainer.v1.trainer_mode=separate_async", "sync or colocate_async")
+    assert find_problems(good_config(*SEPARATE)) == []
+    refused = find_problems(good_config("trainer.v1.trainer_mode=own"))
+    only(refused, "trainer.v1.trainer_mode=own", "sync or colocate_async or separate_async")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.train_batch_size=6", ("parameter_sync_step=4", "ppo_mini_batch_size=1", "data.train_batch_size=4")),
+        ("actor_rollout_ref.rollout.nnodes=0", ("rollout.nnodes=0", "at least 1")),
+        ("actor_rollout_ref.rollout.checkpoint_engine.backend=naive", ("backend=naive", "Set it to nccl")),
+        ("actor_rollout_ref.hybrid_engine=False", ("hybrid_engine=False", "VERL_LOGGING_LEVEL=WARNING")),
+    ],
+)
+@pytest.mark.parametrize("estimator", ["agpo", "grpo"])
+def test_what_separate_async_would_stop_at_late(
+    good_config: Build, override: str, words: tuple[str, ...], estimator: str
+) -> None:
+    section = "+algorithm.agpo.token_budget=9" if estimator == "grpo" else "algorithm.adv_estimator=agpo"
+    only(find_problems(good_config(*SEPARATE, f"algorithm.adv_estimator={estimator}", section, override)), *words)
+
+
+def test_a_schedule_by_tokens_needs_a_budget(good_config: Build) -> None:
+    only(find_problems(good_config("+algorithm.agpo.lr_schedule=tokens")), "lr_schedule=tokens", "token_budget")
+    assert find_problems(good_config("+algorithm.agpo.lr_schedule=tokens", "+algorithm.agpo.token_budget=9")) == []
 
 
 def test_the_old_trainer_is_refused(good_config: Build) -> None:
@@ -151,9 +185,10 @@ def test_corrected_scoring_needs_weights_and_the_samplers_log_probs(good_config:
 
 
 def test_losses_without_a_clip_ratio_per_response_are_refused(good_config: Build) -> None:
-    gspo = "actor_rollout_ref.actor.policy_loss.loss_mode=gspo"
-    only(find_problems(good_config(gspo)), "loss_mode=gspo", "loss_mode=vanilla", "clip.enabled=false")
-    assert find_problems(good_config(gspo, "+algorithm.agpo.clip.enabled=false")) == []
+    loss_mode = "actor_rollout_ref.actor.policy_loss.loss_mode"
+    only(find_problems(good_config(f"{loss_mode}=clip_cov")), f"{loss_mode}=clip_cov", "gspo", "clip.enabled=false")
+    assert find_problems(good_config(f"{loss_mode}=gspo")) == []
+    assert find_problems(good_config(f"{loss_mode}=clip_cov", "+algorithm.agpo.clip.enabled=false")) == []
 
 
 def test_a_foreign_agent_loop_manager_is_refused(good_config: Build) -> None:

@@ -14,7 +14,7 @@ import torch
 from agpo_core import AGPOConfig, ControllerState, RunningStat, StepSignals, update_state
 from recipe.agpo import rollout
 from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW
-from recipe.agpo.groups import clip_columns
+from recipe.agpo.groups import clip_columns, merged
 from recipe.agpo.rollout import ProbeRecord, decide
 from recipe.agpo.scoring import Scored, failed
 from tests.recipe.steps import Row, gather, record, settings, two_prompts
@@ -84,6 +84,34 @@ def test_any_order_of_rows_gives_the_same_bits(preset: str) -> None:
     assert len(seen) == 1
     if preset == "agpo":
         assert decisions[0][1] != decisions[-2][1], "prompts a and b must differ, or nothing was tested"
+
+
+@pytest.mark.parametrize("rows_first", [4, 5])
+def test_batches_of_one_step_merge_into_what_one_batch_would_be(rows_first: int) -> None:
+    """separate_async trains several batches on one rollout version."""
+    config = AGPOConfig()
+    state = warm_state(config)
+    rows = [replace(r, entropy=0.25 + i / 8, length=2 + i) for i, r in enumerate(two_prompts())]
+    pad = [PAD] * (rows_first - 4)  # a padding row in the middle
+    parts = []
+    for part in (rows[:4] + pad, rows[4:]):
+        groups = gather(part, config, state)
+        columns = clip_columns(groups, state, config, settings(config))
+        groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
+        parts.append(groups)
+    whole, both = gather(rows[:4] + pad + rows[4:], config, state), merged(parts)
+    assert merged([whole]) is whole
+    for name in ("prompts", "prompt_of_row", "sessions", "final", "valid", "statuses", "vote_keys", "records"):
+        assert getattr(both, name) == getattr(whole, name), name
+    assert both.policy_entropy == pytest.approx(whole.policy_entropy, rel=1e-5)
+    assert both.entropy_tokens == whole.entropy_tokens > 0
+    assert torch.equal(both.policy_entropy_P, whole.policy_entropy_P)
+    assert both.clip_low.tolist() == [v for part in parts for v in part.clip_low.tolist()]
+    assert both.clip_reason == parts[0].clip_reason + parts[1].clip_reason
+    signals = whole.signals(0.01)
+    assert update_state(both.stats, signals, state, config) == update_state(whole.stats, signals, state, config)
+    blind = [gather(part, config, state, entropy=False) for part in (rows[:4], rows[4:])]
+    assert merged(blind).policy_entropy is None and merged(blind).policy_entropy_P is None
 
 
 def test_padding_rows_take_part_in_nothing() -> None:

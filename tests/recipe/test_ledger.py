@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The token budget ends a run of any trainer. The trainer here is a stand-in with verl's loop conditions;
-tests/realstack/test_budget.py does it with verl's own."""
+tests/realstack/test_scripts.py does it with verl's own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from omegaconf import OmegaConf
 
 from agpo_core import TokenLedger
 from recipe.agpo import checkpoint
+from recipe.agpo.failures import CheckpointFailed, Diverged, WorkerLost
 from recipe.agpo.ledger import CountingWorker, LedgerMixin, ledger_metrics
+from recipe.agpo.verl_seams import SCHEDULE_POSITION
 
 
 class Loop:
@@ -47,7 +50,16 @@ class Loop:
 
     def step(self, metrics: dict[str, Any], timing: dict[str, float]) -> str:
         self.agent_loop_manager.undrained += TokenLedger(generated=100, probe=40)
+        batch = SimpleNamespace(extra_info={})
+        self._update_critic(batch, metrics)
+        self._update_actor(batch, metrics)
+        metrics |= {"actor/grad_norm": self.config.get("norms", [1.0] * 99)[self.global_steps]} | batch.extra_info
         return "batch"
+
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        return batch
+
+    _update_critic = _update_actor
 
 
 class Trainer(LedgerMixin, Loop):
@@ -152,3 +164,53 @@ def test_what_is_logged() -> None:
     logged = ledger_metrics(TokenLedger(10, 4, 2, 1), TokenLedger(110, 44, 22, 11, 3), 100)
     assert logged["agpo/tokens/generated"] == 10.0 and logged["agpo/tokens/generated_cumulative"] == 110.0
     assert logged["agpo/tokens/budget_left"] == 0.0 and logged["agpo/rollout/lost_sessions_cumulative"] == 3.0
+
+
+@pytest.mark.parametrize("horizon", [40, 10])
+def test_the_learning_rate_schedule_follows_the_tokens_to_the_budget(tmp_path: Path, horizon: int) -> None:
+    settings = config(tmp_path, 400)
+    settings.algorithm.agpo.lr_schedule = "tokens"
+    settings.actor_rollout_ref = {"actor": {"optim": {"total_training_steps": horizon}}}
+    settings.critic = {"optim": {"total_training_steps": horizon}}
+    trainer = run(settings)
+    assert [m[SCHEDULE_POSITION] for m in trainer.logged] == [horizon * share / 4 for share in (1, 2, 3, 4)]
+    assert all(SCHEDULE_POSITION not in m for m in run(config(tmp_path / "steps", 400)).logged), "verl's own schedule"
+
+
+def test_gradients_that_are_no_numbers_are_counted_not_saved_and_stop_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = float("nan")
+    settings = config(tmp_path, None, norms=[0, 1, 1, bad, 1, bad, float("inf"), bad, 1, 1, 1])
+    settings.trainer.save_freq = 1
+    trainer = Trainer(settings)
+    with pytest.raises(Diverged, match="step 7: the gradient has not been finite for 3 steps in a row"):
+        trainer.fit(Manager())
+    assert [m["agpo/nonfinite_steps"] for m in trainer.logged] == [0, 0, 1, 0, 1, 2]
+    assert trainer.saved == [1, 2, 4]
+    assert "step 3 is not saved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cause", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 1 vs 2")])
+def test_a_checkpoint_that_cannot_be_written_is_named_with_what_is_left(tmp_path: Path, cause: Exception) -> None:
+    class FullDisk(Loop):
+        def _save_checkpoint(self) -> None:
+            if self.global_steps == 8:
+                raise cause
+            super()._save_checkpoint()
+            (tmp_path / checkpoint.TRACKER_FILE).write_text(str(self.global_steps))
+
+    trainer = type("FullDiskTrainer", (LedgerMixin, FullDisk), {})(config(tmp_path, None))
+    words = r"global_step_8 could not be written: \w+: .*goes on from global_step_4"
+    with pytest.raises(CheckpointFailed, match=words):
+        trainer.fit(Manager())
+
+
+def test_a_dead_worker_is_named_and_without_a_checkpoint_the_run_starts_anew(tmp_path: Path) -> None:
+    class DeadWorker(Loop):
+        def step(self, metrics: dict[str, Any], timing: dict[str, float]) -> str:
+            raise ray.exceptions.ActorDiedError()
+
+    trainer = type("DeadWorkerTrainer", (LedgerMixin, DeadWorker), {})(config(tmp_path, None))
+    with pytest.raises(WorkerLost, match="a process of the run died: .*No checkpoint was written yet"):
+        trainer.fit(Manager())

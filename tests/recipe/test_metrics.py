@@ -14,7 +14,7 @@ from recipe.agpo import scoring
 from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, METRIC_PREFIX
 from recipe.agpo.groups import StepGroups, clip_columns
 from recipe.agpo.ledger import ledger_metrics
-from recipe.agpo.metrics import GLOSSARY, in_glossary, pop_update_sums, step_metrics
+from recipe.agpo.metrics import GLOSSARY, in_glossary, pop_update_sums, step_metrics, update_shares
 from tests.recipe.steps import Row, gather, record, settings, two_prompts
 
 SUMS = {
@@ -50,9 +50,9 @@ def full_step() -> dict[str, float]:
         Row("pad", 0, padding=True),
     ]
     groups = clipped(gather(rows, config, state), state, config)
-    drift = pop_update_sums(dict(SUMS), METRIC_PREFIX)
+    drift = update_shares(pop_update_sums(dict(SUMS), METRIC_PREFIX))
     tokens = ledger_metrics(TokenLedger(26, 12), TokenLedger(126, 12, lost_sessions=2), budget=1000)
-    return step_metrics(groups, state, config) | drift | tokens | {"agpo/overhead_s": 0.01}
+    return step_metrics(groups, state, config) | drift | tokens | {"agpo/overhead_s": 0.01, "agpo/nonfinite_steps": 0.0}
 
 
 def test_every_logged_key_is_in_the_glossary_and_every_entry_is_logged() -> None:
@@ -123,16 +123,18 @@ def test_a_step_in_which_everything_failed_still_logs() -> None:
     assert all(torch.isfinite(torch.tensor(list(logged.values()))).tolist())
 
 
-def test_update_sums_become_shares_and_leave_the_metrics() -> None:
+def test_update_sums_leave_the_metrics_and_become_shares() -> None:
     metrics = dict(SUMS) | {"actor/pg_loss": 0.1}
-    assert pop_update_sums(metrics, METRIC_PREFIX) == pytest.approx(
-        {
-            "agpo/step_kl": 0.002,
-            "agpo/clip_fraction/low": 0.05,
-            "agpo/clip_fraction/high": 0.025,
-            "agpo/nonfinite_tokens": 1.0,
-        }
-    )
+    sums = pop_update_sums(metrics, METRIC_PREFIX)
+    shares = {
+        "agpo/step_kl": 0.002,
+        "agpo/clip_fraction/low": 0.05,
+        "agpo/clip_fraction/high": 0.025,
+        "agpo/nonfinite_tokens": 1.0,
+    }
+    assert update_shares(sums) == pytest.approx(shares)
+    twice = {key: 2 * value for key, value in sums.items()}
+    assert update_shares(twice) == pytest.approx(shares | {"agpo/nonfinite_tokens": 2.0})
     assert metrics == {"actor/pg_loss": 0.1}
     assert pop_update_sums({}, METRIC_PREFIX) == {}
-    assert pop_update_sums({f"{METRIC_PREFIX}tokens": 0.0}, METRIC_PREFIX) == {}
+    assert update_shares({}) == update_shares({"tokens": 0.0}) == {}

@@ -18,7 +18,7 @@ class Setting:
     """One config key: verl's default, the value for the CPU, and why.
 
     `required` marks a setting without which verl or vLLM fails on the CPU; the others save time or memory.
-    A default of None also stands for a key that is absent.
+    A default of None also stands for a key that is absent. `mode` limits a setting to one of verl's trainer modes.
     """
 
     key: str
@@ -26,12 +26,16 @@ class Setting:
     value: Any
     reason: str
     required: bool = False
+    mode: str | None = None
 
 
 # Ray's CPU count is only a number of slots here: verl's actors reserve about ten, and Ray waits for ever, in
 # silence, when the slots run out.
 RAY_CPU_SLOTS = 32
 RAY_OBJECT_STORE_BYTES = 1 << 30
+
+SEPARATE = "separate_async"
+MODE_KEY = "trainer.v1.trainer_mode"
 
 _ATTENTION = "override_config.attn_implementation"
 _FSDP2 = "FSDP1 asks for an accelerator"
@@ -75,6 +79,15 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "uni",
         "the engine does the work itself: one process less for each server",
+    ),
+    # Rollout servers of their own
+    Setting(
+        "actor_rollout_ref.rollout.checkpoint_engine.backend", "naive", "gloo",
+        "the others move weights between accelerators", required=True, mode=SEPARATE,
+    ),
+    Setting(
+        "actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module", None, "recipe.agpo.cpu.weights",
+        "registers gloo", required=True, mode=SEPARATE,
     ),
     # Processes and slots
     Setting("trainer.n_gpus_per_node", 8, 1, "ranks, not GPUs"),
@@ -150,7 +163,7 @@ def apply_cpu_defaults(config: DictConfig, explicit: Collection[str] | None = No
 
     A key stays as it is when it is in `explicit` (default: what Hydra says the user overrode), or when its
     value is not verl's default, or when its group is absent or null (a config without a critic, say). Ray's
-    `num_gpus` becomes the number of ranks, `n_gpus_per_node * nnodes`, unless it is set.
+    `num_gpus` becomes the number of ranks, rollout servers of their own included, unless it is set.
 
     Returns (key, old, new) of each change, for printing.
     """
@@ -162,7 +175,7 @@ def apply_cpu_defaults(config: DictConfig, explicit: Collection[str] | None = No
         OmegaConf.update(config, key, new, force_add=True)
 
     for setting in SETTINGS:
-        if setting.key in chosen or not _has_group(config, setting.key):
+        if setting.key in chosen or not _applies(config, setting):
             continue
         if OmegaConf.select(config, setting.key) == setting.default:
             put(setting.key, setting.value)
@@ -172,7 +185,7 @@ def apply_cpu_defaults(config: DictConfig, explicit: Collection[str] | None = No
         and _has_group(config, RAY_SLOTS_KEY)
         and OmegaConf.select(config, RAY_SLOTS_KEY) is None
     ):
-        put(RAY_SLOTS_KEY, int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes))
+        put(RAY_SLOTS_KEY, _ranks(config))
     return changes
 
 
@@ -182,9 +195,23 @@ def cpu_conflicts(config: DictConfig) -> list[tuple[str, Any, str]]:
         (setting.key, value, f"needs {setting.value}: {setting.reason}")
         for setting in SETTINGS
         if setting.required
-        and _has_group(config, setting.key)
+        and _applies(config, setting)
         and (value := OmegaConf.select(config, setting.key)) != setting.value
     ]
+
+
+def _ranks(config: DictConfig) -> int:
+    """Slots that verl asks of Ray: one a learner, and one a rollout server that does not share with one."""
+    slots = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
+    if OmegaConf.select(config, MODE_KEY) == SEPARATE:
+        rollout = config.actor_rollout_ref.rollout
+        slots += int(rollout.n_gpus_per_node) * int(rollout.nnodes)
+    return slots
+
+
+def _applies(config: DictConfig, setting: Setting) -> bool:
+    mode_fits = setting.mode is None or OmegaConf.select(config, MODE_KEY) == setting.mode
+    return mode_fits and _has_group(config, setting.key)
 
 
 def _has_group(config: DictConfig, key: str) -> bool:

@@ -103,9 +103,36 @@ def offload_without_pinned_memory(module: ModuleType) -> None:
     module.CPUOffloadPolicy = policy  # type: ignore[attr-defined]
 
 
+def critic_without_flash_attention(module: ModuleType) -> None:
+    """The critic is loaded with torch's own attention: verl names flash-attention there, whatever the config says."""
+    original = module.load_valuehead_model
+    if hasattr(original, _MARK):
+        return
+    require(
+        parameters(original) == ["local_path", "torch_dtype", "model_config", "trust_remote_code"],
+        "verl.utils.model.load_valuehead_model has other parameters",
+    )
+
+    @wraps(original)
+    def load(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
+        from transformers import AutoModelForTokenClassification
+
+        return AutoModelForTokenClassification.from_pretrained(
+            local_path,
+            config=model_config,
+            torch_dtype=torch_dtype,
+            trust_remote_code=trust_remote_code,
+            attn_implementation="sdpa",
+        )
+
+    setattr(load, _MARK, True)
+    module.load_valuehead_model = load  # type: ignore[attr-defined]
+
+
 PATCHES: dict[str, Patch] = {
     "verl.utils.distributed": default_process_group_to_gloo,
     "verl.workers.engine.fsdp.transformer_impl": offload_without_pinned_memory,
+    "verl.utils.model": critic_without_flash_attention,
 }
 
 

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a run ends when something breaks: one error that names the cause and says what is left.
+
+- Gradient not finite: verl skips that update (with Megatron it stops there). The step is counted, and not saved as a
+  checkpoint; after three such steps in a row the run stops (:class:`Diverged`).
+- Worker lost: the run stops (:class:`WorkerLost`).
+- Checkpoint not written, a full disk for example: the run stops (:class:`CheckpointFailed`).
+- Rollout server dead, or no response has a reward: the run stops (:class:`RolloutFailed`).
+
+verl marks a checkpoint as the latest once all of it is written. So the last marked one, with controller state and
+ledger, stays whole, and the same command goes on from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+NONFINITE_STEPS = 3
+GRADIENT = "actor/grad_norm"
+
+
+class RunStopped(RuntimeError):
+    """The run cannot go on; the message names the cause and what to do."""
+
+
+class RolloutFailed(RunStopped):
+    """The rollout could not produce a batch."""
+
+
+class WorkerLost(RunStopped):
+    """A process of the run died."""
+
+
+class CheckpointFailed(RunStopped):
+    """A checkpoint could not be written."""
+
+
+class Diverged(RunStopped):
+    """Gradients have not been finite for several steps."""
+
+
+class GradientWatch:
+    """Counts steps in a row whose gradient was not finite."""
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+
+    def see(self, metrics: Mapping[str, Any], step: int, resume: str) -> None:
+        """Take in a step's metrics; a step without an actor update changes nothing.
+
+        Raises:
+            Diverged: this was one such step too many.
+        """
+        if GRADIENT not in metrics:
+            return
+        self.in_a_row = 0 if math.isfinite(float(metrics[GRADIENT])) else self.in_a_row + 1
+        if self.in_a_row:
+            print(f"[agpo] step {step}: the gradient was not finite, so verl skipped updates of this step.")
+        if self.in_a_row >= NONFINITE_STEPS:
+            raise Diverged(
+                f"step {step}: the gradient has not been finite for {self.in_a_row} steps in a row. {resume} Before "
+                "that, lower actor_rollout_ref.actor.optim.lr or look into the data of these steps."
+            )
+
+
+def resume_words(root: Path) -> str:
+    """What the same command would do after an error."""
+    from recipe.agpo.checkpoint import TRACKER_FILE
+
+    tracker = root / TRACKER_FILE
+    step = tracker.read_text(errors="replace").strip() if tracker.is_file() else ""
+    if not step.isdigit():
+        return "No checkpoint was written yet: the same command starts anew."
+    return f"The last checkpoint is intact: the same command goes on from global_step_{step} in {root}."
+
+
+@contextmanager
+def lost_workers_named(root: Path) -> Iterator[None]:
+    """Turn Ray's errors about dead processes into :class:`WorkerLost`."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayActorError as error:
+        raise WorkerLost(
+            f"a process of the run died: {_first_line(error)} Out of memory is the usual cause; the kernel's log "
+            f"tells. {resume_words(root)}"
+        ) from error
+
+
+@contextmanager
+def failed_saves_named(folder: Path) -> Iterator[None]:
+    """Turn whatever stops a checkpoint into :class:`CheckpointFailed`; a dead process stays one."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayActorError:
+        raise
+    except Exception as error:  # noqa: BLE001 - torch, safetensors, Ray and the file system have their own
+        raise CheckpointFailed(
+            f"{folder.name} could not be written: {_first_line(getattr(error, 'cause', None) or error)} Look at the "
+            f"free space of {folder.parent}; the incomplete {folder.name} may be removed. {resume_words(folder.parent)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    line = text.splitlines()[0] if text else ""
+    return f"{type(error).__name__}: {line}"[:500].rstrip(".") + "."
