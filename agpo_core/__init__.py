@@ -2,45 +2,51 @@
 """Adaptive group policy optimisation: statistics, controllers, advantages and losses. Needs torch only."""
 
 from agpo_core.advantages import group_advantages, group_advantages_padded
+from agpo_core.allocation import allocate, expected_variance
 from agpo_core.clipping import ClipDecision, decide_clip
-from agpo_core.config import (
-    KEY_PREFIX,
-    PRESETS,
-    AdvantageConfig,
-    AGPOConfig,
-    ClipConfig,
-    ProbeConfig,
-    Resolved,
-    SignalConfig,
-    TemperatureConfig,
-    iter_fields,
-    resolve,
-)
+from agpo_core.config import PRESETS, AGPOConfig, Resolved, iter_fields, resolve
 from agpo_core.controller import merge_stats, probe_statistics, update_state
 from agpo_core.ledger import TokenLedger
 from agpo_core.losses import SurrogateOutput, aggregate, clipped_surrogate, importance_weights, policy_loss
+from agpo_core.outcomes import ResponseAdvantages, response_advantages
 from agpo_core.records import ControllerState, ProbeStats, Reason, ReferenceState, StepSignals
 from agpo_core.running import RunningStat
+from agpo_core.schema import KEY_PREFIX
+from agpo_core.sections import (
+    AdvantageConfig,
+    AllocationConfig,
+    ClipConfig,
+    LengthConfig,
+    LossConfig,
+    ProbeConfig,
+    SignalConfig,
+    TemperatureConfig,
+)
 from agpo_core.state import StateError, load_state, save_state, state_from_dict, state_to_dict
 from agpo_core.stats import dispersion, max_dispersion, pad_groups, skewness
 from agpo_core.temperature import TemperatureDecision, decide_temperature, uncertainty
 from agpo_core.votes import vote_classes, vote_entropy
+from agpo_core.weights import adaptive_loss, adaptive_weights, denominator_weights, group_losses, prompt_weights
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AGPOConfig",
     "AdvantageConfig",
+    "AllocationConfig",
     "ClipConfig",
     "ClipDecision",
     "ControllerState",
     "KEY_PREFIX",
+    "LengthConfig",
+    "LossConfig",
     "PRESETS",
     "ProbeConfig",
     "ProbeStats",
     "Reason",
     "ReferenceState",
     "Resolved",
+    "ResponseAdvantages",
     "RunningStat",
     "SignalConfig",
     "StateError",
@@ -49,13 +55,19 @@ __all__ = [
     "TemperatureConfig",
     "TemperatureDecision",
     "TokenLedger",
+    "adaptive_loss",
+    "adaptive_weights",
     "aggregate",
+    "allocate",
     "clipped_surrogate",
     "decide_clip",
     "decide_temperature",
+    "denominator_weights",
     "dispersion",
+    "expected_variance",
     "group_advantages",
     "group_advantages_padded",
+    "group_losses",
     "importance_weights",
     "iter_fields",
     "load_state",
@@ -64,7 +76,9 @@ __all__ = [
     "pad_groups",
     "policy_loss",
     "probe_statistics",
+    "prompt_weights",
     "resolve",
+    "response_advantages",
     "save_state",
     "skewness",
     "state_from_dict",

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from agpo_core import AGPOConfig
 from recipe.agpo import checkpoint, cpu
 from recipe.agpo.actor_loss import BASE_LOSSES
+from recipe.agpo.cpu.processes import MARKER, new_run_id
 from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger, resolved
 from recipe.agpo.verl_seams import MANAGER_CLASS, VERL_VERSION
 
@@ -44,6 +45,8 @@ def before_ray(config: DictConfig) -> None:
         ConfigProblem: with all problems found, each with its fix.
     """
     problems = []
+    # Every process of a run inherits it: verl_seams tells runs apart by it.
+    os.environ.setdefault(MARKER, new_run_id())
     if cpu.enabled():
         from recipe.agpo.cpu.config import apply_cpu_defaults, cpu_conflicts
 

@@ -10,6 +10,7 @@ verl                                             use
 ``trainer.ppo.v1.get_trainer_cls``               adds the ledger, and AGPO if ``algorithm.adv_estimator=agpo``
 ``utils.config.validate_config``                 our checks run in it, before Ray starts
 ``workers.engine.base.BaseEngine.train_batch``   moves the learning-rate schedule, if it follows tokens
+``vllm_rollout.bucketed_weight_transfer``        two runs side by side on one machine get sockets of their own
 ``trainer.ppo.v1.agent_loop_tq``                 base classes of our rollout
 ``PPOTrainerSync``, ``PPOTrainerColocateAsync``  base classes of our trainer
 ===============================================  ===============================================================
@@ -18,10 +19,12 @@ verl                                             use
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from recipe.agpo.cpu.processes import MARKER as RUN_ID
 from recipe.agpo.import_hooks import on_import
 
 VERL_VERSION = "0.9.1"
@@ -55,6 +58,7 @@ def install() -> None:
     on_import("verl.trainer.ppo.v1", _select_trainer)
     on_import("verl.utils.config", _add_checks)
     on_import("verl.workers.engine.base", _place_schedule)
+    on_import("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer", _own_sockets)
 
 
 def _register_algorithms(core_algos: ModuleType) -> None:
@@ -137,6 +141,31 @@ def _place_schedule(base: ModuleType) -> None:
 
     train_batch._agpo = True  # type: ignore[attr-defined]
     base.BaseEngine.train_batch = train_batch  # type: ignore[attr-defined]
+
+
+def _own_sockets(transfer: ModuleType) -> None:
+    """Weights go to vLLM through a socket named after Ray's job number, which is 1 in every new cluster.
+
+    Two runs on one machine, each with its own Ray, would take the other's weights or wait for ever. Both ends of a
+    run carry its id in their environment, unless they belong to a cluster that was there before; job numbers differ
+    in that one.
+    """
+    for name in ("BucketedWeightSender", "BucketedWeightReceiver"):
+        end = getattr(transfer, name)
+        if not getattr(end.__init__, "_agpo", False):
+            end.__init__ = _with_own_socket(end.__init__)
+
+
+def _with_own_socket(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def init(self: Any, zmq_handle: str, *args: Any, **kwargs: Any) -> None:
+        run = os.environ.get(RUN_ID, "")[:8]
+        if run and zmq_handle.startswith("ipc://"):
+            zmq_handle = f"{zmq_handle}-{run}"
+        original(self, zmq_handle, *args, **kwargs)
+
+    init._agpo = True  # type: ignore[attr-defined]
+    return init
 
 
 def actor_ranks(worker_group: Any) -> int:

@@ -21,94 +21,99 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-method="$1" model="$2"
-shift 2
-# Absolute, because the workers of a Ray cluster that runs already are in another folder.
-out="$(realpath -m "${OUT:-runs/$method-$model}")"
-python="${AGPO_PYTHON:-python3}"
-data="$(realpath -m "${DATA_DIR:-data}")"
-train="${TRAIN:-gsm8k}"
-if [ "${CPU:-0}" = 1 ]; then
-    if [ -z "${DATA_DIR:-}" ]; then data="$out/rehearsal/data"; fi
-    train="${TRAIN:-reasoning_gym/chain_sum}"
-    MODEL_PATH="${MODEL_PATH:-$out/rehearsal/model}"
-    GPUS="${GPUS:-1}"
-    export AGPO_CPU=1
-    if [ "${AGPO_DRY_RUN:-0}" != 1 ]; then
-        source scripts/lib/env.sh
-        python="$PY"
-        "$python" -m recipe.agpo.cpu.rehearsal --model "$MODEL_PATH" --data "$data"
+# A function, because bash reads a script as it goes: a run of days must not stumble over an edit below it.
+main() {
+    method="$1" model="$2"
+    shift 2
+    # Absolute, because the workers of a Ray cluster that runs already are in another folder.
+    out="$(realpath -m "${OUT:-runs/$method-$model}")"
+    python="${AGPO_PYTHON:-python3}"
+    data="$(realpath -m "${DATA_DIR:-data}")"
+    train="${TRAIN:-gsm8k}"
+    if [ "${CPU:-0}" = 1 ]; then
+        if [ -z "${DATA_DIR:-}" ]; then data="$out/rehearsal/data"; fi
+        train="${TRAIN:-reasoning_gym/chain_sum}"
+        MODEL_PATH="${MODEL_PATH:-$out/rehearsal/model}"
+        GPUS="${GPUS:-1}"
+        export AGPO_CPU=1
+        if [ "${AGPO_DRY_RUN:-0}" != 1 ]; then
+            source scripts/lib/env.sh
+            python="$PY"
+            "$python" -m recipe.agpo.cpu.rehearsal --model "$MODEL_PATH" --data "$data"
+        fi
     fi
-fi
 
-files() {
-    local split="$1" name list=""
-    shift
-    for name in "$@"; do list="$list,$data/$name/$split.parquet"; done
-    echo "[${list#,}]"
+    files() {
+        local split="$1" name list=""
+        shift
+        for name in "$@"; do list="$list,$data/$name/$split.parquet"; done
+        echo "[${list#,}]"
+    }
+
+    validation="${VAL:-}"
+    if [ -z "$validation" ]; then
+        for folder in "$data"/*/; do
+            if [ -f "$folder/test.parquet" ]; then validation="$validation $(basename "$folder")"; fi
+        done
+        validation="${validation:- $train}"
+    fi
+
+    arguments=(
+        --config-name "$model"
+        "method=$method"
+        "data.train_files=$(files train $train)"
+        "data.val_files=$(files test $validation)"
+        "trainer.default_local_dir=$out/checkpoints"
+        "trainer.experiment_name=$method-$model"
+        "trainer.n_gpus_per_node=${GPUS:-8}"
+        "trainer.nnodes=${NODES:-1}"
+        "trainer.logger=[${LOGGERS:-console,file}]"
+    )
+    if [ "${CPU:-0}" = 1 ]; then arguments+=("+scale=rehearsal"); fi
+    if [ -n "${MODEL_PATH:-}" ]; then
+        if [ -d "$MODEL_PATH" ]; then MODEL_PATH="$(realpath "$MODEL_PATH")"; fi
+        arguments+=("actor_rollout_ref.model.path=$MODEL_PATH")
+    fi
+    if [ -n "${TENSOR_PARALLEL:-}" ]; then
+        arguments+=("actor_rollout_ref.rollout.tensor_model_parallel_size=$TENSOR_PARALLEL")
+    fi
+    if [ -n "${TOKEN_BUDGET:-}" ]; then arguments+=("algorithm.agpo.token_budget=$TOKEN_BUDGET"); fi
+    if [ "${LORA_RANK:-0}" != 0 ]; then
+        # verl takes the rank of a LoRA from another key for each backend; layered summon loads it into vLLM piece by piece.
+        case "${BACKEND:-fsdp2}" in
+            megatron) arguments+=("actor_rollout_ref.model.lora.rank=$LORA_RANK" "actor_rollout_ref.model.lora.alpha=$((2 * LORA_RANK))") ;;
+            *) arguments+=(
+                "actor_rollout_ref.model.lora_rank=$LORA_RANK" "actor_rollout_ref.model.lora_alpha=$((2 * LORA_RANK))"
+                "actor_rollout_ref.rollout.load_format=safetensors" "actor_rollout_ref.rollout.layered_summon=true"
+            ) ;;
+        esac
+        arguments+=("actor_rollout_ref.actor.optim.lr=1e-5")
+    fi
+    case "${GPU_MEMORY_GB:-80}" in
+        80) ;;
+        141) arguments+=("actor_rollout_ref.rollout.gpu_memory_utilization=0.7" "actor_rollout_ref.rollout.max_num_seqs=1024") ;;
+        *) echo "GPU_MEMORY_GB=$GPU_MEMORY_GB: settings are given for 80 and 141. Set one of them, and change" \
+            "actor_rollout_ref.rollout.gpu_memory_utilization behind the script's name." >&2; exit 2 ;;
+    esac
+    case "${BACKEND:-fsdp2}" in
+        fsdp2) ;;
+        megatron) arguments+=(
+            "model_engine=megatron" "actor_rollout_ref.actor.strategy=megatron" "actor_rollout_ref.ref.strategy=megatron"
+            "critic.strategy=megatron" "actor_rollout_ref.actor.megatron.tensor_model_parallel_size=2"
+            "actor_rollout_ref.ref.megatron.tensor_model_parallel_size=2" "critic.megatron.tensor_model_parallel_size=2"
+        ) ;;
+        *) echo "BACKEND=$BACKEND: known are fsdp2 and megatron." >&2; exit 2 ;;
+    esac
+
+    if [ "${AGPO_DRY_RUN:-0}" = 1 ]; then
+        printf '%s\n' "${arguments[@]}" "$@"
+        exit 0
+    fi
+    mkdir -p "$out"
+    export VERL_FILE_LOGGER_PATH="${VERL_FILE_LOGGER_PATH:-$out/metrics.$(date +%Y%m%d-%H%M%S).jsonl}"
+    "$python" -m recipe.agpo.cli doctor --ranks "$((${GPUS:-8} * ${NODES:-1}))" --folder "$out"
+    "$python" -m recipe.agpo.cli plan --strict --gpu-gb "${GPU_MEMORY_GB:-80}" "${arguments[@]}" "$@"
+    exec "$python" -m recipe.agpo.main "${arguments[@]}" "$@" 2>&1 | tee -a "$out/train.log"
 }
 
-validation="${VAL:-}"
-if [ -z "$validation" ]; then
-    for folder in "$data"/*/; do
-        if [ -f "$folder/test.parquet" ]; then validation="$validation $(basename "$folder")"; fi
-    done
-    validation="${validation:- $train}"
-fi
-
-arguments=(
-    --config-name "$model"
-    "method=$method"
-    "data.train_files=$(files train $train)"
-    "data.val_files=$(files test $validation)"
-    "trainer.default_local_dir=$out/checkpoints"
-    "trainer.experiment_name=$method-$model"
-    "trainer.n_gpus_per_node=${GPUS:-8}"
-    "trainer.nnodes=${NODES:-1}"
-    "trainer.logger=[${LOGGERS:-console,file}]"
-)
-if [ "${CPU:-0}" = 1 ]; then arguments+=("+scale=rehearsal"); fi
-if [ -n "${MODEL_PATH:-}" ]; then
-    if [ -d "$MODEL_PATH" ]; then MODEL_PATH="$(realpath "$MODEL_PATH")"; fi
-    arguments+=("actor_rollout_ref.model.path=$MODEL_PATH")
-fi
-if [ -n "${TENSOR_PARALLEL:-}" ]; then
-    arguments+=("actor_rollout_ref.rollout.tensor_model_parallel_size=$TENSOR_PARALLEL")
-fi
-if [ -n "${TOKEN_BUDGET:-}" ]; then arguments+=("algorithm.agpo.token_budget=$TOKEN_BUDGET"); fi
-if [ "${LORA_RANK:-0}" != 0 ]; then
-    # verl takes the rank of a LoRA from another key for each backend; layered summon loads it into vLLM piece by piece.
-    case "${BACKEND:-fsdp2}" in
-        megatron) arguments+=("actor_rollout_ref.model.lora.rank=$LORA_RANK" "actor_rollout_ref.model.lora.alpha=$((2 * LORA_RANK))") ;;
-        *) arguments+=(
-            "actor_rollout_ref.model.lora_rank=$LORA_RANK" "actor_rollout_ref.model.lora_alpha=$((2 * LORA_RANK))"
-            "actor_rollout_ref.rollout.load_format=safetensors" "actor_rollout_ref.rollout.layered_summon=true"
-        ) ;;
-    esac
-    arguments+=("actor_rollout_ref.actor.optim.lr=1e-5")
-fi
-case "${GPU_MEMORY_GB:-80}" in
-    80) ;;
-    141) arguments+=("actor_rollout_ref.rollout.gpu_memory_utilization=0.7" "actor_rollout_ref.rollout.max_num_seqs=1024") ;;
-    *) echo "GPU_MEMORY_GB=$GPU_MEMORY_GB: settings are given for 80 and 141. Set one of them, and change" \
-        "actor_rollout_ref.rollout.gpu_memory_utilization behind the script's name." >&2; exit 2 ;;
-esac
-case "${BACKEND:-fsdp2}" in
-    fsdp2) ;;
-    megatron) arguments+=(
-        "model_engine=megatron" "actor_rollout_ref.actor.strategy=megatron" "actor_rollout_ref.ref.strategy=megatron"
-        "critic.strategy=megatron" "actor_rollout_ref.actor.megatron.tensor_model_parallel_size=2"
-        "actor_rollout_ref.ref.megatron.tensor_model_parallel_size=2" "critic.megatron.tensor_model_parallel_size=2"
-    ) ;;
-    *) echo "BACKEND=$BACKEND: known are fsdp2 and megatron." >&2; exit 2 ;;
-esac
-
-if [ "${AGPO_DRY_RUN:-0}" = 1 ]; then
-    printf '%s\n' "${arguments[@]}" "$@"
-    exit 0
-fi
-mkdir -p "$out"
-export VERL_FILE_LOGGER_PATH="${VERL_FILE_LOGGER_PATH:-$out/metrics.$(date +%Y%m%d-%H%M%S).jsonl}"
-"$python" -m recipe.agpo.cli doctor --no-ray
-"$python" -m recipe.agpo.cli plan --strict --gpu-gb "${GPU_MEMORY_GB:-80}" "${arguments[@]}" "$@"
-exec "$python" -m recipe.agpo.main "${arguments[@]}" "$@" 2>&1 | tee -a "$out/train.log"
+main "$@"; exit

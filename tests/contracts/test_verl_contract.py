@@ -391,3 +391,21 @@ def test_torchs_schedules_take_fractions_and_keep_them_over_a_restart() -> None:
     resumed.step()
     assert schedule.get_last_lr()[0] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.25)))
     assert resumed.get_last_lr()[0] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.35)))
+
+
+def test_two_runs_on_one_machine_do_not_share_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipe.agpo.cpu import patches
+
+    monkeypatch.setattr(importlib.metadata, "version", importlib.metadata.version)  # undone after the test
+    patches.answer_for_vllm_package()
+    from verl.workers.rollout.vllm_rollout import bucketed_weight_transfer as transfer
+    from verl.workers.rollout.vllm_rollout import utils, vllm_rollout
+
+    assert "BucketedWeightSender(" in source(vllm_rollout) and "BucketedWeightReceiver(" in source(utils), MEND
+    handle, seen = "ipc:///tmp/rl-colocate-zmq-01000000-replica-0-rank-0.sock", []
+    for run in ("a" * 32, "b" * 32, ""):
+        monkeypatch.setenv("AGPO_RUN_ID", run)
+        ends = transfer.BucketedWeightSender(zmq_handle=handle), transfer.BucketedWeightReceiver(handle, device="cpu")
+        assert ends[0].zmq_handle == ends[1].zmq_handle
+        seen.append(ends[0].zmq_handle)
+    assert len(set(seen)) == 3 and seen[2] == handle, "processes of a cluster that was there before carry no id"

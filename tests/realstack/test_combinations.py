@@ -28,6 +28,7 @@ COMBINATIONS = {
         "actor_rollout_ref.rollout.load_format=safetensors",
         "actor_rollout_ref.rollout.layered_summon=true",
         "actor_rollout_ref.actor.use_kl_loss=true",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8",
         "reward.custom_reward_function.name=by_hash",
     ),
 }

@@ -16,7 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "doctor":
         from recipe.agpo.cli import doctor
 
-        return doctor.run(ray=not arguments.no_ray, json_path=arguments.json)
+        return doctor.run(
+            ray=not arguments.no_ray, json_path=arguments.json, ranks=arguments.ranks, folder=arguments.folder
+        )
     if arguments.command == "plan":
         from recipe.agpo.cli import plan
 
@@ -42,6 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="could training start on this machine, and why not")
     doctor.add_argument("--no-ray", action="store_true", help="leave out the check in a Ray worker (the slow one)")
+    doctor.add_argument(
+        "--ranks", type=int, metavar="N", help="check the Ray cluster at RAY_ADDRESS, or this machine, for N GPUs"
+    )
+    doctor.add_argument("--folder", type=Path, metavar="OUT", help="with --ranks: a folder that all nodes must share")
     doctor.add_argument("--json", type=Path, metavar="PATH", help="also write the rows to PATH as JSON")
     plan.register(commands)
     data.register(commands)

@@ -56,12 +56,16 @@ class Row:
     fix: str = ""
 
 
-def run(*, ray: bool, json_path: Path | None) -> int:
-    """Print the report; 1 if any row says FAIL, else 0."""
+def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: Path | None = None) -> int:
+    """Print the report; 1 if any row says FAIL, else 0. ``ranks``, ``folder``: see :func:`cluster.cluster_rows`."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # what matters of verl's warnings is a row here
     started = time.monotonic()
-    rows = list(_rows(ray))
+    rows = list(_rows(ray and ranks is None))
+    if ranks is not None:
+        from recipe.agpo.cli.cluster import cluster_rows
+
+        rows += cluster_rows(ranks, folder)
     print(table(rows))
     failures = sum(row.status == FAIL for row in rows)
     verdict = f"training cannot start: {failures} FAIL" if failures else "training can start"
