@@ -38,18 +38,14 @@ def denominator_weights(
     return ratio[block_B].float()
 
 
-def prompt_weights(group_B: Tensor, mask_B: Tensor) -> Tensor:
-    """Weights with which all groups count alike, whatever their sizes.
+def prompt_weights(size_P: Tensor) -> Tensor:
+    """Weights of the responses of each prompt with which all prompts count alike, whatever their numbers of responses.
 
-    group_B: int from 0; mask_B: bool, rows that count. Returns [B]: mean group size over the row's group size; 1 for
-    rows that do not count. Groups of equal size: exactly 1.
+    size_P: responses that count. Returns [P]: mean size over size, 1 for a prompt without any; equal sizes: exactly 1.
     """
-    groups = int(group_B.max()) + 1 if len(group_B) else 0
-    counted = mask_B.double()
-    size = torch.zeros(groups, dtype=torch.float64).index_add_(0, group_B.clamp(min=0), counted)
-    mean = size.sum() / (size > 0).sum().clamp(min=1)
-    weight = torch.where(size > 0.0, mean / size.clamp(min=1.0), torch.ones_like(size))
-    return torch.where(mask_B.bool(), weight[group_B.clamp(min=0)], torch.ones_like(counted)).float()
+    size = size_P.double()
+    mean = size.sum() / (size > 0.0).sum().clamp(min=1)
+    return torch.where(size > 0.0, mean / size.clamp(min=1.0), torch.ones_like(size)).float()
 
 
 def group_losses(

@@ -11,40 +11,101 @@ verl's ``vanilla``, with the clip fraction per side, the step KL and a rule for 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from agpo_core import clipped_surrogate
+from agpo_core import LossConfig, adaptive_weights, clipped_surrogate, group_losses
 
 BASE_LOSSES = ("vanilla", "gspo", "cispo")
 BASE_LOSS = "agpo_base_loss"
-CLIP_LOW, CLIP_HIGH, ROW_WEIGHT = "agpo_clip_low", "agpo_clip_high", "agpo_row_weight"
+CLIP_LOW, CLIP_HIGH, ROW_WEIGHT, GROUP = "agpo_clip_low", "agpo_clip_high", "agpo_row_weight", "agpo_group"
+GROUP_WEIGHT = "agpo_group_weight"
 METRIC_PREFIX = "actor/agpo/"
 
 
-def actor_loss(config: Any, model_output: Any, data: Any, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
-    """verl's ``ppo_loss`` with the clip ratios of ``data``'s own columns.
+@dataclass(frozen=True)
+class ActorLoss:
+    """verl's ``ppo_loss`` with the columns of the batch; what verl's actor workers call.
 
-    Args:
+    Attributes:
         config: verl's ``ActorConfig``; not changed.
-        model_output: what the engine computed, with ``log_probs``.
-        data: micro-batch of B rows with the columns ``agpo_clip_low`` and ``agpo_clip_high`` ``[B]``.
-        dp_group: data-parallel group, passed on.
-
-    Returns:
-        ``(loss, metrics)`` as ``ppo_loss``; without the columns exactly what ``ppo_loss`` returns.
+        adaptive: the adaptive loss of whole groups.
     """
-    from verl.workers.utils.losses import ppo_loss
 
-    if CLIP_LOW in data.keys():
-        config = copy.copy(config)
+    config: Any
+    adaptive: LossConfig = LossConfig()
+
+    def __call__(self, model_output: Any, data: Any, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
+        """Loss and metrics of one micro-batch, as ``ppo_loss``; without columns exactly what ``ppo_loss`` returns.
+
+        Args:
+            model_output: what the engine computed, with ``log_probs``.
+            data: micro-batch of B rows; any of the columns ``agpo_clip_low`` and ``agpo_clip_high`` (together),
+                ``agpo_row_weight``, ``agpo_group_weight``, all ``[B]``.
+            dp_group: data-parallel group, passed on.
+        """
+        from verl.workers.utils.losses import ppo_loss
+
+        loss, metrics = ppo_loss(
+            config=self._with_columns(data), model_output=model_output, data=data, dp_group=dp_group
+        )
+        return loss, _with_sums(metrics)
+
+    def before_update(self, engine: Any, data: Any) -> None:
+        """Give the rows of a mini-batch the weights of their groups in the adaptive loss.
+
+        A group may lie in several micro-batches and on several ranks. So all of them are passed forward first, without
+        gradients; each group's loss is summed up over them; then the update runs with the weights that follow, and its
+        gradient is that of a batch that was never split.
+        """
+        if self.adaptive.adaptive == "none" or GROUP not in data.keys():
+            return
+        # Prompts are numbered through the step; ranks agree on the largest number.
+        groups = data[GROUP].max().reshape(1) + 1
+        parallel = engine.get_data_parallel_group()
+        _all_reduce(groups, parallel, maximum=True)
+        sums = torch.zeros(int(groups), 2, dtype=torch.float64)
+
+        def collect(model_output: Any, data: Any, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
+            sums.add_(self._group_losses(model_output, data, len(sums)).to(sums.device))
+            return torch.zeros(()), {}
+
+        engine.forward_backward_batch(data, collect, forward_only=True)
+        _all_reduce(sums, parallel)
+        weights = adaptive_weights(sums, self.adaptive.adaptive, self.adaptive.floor)
+        group = data[GROUP].cpu()
+        per_row = torch.where(group >= 0, weights[group.clamp(min=0)], torch.ones(len(group), dtype=torch.float64))
+        data[GROUP_WEIGHT] = per_row.float().to(data[GROUP].device)
+
+    def _with_columns(self, data: Any) -> Any:
+        wanted = [name for name in (CLIP_LOW, ROW_WEIGHT, GROUP_WEIGHT) if name in data.keys()]
+        if not wanted:
+            return self.config
+        config = copy.copy(self.config)
         # ActorConfig freezes its fields; this copy lives for one micro-batch only.
-        object.__setattr__(config, "clip_ratio_low", data[CLIP_LOW].unsqueeze(-1))
-        object.__setattr__(config, "clip_ratio_high", data[CLIP_HIGH].unsqueeze(-1))
-        object.__setattr__(config, ROW_WEIGHT, data[ROW_WEIGHT])
-    loss, metrics = ppo_loss(config=config, model_output=model_output, data=data, dp_group=dp_group)
-    return loss, _with_sums(metrics)
+        if CLIP_LOW in wanted:
+            object.__setattr__(config, "clip_ratio_low", data[CLIP_LOW].unsqueeze(-1))
+            object.__setattr__(config, "clip_ratio_high", data[CLIP_HIGH].unsqueeze(-1))
+        for name in (ROW_WEIGHT, GROUP_WEIGHT):
+            if name in wanted:
+                object.__setattr__(config, name, data[name])
+        return config
+
+    def _group_losses(self, model_output: Any, data: Any, groups: int) -> torch.Tensor:
+        """Numerators and denominators of the groups' policy losses over one micro-batch, ``[groups, 2]``."""
+        from verl.workers.utils.losses import no_padding_2_padding
+
+        config = self._with_columns(data)
+        log_prob = no_padding_2_padding(model_output["log_probs"], data)
+        rows = data.select("response_mask", "old_log_probs", "advantages").to_padded_tensor()
+        low, high = _clip_ratios(config)
+        out = clipped_surrogate(
+            log_prob, rows["old_log_probs"], rows["advantages"], rows["response_mask"].bool(), low, high,
+            dual_clip=config.get("clip_ratio_c", 3.0),
+        )  # fmt: skip
+        return group_losses(out.loss_BT, out.mask, data[GROUP], groups, config.loss_agg_mode)
 
 
 def agpo_policy_loss(
@@ -58,19 +119,18 @@ def agpo_policy_loss(
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Policy loss ``agpo`` for verl's registry; signature and shapes as verl's ``vanilla``.
 
-    ``config.clip_ratio_low`` / ``clip_ratio_high`` may be numbers or ``[B, 1]`` tensors. A response that has no
-    valid reward is already masked; ``agpo_row_weight`` takes it out of the fixed denominator of the ``seq-mean``
-    modes (rows of the mini-batch / valid rows), so that it leaves loss and denominator alike. It scales advantages:
-    every one of these losses is proportional to them. ``agpo_base_loss`` names another loss of ``BASE_LOSSES``.
+    ``config.clip_ratio_low`` / ``clip_ratio_high`` may be numbers or ``[B, 1]`` tensors. ``agpo_row_weight`` ``[B]``
+    takes rows out of the denominator and balances prompts (``agpo_core.weights``), ``agpo_group_weight`` ``[B]`` makes
+    the loss adaptive. Both scale advantages: every one of these losses is proportional to them. ``agpo_base_loss``
+    names another loss of ``BASE_LOSSES``.
     """
     from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn
 
-    weight = getattr(config, ROW_WEIGHT, None)
-    if weight is not None and loss_agg_mode.startswith("seq-mean") and bool((weight != 1).any()):
-        advantages = advantages * weight.unsqueeze(-1).to(advantages.dtype)
-
-    low = config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low
-    high = config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high
+    group_weight = getattr(config, GROUP_WEIGHT, None)
+    for weight in (getattr(config, ROW_WEIGHT, None), group_weight):
+        if weight is not None and bool((weight != 1).any()):
+            advantages = advantages * weight.unsqueeze(-1).to(advantages.dtype)
+    low, high = _clip_ratios(config)
     out = clipped_surrogate(
         log_prob,
         old_log_prob,
@@ -87,6 +147,12 @@ def agpo_policy_loss(
         f"{METRIC_PREFIX}kl_sum": (out.step_kl * tokens).item(),
         f"{METRIC_PREFIX}nonfinite_tokens": out.nonfinite_tokens.item(),
     }
+    if group_weight is not None:
+        sums |= {
+            f"{METRIC_PREFIX}adaptive_rows": float(len(group_weight)),
+            f"{METRIC_PREFIX}adaptive_weight_sum": group_weight.sum().item(),
+            f"{METRIC_PREFIX}floored_rows": float((group_weight == 0).sum()),
+        }
     base = getattr(config, BASE_LOSS, "vanilla")
     if base != "vanilla":
         # They clip another ratio, or clip it otherwise: verl's own clip fraction is the one to read.
@@ -105,6 +171,26 @@ def agpo_policy_loss(
         f"{METRIC_PREFIX}clip_high_tokens": (out.clip_fraction_high * tokens).item(),
     }
     return loss, metrics | sums
+
+
+def _clip_ratios(config: Any) -> tuple[Any, Any]:
+    low = config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low
+    high = config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high
+    return low, high
+
+
+def _all_reduce(values: torch.Tensor, group: Any, maximum: bool = False) -> None:
+    """Sum or maximum over the data-parallel ranks, in place; without a process group nothing to do."""
+    from torch import distributed
+
+    if not distributed.is_initialized() or group is None:
+        return
+    if distributed.get_backend(group) == "nccl":
+        on_gpu = values.cuda()
+        distributed.all_reduce(on_gpu, distributed.ReduceOp.MAX if maximum else distributed.ReduceOp.SUM, group=group)
+        values.copy_(on_gpu)
+    else:
+        distributed.all_reduce(values, distributed.ReduceOp.MAX if maximum else distributed.ReduceOp.SUM, group=group)
 
 
 def _with_sums(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -99,6 +99,13 @@ def find_warnings(config: DictConfig) -> list[str]:
             "actor_rollout_ref.actor.strategy=megatron: AGPO has been run with FSDP2 only so far. Compare the first "
             "steps with actor_rollout_ref.actor.strategy=fsdp2 before you trust it."
         )
+    filtered = config.algorithm.get("filter_groups", None)
+    if filtered is not None and filtered.enable and agpo.advantage.zero_variance != "drop":
+        found.append(
+            f"algorithm.agpo.advantage.zero_variance={agpo.advantage.zero_variance} with "
+            "algorithm.filter_groups.enable=True: the groups that it is about never arrive. Set zero_variance=drop, or "
+            "filter_groups.enable=False."
+        )
     if agpo.scoring == "uncorrected" and agpo.temperature.enabled:
         found.append(
             "algorithm.agpo.scoring=uncorrected: responses are sampled at their own temperature and scored at "
@@ -236,6 +243,42 @@ def _loss(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
             f"actor_rollout_ref.actor.policy_loss.loss_mode={mode} has not been tested with a clip ratio per "
             f"response. Set actor_rollout_ref.actor.policy_loss.loss_mode to one of {', '.join(BASE_LOSSES)}, or "
             "algorithm.agpo.clip.enabled=false."
+        )
+
+
+def _groups(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    """Settings of groups, loss and allocation that contradict each other or verl's."""
+    actor = config.actor_rollout_ref.actor
+    mode = actor.policy_loss.get("loss_mode", "vanilla")
+    filtered = config.algorithm.get("filter_groups", None)
+    filters = filtered is not None and filtered.enable
+    rule = agpo.advantage.zero_variance
+    if agpo.masks_groups and actor.loss_agg_mode == "token-sum":
+        yield (
+            f"algorithm.agpo.advantage.zero_variance={rule} with actor_rollout_ref.actor.loss_agg_mode=token-sum: a "
+            "sum has no denominator that groups could leave. Set zero_variance=drop, or loss_agg_mode=token-mean."
+        )
+    if agpo.weighs_rows and mode == "bypass_mode":
+        yield (
+            "actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode: verl's loss for it takes no weights per "
+            "response, which zero_variance=mask, an adaptive loss and weighting=prompts need. Set loss_mode=vanilla."
+        )
+    if agpo.loss.adaptive != "none" and mode not in ("vanilla", "agpo", "bypass_mode"):
+        yield (
+            f"algorithm.agpo.loss.adaptive={agpo.loss.adaptive} with actor_rollout_ref.actor.policy_loss.loss_mode="
+            f"{mode}: the loss of a group is defined on vanilla's. Set loss_mode=vanilla, or loss.adaptive=none."
+        )
+    if not agpo.allocation.enabled:
+        return
+    if filters:
+        yield (
+            "algorithm.agpo.allocation.enabled=true with algorithm.filter_groups.enable=True: both spend the step's "
+            "responses again, and filtered groups are asked for one by one. Switch one of them off."
+        )
+    if config.reward.reward_model.enable:
+        yield (
+            "algorithm.agpo.allocation.enabled=true with reward.reward_model.enable=True: a reward model is given "
+            "groups of rollout.n responses. Set algorithm.agpo.allocation.enabled=false."
         )
 
 
@@ -491,6 +534,7 @@ AGPO_CHECKS: tuple[Check, ...] = (
     _rollout,
     _scoring,
     _loss,
+    _groups,
     _batches,
     _model,
     _data,

@@ -2,8 +2,9 @@
 """The advantage estimator ``agpo`` in verl's registry.
 
 verl hands an estimator rewards, mask, prompt ids and its config, and nothing else. What AGPO also needs (which
-rows belong to one session, which were scored) comes from our trainer through ``row_context``; without it the
-estimator takes every row with a response as one valid member, so that it also works in other verl trainers.
+rows belong to one session, which were scored, what the verifier said) comes from our trainer through ``row_context``;
+without it the estimator takes every row with a response as one valid member and its reward as the outcome, so that it
+also works in other verl trainers.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from agpo_core import AGPOConfig, group_advantages
+from agpo_core import AGPOConfig, ResponseAdvantages, response_advantages
 
 
-@dataclass(frozen=True)
+@dataclass
 class RowContext:
     """One entry per batch row.
 
@@ -27,11 +28,19 @@ class RowContext:
         sessions: session of each row; rows of one session share one reward (multi-output agent loops).
         final: whether the row is the last output of its session: the one that counts in the group.
         valid: whether the session has a trustworthy reward.
+        outcomes: the verifier's outcome of the session; None: the rewards are the outcomes.
+        tokens: generated tokens of the session; None: those of the row.
+        truncated: whether the session was stopped by the token limit; None: none was.
+        result: what the estimator made of it; set by the estimator.
     """
 
     sessions: Sequence[str]
     final: Sequence[bool]
     valid: Sequence[bool]
+    outcomes: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    truncated: torch.Tensor | None = None
+    result: ResponseAdvantages | None = None
 
 
 _context: ContextVar[RowContext | None] = ContextVar("agpo_row_context", default=None)
@@ -54,7 +63,7 @@ def agpo_advantage(
     config: Any = None,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Group-relative advantages on the response rewards (``agpo_core.group_advantages``).
+    """Group-relative advantages of the responses (``agpo_core.response_advantages``).
 
     Args:
         token_level_rewards: ``[B, T]``; a response's reward is the sum over its tokens.
@@ -78,16 +87,58 @@ def agpo_advantage(
     scale = settings.advantage.scale
     if config is not None and not config.get("norm_adv_by_std_in_grpo", True):
         scale = "none"
-    if settings.adaptive:
-        per_row = group_advantages(rewards, list(index), counted, scale=scale, epsilon=settings.advantage.epsilon)
+    if settings.adaptive or settings.shapes_advantages:
+        made = _shaped(rewards, response_mask, index, counted, context, settings, scale)
     else:
-        per_row = _verl_grpo(rewards, index, counted, normalise=scale != "none")
+        made = _plain(_verl_grpo(rewards, index, counted, normalise=scale != "none"), counted)
     if context is not None:
         by_session = {s: i for i, (s, last) in enumerate(zip(context.sessions, context.final, strict=True)) if last}
-        per_row = per_row[[by_session[s] for s in context.sessions]]
-        per_row = torch.where(valid, per_row, torch.zeros_like(per_row))
+        of_session = torch.tensor([by_session[s] for s in context.sessions])
+        made = _rows(made, of_session, valid)
+        context.result = made
+    per_row = made.advantages
     advantages = per_row.unsqueeze(-1) * response_mask
     return advantages, advantages
+
+
+def _shaped(
+    rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: Sequence[Any],
+    counted: torch.Tensor,
+    context: RowContext | None,
+    settings: AGPOConfig,
+    scale: Any,
+) -> ResponseAdvantages:
+    known = context if context is not None else RowContext((), (), ())
+    outcomes = rewards if known.outcomes is None else known.outcomes
+    tokens = response_mask.sum(dim=-1) if known.tokens is None else known.tokens
+    truncated = torch.zeros_like(counted) if known.truncated is None else known.truncated
+    return response_advantages(
+        rewards,
+        outcomes,
+        list(index),
+        counted,
+        tokens,
+        truncated,
+        advantage=replace(settings.advantage, scale=scale),
+        length=settings.length,
+    )
+
+
+def _plain(advantages: torch.Tensor, counted: torch.Tensor) -> ResponseAdvantages:
+    return ResponseAdvantages(advantages, torch.zeros_like(advantages), counted, torch.zeros_like(counted))
+
+
+def _rows(made: ResponseAdvantages, of_session: torch.Tensor, valid: torch.Tensor) -> ResponseAdvantages:
+    """Every row gets what the final row of its session got; rows that are not valid get nothing."""
+    zero = torch.zeros_like(made.advantages)
+    return ResponseAdvantages(
+        torch.where(valid, made.advantages[of_session], zero),
+        torch.where(valid, made.length[of_session], zero),
+        valid & made.in_loss[of_session],
+        valid & made.zero_variance[of_session],
+    )
 
 
 def _verl_grpo(

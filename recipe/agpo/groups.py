@@ -44,6 +44,7 @@ class StepGroups:
         outcomes: outcome of each row, NaN where not valid, ``[B]``.
         roles, statuses, vote_keys: per row.
         tokens: generated tokens of each session, on its final row, ``[B]``.
+        row_tokens: tokens of each row that the loss can count, ``[B]``.
         seconds: verifier seconds per row, ``[B]``.
         records: what each prompt's probe decided; None if it decided nothing.
         stats: probe statistics, ``[P]``.
@@ -53,6 +54,8 @@ class StepGroups:
         entropy_tokens: tokens behind ``policy_entropy``.
         clip_low, clip_high: clip ratios of each row, ``[B]``; None if the clip does not adapt.
         clip_reason: why, per prompt; empty if the clip does not adapt.
+        length: the length reward's part of each row's advantage, ``[B]``.
+        masked: whether each row has left the loss because its group has zero variance.
     """
 
     prompts: list[str]
@@ -66,6 +69,7 @@ class StepGroups:
     statuses: list[str]
     vote_keys: list[str]
     tokens: torch.Tensor
+    row_tokens: torch.Tensor
     seconds: torch.Tensor
     records: list[ProbeRecord | None]
     stats: ProbeStats
@@ -75,6 +79,17 @@ class StepGroups:
     clip_low: torch.Tensor | None = None
     clip_high: torch.Tensor | None = None
     clip_reason: list[str] = field(default_factory=list)
+    length: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    masked: list[bool] = field(default_factory=list)
+
+    @property
+    def sizes(self) -> torch.Tensor:
+        """Responses of each prompt that count, ``[P]``."""
+        size = torch.zeros(len(self.prompts), dtype=torch.long)
+        for p, valid, final in zip(self.prompt_of_row, self.valid, self.final, strict=True):
+            if p >= 0 and valid and final:
+                size[p] += 1
+        return size
 
     @property
     def valid_rows(self) -> int:
@@ -118,6 +133,7 @@ class StepGroups:
                     "vote_keys": [self.vote_keys[i] for i in members],
                     "tokens": [int(self.tokens[i]) for i in members],
                 }
+                | ({"length": [_plain(self.length[i]) for i in members]} if bool(self.length.any()) else {})
             )
         return rows
 
@@ -184,6 +200,7 @@ def collect(
         statuses=["padding" if pad else s for s, pad in zip(statuses, padding, strict=True)],
         vote_keys=vote_keys,
         # Every output of a session carries the session's sum.
+        row_tokens=mask.sum(dim=-1),
         tokens=torch.where(torch.tensor(final) & ~torch.tensor(padding), data[rollout.TOKENS], 0),
         seconds=data[rollout.SECONDS].double(),
         records=records,
@@ -224,6 +241,9 @@ def merged(parts: Sequence[StepGroups]) -> StepGroups:
         tau=cat("tau"),
         outcomes=cat("outcomes"),
         tokens=cat("tokens"),
+        row_tokens=cat("row_tokens"),
+        length=cat("length"),
+        masked=joined("masked"),
         seconds=cat("seconds"),
         prompt_of_row=[
             p if p < 0 else p + offset

@@ -33,6 +33,11 @@ GLOSSARY: dict[str, str] = {
     "agpo/nonfinite_tokens": "tokens left out of the loss because a log-probability was not finite",
     "agpo/nonfinite_steps": "steps in a row, up to this one, whose gradient was not finite; the run stops at three",
     "agpo/zero_variance_share": "share of prompts whose valid outcomes are all equal",
+    "agpo/masked_share": "share of prompts that left the loss because their outcomes are all equal",
+    "agpo/loss/{weight_mean,floored_share}": "adaptive loss, over responses and updates: mean weight of their group; "
+    "share whose group lies below the floor",
+    "agpo/length/part": "mean absolute advantage that the length reward gave to right responses",
+    "agpo/group_size/{mean,min,max}": "scored responses per prompt, when allocation is on",
     "agpo/outcome/mean": "mean verifier outcome of the training responses",
     "agpo/outcome/probe_mean": "mean verifier outcome of the probes",
     "agpo/tokens/{generated,probe,discarded}": "tokens generated in this step: all, in probes, in unused probes",
@@ -77,6 +82,14 @@ def step_metrics(
     if len(probe_means):
         out["agpo/outcome/probe_mean"] = float(probe_means.mean())
     out["agpo/zero_variance_share"] = _zero_variance_share(groups)
+    if config.masks_groups:
+        masked = {p for p, gone in zip(groups.prompt_of_row, groups.masked, strict=True) if gone}
+        out["agpo/masked_share"] = len(masked) / max(1, len(groups.prompts))
+    if config.length.weight > 0.0:
+        right = valid & (groups.outcomes >= config.advantage.outcome_max)
+        out["agpo/length/part"] = float(groups.length[right].abs().mean()) if bool(right.any()) else 0.0
+    if config.allocation.enabled:
+        _spread(out, "agpo/group_size", groups.sizes.double())
 
     seconds = groups.seconds[torch.tensor(real)]
     if len(seconds):
@@ -103,6 +116,9 @@ def update_shares(sums: Mapping[str, float]) -> dict[str, float]:
     if not tokens:
         return {}
     out = {"agpo/step_kl": sums["kl_sum"] / tokens, "agpo/nonfinite_tokens": sums["nonfinite_tokens"]}
+    if rows := sums.get("adaptive_rows", 0.0):
+        out["agpo/loss/weight_mean"] = sums["adaptive_weight_sum"] / rows
+        out["agpo/loss/floored_share"] = sums["floored_rows"] / rows
     for side in ("low", "high"):
         if f"clip_{side}_tokens" in sums:
             out[f"agpo/clip_fraction/{side}"] = sums[f"clip_{side}_tokens"] / tokens

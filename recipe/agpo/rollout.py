@@ -25,6 +25,7 @@ from tensordict.tensorclass import NonTensorData
 from agpo_core import AGPOConfig, ControllerState, Reason, decide_temperature, probe_statistics, vote_classes
 from agpo_core.state import state_from_dict, state_to_dict
 from recipe.agpo import rewards, scoring
+from recipe.agpo.allocation import BoardActor
 from recipe.agpo.ledger import CountingManager, CountingWorker
 from recipe.agpo.probe_keys import ProbeKeys
 from recipe.agpo.rewards.verdict import OK, RAISED, TIMEOUT
@@ -116,6 +117,11 @@ class AGPOAgentLoopWorker(CountingWorker):
         self._reward_failure: str | None = None
         filtered = self.config.algorithm.get("filter_groups", None)
         self._filter_metric = filtered.metric if filtered is not None and filtered.enable else None
+        self._board: Any = None
+
+    async def attach_board(self, board: Any) -> None:
+        """Where prompts learn how many responses they get, when allocation is on."""
+        self._board = board
 
     async def drain_failures(self) -> tuple[list[dict[str, Any]], str | None]:
         """Since the last call: failed sessions (uid, error, whether the server is gone), and a reward failure."""
@@ -140,6 +146,8 @@ class AGPOAgentLoopWorker(CountingWorker):
             errors = await self._run_group(prompt, sampling_params, trajectory, trace, control)
         except Exception as failure:  # noqa: BLE001 - a prompt must always reach a final status
             errors = [failure]
+            if self._board is not None:
+                self._board.withdraw.remote(uid)
         self._scored.pop(uid, None)
         self._probe_keys.pop(uid, None)
         for error in errors:
@@ -188,15 +196,25 @@ class AGPOAgentLoopWorker(CountingWorker):
         for session, task in zip(sessions, tasks, strict=True):
             # However it ends: the other sessions of the probe do not wait for it any longer.
             task.add_done_callback(partial(_gone, keys, session))
-        if not self.agpo.temperature.enabled and reuse:
-            # Nothing waits for the probe when the temperature is fixed: one phase.
+        if not self.agpo.temperature.enabled and self._board is None and reuse:
+            # Nothing waits for the probe when temperature and group size are fixed: one phase.
             return await settle_sessions(tasks + start(rest, REST, base))
         errors = await settle_sessions(tasks)
         done = [self._scored[uid][i] for i in sessions if i in self._scored[uid]]
         record = decide(
             [scored for scored, _ in done], sum(tokens for _, tokens in done), state, self.agpo, base
         )
+        if self._board is not None:
+            extra = await self._board.submit.remote(uid, *self._probe_result(record.outcomes))
+            rest = range(probe_size, probe_size + extra)
         return errors + await settle_sessions(start(rest, REST, record.tau, record.to_json()))
+
+    def _probe_result(self, outcomes: list[float | None]) -> tuple[float, int]:
+        """Sum of the valid outcomes, each scaled to [0, 1] by the attainable bounds, and their number."""
+        bounds = self.agpo.advantage
+        span = bounds.outcome_max - bounds.outcome_min
+        scaled = [min(1.0, max(0.0, (o - bounds.outcome_min) / span)) for o in outcomes if o is not None]
+        return sum(scaled), len(scaled)
 
     def _columns(self, role: str, tau: float, record: str) -> dict[str, Any]:
         """Columns that verl stores with every response of these sessions."""
@@ -285,16 +303,30 @@ class AGPOAgentLoopManager(CountingManager):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._current_state: Callable[[], ControllerState] | None = None
+        self._board: Any = None
 
     def attach(self, current_state: Callable[[], ControllerState]) -> None:
         """Called by the trainer: where to read the controller state from."""
         self._current_state = current_state
+
+    def _open_round(self, prompts: Any) -> None:
+        agpo = agpo_config(self.config)
+        if not agpo.allocation.enabled:
+            return
+        if self._board is None:
+            settings = resolved(self.config, agpo)
+            self._board = BoardActor.remote(settings.probe_size, settings.group_size, agpo.allocation)
+            ray.get([worker.attach_board.remote(self._board) for worker in self.agent_loop_workers])
+        uids = [str(uid) for uid in prompts["uid"]]
+        # Waits until it is open: a prompt may be faster than this call otherwise.
+        ray.get(self._board.open.remote(min(uids), uids))
 
     def generate_sequences(self, prompts: Any) -> None:
         validate = "validate" in prompts.keys() and bool(prompts["validate"])
         if self._current_state is not None and not validate:
             control = json.dumps(state_to_dict(self._current_state()))
             prompts[CONTROL] = NonTensorData(control)
+            self._open_round(prompts)
         super().generate_sequences(prompts)
 
     def drain_failures(self) -> tuple[list[dict[str, Any]], str | None]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from tensordict.tensorclass import NonTensorStack
 
-from agpo_core import ControllerState, TokenLedger, update_state
+from agpo_core import ControllerState, TokenLedger, denominator_weights, prompt_weights, update_state
 from recipe.agpo import checkpoint, metrics
-from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, METRIC_PREFIX, ROW_WEIGHT, actor_loss
+from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, GROUP, METRIC_PREFIX, ROW_WEIGHT, ActorLoss
 from recipe.agpo.estimator import RowContext, row_context
 from recipe.agpo.failures import RolloutFailed, resume_words
 from recipe.agpo.groups import StepGroups, clip_columns, collect, merged
@@ -77,8 +76,8 @@ class AGPOMixin(LedgerMixin):
         super().on_init_end()
         if self.agpo.scoring == "own" and self.agpo.adaptive:
             score_at_own_temperature(self)
-        if self.agpo.clip.enabled:
-            self.actor_rollout_wg.set_loss_fn(partial(actor_loss, config=actor_loss_config(self.config)))
+        if self._own_loss:
+            self.actor_rollout_wg.set_loss_fn(ActorLoss(actor_loss_config(self.config), self.agpo.loss))
 
     def fit(self, agent_loop_manager: Any) -> None:
         if self.agpo.adaptive:
@@ -129,18 +128,40 @@ class AGPOMixin(LedgerMixin):
                 f"step {self.global_steps}: no response got a reward, so there is nothing to learn from. First "
                 f"cause: {cause}. Mend the reward function. {resume_words(self._root)}"
             )
-        with row_context(RowContext(groups.sessions, groups.final, groups.valid)):
+        limit = int(self.config.data.max_response_length)
+        context = RowContext(
+            groups.sessions, groups.final, groups.valid, groups.outcomes, groups.tokens, groups.tokens >= limit
+        )
+        with row_context(context):
             batch = super()._compute_advantage(batch, metrics)
-        if self.agpo.clip.enabled:
-            columns = clip_columns(groups, self.controller, self.agpo, self.settings)
-            columns[ROW_WEIGHT] = self._row_weights(groups)
+        assert context.result is not None, "verl asked our estimator"
+        groups.length = context.result.length
+        groups.masked = [v and not kept for v, kept in zip(groups.valid, context.result.in_loss.tolist(), strict=True)]
+        columns = self._columns(groups)
+        if columns:
             batch = tq.kv_batch_put(
                 keys=batch.keys,
                 partition_id=batch.partition_id,
                 fields=TensorDict(columns, batch_size=len(batch.keys)),
             )
-            groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
         return batch
+
+    @property
+    def _own_loss(self) -> bool:
+        """Whether the workers need our loss: if not, verl's stays in place, bit for bit."""
+        return self.agpo.clip.enabled or self.agpo.weighs_rows
+
+    def _columns(self, groups: StepGroups) -> dict[str, torch.Tensor]:
+        """What our loss reads of each row."""
+        if not self._own_loss:
+            return {}
+        columns = {ROW_WEIGHT: self._row_weights(groups)}
+        if self.agpo.clip.enabled:
+            columns |= clip_columns(groups, self.controller, self.agpo, self.settings)
+            groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
+        if self.agpo.loss.adaptive != "none":
+            columns[GROUP] = torch.tensor(groups.prompt_of_row)
+        return columns
 
     def _step_once(self, step_metrics: dict[str, Any], timing_raw: dict[str, float], *args: Any) -> Any:
         batch = super()._step_once(step_metrics, timing_raw, *args)
@@ -171,19 +192,22 @@ class AGPOMixin(LedgerMixin):
         return collect(batch.keys, batch.tags, data, self.agpo)
 
     def _row_weights(self, groups: StepGroups) -> torch.Tensor:
-        """Per row: rows of its mini-batch / valid rows of it; 1 everywhere when every response was scored."""
-        rows = len(groups.valid)
+        """Per row: its share of the denominator, times its prompt's weight; 1 everywhere in plain GRPO."""
+        in_loss = torch.tensor([v and not m for v, m in zip(groups.valid, groups.masked, strict=True)])
+        mode = self.config.actor_rollout_ref.actor.loss_agg_mode
+        weights = denominator_weights(groups.row_tokens, in_loss, self._updates_of_rows(len(in_loss)), mode)
+        if self.agpo.allocation.enabled and self.agpo.allocation.weighting == "prompts":
+            of_prompt = torch.cat([prompt_weights(groups.sizes), torch.ones(1)])  # the last one: padding rows
+            weights = weights * of_prompt[torch.tensor(groups.prompt_of_row)]
+        return weights
+
+    def _updates_of_rows(self, rows: int) -> torch.Tensor:
+        """Which update each row is in; one for all where verl shuffles or rows do not fill their updates."""
         mini_batch, ranks = self._mini_batch_rows, actor_ranks(self.actor_rollout_wg)
-        valid = torch.tensor(groups.valid, dtype=torch.float32)
-        if bool(valid.all()):
-            return torch.ones(rows)
         if self.config.actor_rollout_ref.actor.shuffle or rows % mini_batch:
-            return torch.full((rows,), rows / max(1.0, float(valid.sum())))
+            return torch.zeros(rows, dtype=torch.long)
         # Rank r holds rows [r*rows/ranks, ...) and takes its mini-batches from them in order.
-        per_rank = mini_batch // ranks
-        block = (torch.arange(rows) % (rows // ranks)) // per_rank
-        counts = torch.zeros(rows // mini_batch).index_add_(0, block, valid)
-        return mini_batch / counts.clamp(min=1.0)[block]
+        return (torch.arange(rows) % (rows // ranks)) // (mini_batch // ranks)
 
     # ---- failures ----------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ verl                                             use
 ``trainer.ppo.core_algos`` registries            estimator ``agpo``, policy loss ``agpo``
 ``trainer.ppo.v1.get_trainer_cls``               adds the ledger, and AGPO if ``algorithm.adv_estimator=agpo``
 ``utils.config.validate_config``                 our checks run in it, before Ray starts
-``workers.engine.base.BaseEngine.train_batch``   moves the learning-rate schedule, if it follows tokens
+``workers.engine.base.BaseEngine.train_batch``   group weights of the adaptive loss; the schedule that follows tokens
 ``vllm_rollout.bucketed_weight_transfer``        two runs side by side on one machine get sockets of their own
 ``trainer.ppo.v1.agent_loop_tq``                 base classes of our rollout
 ``PPOTrainerSync``, ``PPOTrainerColocateAsync``  base classes of our trainer
@@ -57,7 +57,7 @@ def install() -> None:
     on_import("verl.trainer.ppo.core_algos", _register_algorithms)
     on_import("verl.trainer.ppo.v1", _select_trainer)
     on_import("verl.utils.config", _add_checks)
-    on_import("verl.workers.engine.base", _place_schedule)
+    on_import("verl.workers.engine.base", _around_updates)
     on_import("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer", _own_sockets)
 
 
@@ -122,13 +122,16 @@ def _add_checks(utils_config: ModuleType) -> None:
     utils_config.validate_config = validate_config  # type: ignore[attr-defined]
 
 
-def _place_schedule(base: ModuleType) -> None:
+def _around_updates(base: ModuleType) -> None:
     original = base.BaseEngine.train_batch
     if getattr(original, "_agpo", False):
         return
 
     @functools.wraps(original)
     def train_batch(self: Any, data: Any, loss_function: Any) -> Any:
+        prepare = getattr(loss_function, "before_update", None)
+        if prepare is not None:
+            prepare(self, data)
         outputs = original(self, data, loss_function)
         position = data.get(SCHEDULE_POSITION, None)
         if position is not None:

@@ -43,20 +43,16 @@ def test_each_update_has_its_own_denominator(mode: str) -> None:
 
 
 def test_prompts_count_alike_whatever_their_size() -> None:
-    group = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, -1])
-    counted = torch.tensor([True] * 8 + [False])
-    weight = prompt_weights(group, counted)
-    assert weight.tolist() == pytest.approx([4 / 6] * 6 + [2.0] * 2 + [1.0])
-    assert torch.equal(prompt_weights(torch.tensor([0, 0, 1, 1]), torch.ones(4).bool()), torch.ones(4))
+    assert prompt_weights(torch.tensor([6, 2, 0])).tolist() == pytest.approx([4 / 6, 2.0, 1.0])
+    assert torch.equal(prompt_weights(torch.tensor([8, 8])), torch.ones(2))
 
 
 def test_allocation_biases_the_gradient_and_the_weights_mend_it() -> None:
     """Two prompts, 7 and 1 responses: the plain mean follows the first prompt, the weighted one both."""
     torch.manual_seed(1)
-    group = torch.tensor([0] * 7 + [1])
     score = torch.randn(8)
     per_prompt = torch.stack([score[:7].mean(), score[7:].mean()]).mean()
-    weight = prompt_weights(group, torch.ones(8).bool())
+    weight = prompt_weights(torch.tensor([7, 1]))[torch.tensor([0] * 7 + [1])]
     torch.testing.assert_close((weight * score).mean(), per_prompt)
     assert not torch.allclose(score.mean(), per_prompt)
 

@@ -15,17 +15,25 @@ from verl.workers.config import ActorConfig
 from verl.workers.config.actor import PolicyLossConfig
 from verl.workers.utils.losses import ppo_loss
 
+from agpo_core import LossConfig
 from recipe.agpo import plugin  # noqa: F401 - registers the policy loss
 from recipe.agpo.actor_loss import (
     BASE_LOSS,
     BASE_LOSSES,
     CLIP_HIGH,
     CLIP_LOW,
+    GROUP,
+    GROUP_WEIGHT,
     METRIC_PREFIX,
     ROW_WEIGHT,
-    actor_loss,
+    ActorLoss,
     agpo_policy_loss,
 )
+
+
+def actor_loss(config: Any, **arguments: Any) -> Any:
+    return ActorLoss(config)(**arguments)
+
 
 MODES = ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 PolicyLoss = Callable[..., tuple[torch.Tensor, dict[str, Any]]]
@@ -147,13 +155,15 @@ def test_row_weights_take_invalid_rows_out_of_the_fixed_denominator(mode: str, b
     torch.testing.assert_close(weighted, expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("mode", ["token-mean", "token-sum"])
-def test_row_weights_leave_token_modes_alone(mode: str) -> None:
-    """There an invalid row has no token in the denominator anyway."""
+@pytest.mark.parametrize("name", [ROW_WEIGHT, GROUP_WEIGHT])
+@pytest.mark.parametrize("base", BASE_LOSSES)
+def test_a_weight_scales_the_gradient_of_its_row(base: str, name: str) -> None:
     rows, config = Rows(), actor_config()
-    plain = rows.loss(agpo_policy_loss, config, mode)[0]
-    object.__setattr__(config, ROW_WEIGHT, torch.full((6,), 1.5))
-    assert torch.equal(rows.loss(agpo_policy_loss, config, mode)[0], plain)
+    object.__setattr__(config, BASE_LOSS, base)
+    plain = rows.loss(agpo_policy_loss, config, "token-sum")[2]
+    weights = torch.tensor([0.0, 0.5, 1.0, 2.0, 1.0, 1.0])
+    object.__setattr__(config, name, weights)
+    torch.testing.assert_close(rows.loss(agpo_policy_loss, config, "token-sum")[2], plain * weights.unsqueeze(1))
 
 
 def test_token_sums_and_a_non_finite_log_prob() -> None:
@@ -288,3 +298,56 @@ def test_verls_other_losses_run_unchanged_through_actor_loss() -> None:
     ours, _, _ = batch.run(actor_loss, actor_config("gspo", loss_agg_mode="seq-mean-token-mean"))
     theirs, _, _ = batch.run(ppo_loss, actor_config("gspo", loss_agg_mode="seq-mean-token-mean"))
     assert torch.equal(ours, theirs)
+
+
+# ---- the adaptive loss of whole groups -----------------------------------------------------------------
+
+
+class Engine:
+    """What ``before_update`` asks of verl's engines: micro-batches passed to a loss function, here on one rank."""
+
+    def __init__(self, batch: MicroBatch, size: int) -> None:
+        self.batch, self.size = batch, size
+
+    def get_data_parallel_group(self) -> None:
+        return None
+
+    def forward_backward_batch(self, data: TensorDict, loss_function: Any, forward_only: bool) -> None:
+        assert forward_only
+        log_probs = nested_like(self.batch.values, self.batch.lengths).unbind()
+        for start in range(0, len(data), self.size):
+            rows = list(range(start, start + self.size))
+            part = tu.index_select_tensor_dict(data, torch.tensor(rows))
+            loss_function(model_output={"log_probs": nested([log_probs[i] for i in rows])}, data=part)
+
+
+@pytest.mark.parametrize("form", ["floor", "exp"])
+def test_groups_split_over_micro_batches_get_the_weights_of_whole_groups(form: str) -> None:
+    batch = MicroBatch()
+    # A group whose loss is a little above 0, and one of two right answers, far below the floor.
+    for row, advantage in zip(batch.columns["advantages"].unbind(), (-0.01, 1.0, 1.0, 0.0), strict=True):
+        row.fill_(advantage)
+    loss = ActorLoss(actor_config(), LossConfig(adaptive=form, floor=0.05))
+    seen = []
+    for size in (1, 2, 4):
+        data = batch.data(**{GROUP: torch.tensor([0, 1, 1, -1])})
+        loss.before_update(Engine(batch, size), data)
+        seen.append(data[GROUP_WEIGHT])
+    assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[2])
+    assert seen[0][1] == seen[0][2] != seen[0][0] and seen[0][3] == 1.0
+
+
+def test_without_an_adaptive_loss_nothing_is_passed_forward() -> None:
+    batch = MicroBatch()
+    data = batch.data(**{GROUP: torch.tensor([0, 0, 1, 1])})
+    ActorLoss(actor_config()).before_update(None, data)
+    assert GROUP_WEIGHT not in data.keys()
+
+
+def test_floored_groups_are_counted() -> None:
+    columns = clip_columns([0.1] * 4, [0.28] * 4) | {GROUP_WEIGHT: torch.tensor([0.0, 0.0, 1.0, 0.5])}
+    _, metrics, gradient = MicroBatch().run(actor_loss, actor_config(), **columns)
+    sums = {name: metrics[f"{METRIC_PREFIX}{name}"].aggregate() for name in
+            ("adaptive_rows", "adaptive_weight_sum", "floored_rows")}  # fmt: skip
+    assert sums == {"adaptive_rows": 4.0, "adaptive_weight_sum": 1.5, "floored_rows": 2.0}
+    assert not gradient[: sum(MicroBatch.lengths[0]) + sum(MicroBatch.lengths[1])].any()

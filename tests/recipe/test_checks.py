@@ -433,3 +433,56 @@ def test_a_disk_that_is_too_small_for_the_checkpoints(good_config: Build, monkey
     assert find_problems(good_config(*settings, "trainer.save_freq=-1")) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 500 * 2**30))
     assert find_problems(good_config(*settings)) == []
+
+
+# ---- groups, loss, allocation --------------------------------------------------------------------------
+
+FILTER = ("+algorithm.filter_groups.enable=true", "+algorithm.filter_groups.metric=acc")
+LOSS_MODE = "actor_rollout_ref.actor.policy_loss.loss_mode"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ("+algorithm.agpo.advantage.zero_variance=mask", "actor_rollout_ref.actor.loss_agg_mode=token-sum"),
+            ("zero_variance=mask", "token-sum", "loss_agg_mode=token-mean"),
+        ),
+        (
+            ("+algorithm.agpo.loss.adaptive=exp", f"{LOSS_MODE}=gspo"),
+            ("loss.adaptive=exp", "gspo", "loss_mode=vanilla"),
+        ),
+        (
+            ("+algorithm.agpo.advantage.zero_variance=mask", f"{LOSS_MODE}=bypass_mode"),
+            ("bypass_mode", "zero_variance=mask"),
+        ),
+        (
+            ("+algorithm.agpo.allocation.enabled=true", *FILTER),
+            ("allocation.enabled=true", "filter_groups.enable=True"),
+        ),
+        (
+            (
+                "+algorithm.agpo.allocation.enabled=true",
+                "reward.reward_model.enable=True",
+                "reward.reward_model.enable_resource_pool=True",
+            ),
+            ("allocation.enabled=true", "reward_model.enable=True"),
+        ),
+        (
+            ("+algorithm.agpo.allocation.enabled=true", "+algorithm.agpo.probe.reuse=false"),
+            ("allocation.enabled=true", "probe.reuse=true"),
+        ),
+        (("+algorithm.agpo.length.weight=0.8",), ("algorithm.agpo.length.weight=0.8", "<= 0.5")),
+        (("+algorithm.agpo.loss.floor=-0.1",), ("algorithm.agpo.loss.floor=-0.1", "> 0")),
+        (("+algorithm.agpo.advantage.outcome_min=1",), ("outcome_min=1", "outcome_max=1")),
+    ],
+)
+def test_contradictions_are_refused(good_config: Build, overrides: tuple[str, ...], words: tuple[str, ...]) -> None:
+    only(find_problems(good_config(*overrides)), *words)
+
+
+def test_filtered_groups_leave_nothing_to_a_rule_about_them(good_config: Build) -> None:
+    rule = "+algorithm.agpo.advantage.zero_variance=signed"
+    config = good_config(rule, *FILTER)
+    assert find_problems(config) == []
+    only(find_warnings(config), "zero_variance=signed", "never arrive")

@@ -158,3 +158,51 @@ def test_verls_own_multi_trajectory_call_reaches_ours() -> None:
         out = compute_advantage_for_multi_trajectories(data, keys, adv_estimator="agpo", config=GRPO)
     expected = 0.5 / (math.sqrt(0.5) + 1e-6)
     assert out.batch["advantages"][:, 0].tolist() == pytest.approx([expected, -expected, 0, 0], rel=1e-6)
+
+
+# ---- outcomes ------------------------------------------------------------------------------------------
+
+
+def of(outcomes: list[float], **other: Any) -> RowContext:
+    rows = len(outcomes)
+    return RowContext(
+        [f"s{i}" for i in range(rows)], [True] * rows, [True] * rows, torch.tensor(outcomes),
+        **{"tokens": torch.full((rows,), 3), "truncated": torch.zeros(rows, dtype=torch.bool)} | other,
+    )  # fmt: skip
+
+
+def run(settings: dict[str, Any], rewards: list[float], context: RowContext, index: list[str]) -> torch.Tensor:
+    with row_context(context):
+        advantages, _ = agpo_advantage(*batch(rewards), index, OmegaConf.create({"agpo": settings}))
+    return advantages[:, 0]
+
+
+def test_groups_are_judged_on_outcomes_and_not_on_shaped_rewards() -> None:
+    wrong = of([0.0, 0.0, 0.0])
+    assert not run({}, [0.0, 0.1, 0.3], wrong, ["p"] * 3).any()
+    assert run({"advantage": {"outcome_gate": False}}, [0.0, 0.1, 0.3], wrong, ["p"] * 3)[2] > 1.0
+    assert run({"preset": "grpo"}, [0.0, 0.1, 0.3], wrong, ["p"] * 3)[2] > 1.0, "off means off"
+    signed = run({"advantage": {"zero_variance": "signed"}}, [0.0, 0.1, 0.3], wrong, ["p"] * 3)
+    assert signed.tolist() == [-1.0] * 3
+
+
+def test_what_leaves_the_loss_and_the_length_part_come_back_in_the_context() -> None:
+    context = of([1.0, 1.0, 0.0, 0.0], tokens=torch.tensor([10, 30, 5, 5]))
+    settings = {"preset": "agpo_l", "length": {"weight": 0.2}}
+    advantages = run(settings, [1.0, 1.0, 0.0, 0.0], context, ["p", "p", "q", "q"])
+    assert context.result is not None
+    assert context.result.in_loss.tolist() == [True, True, False, False]
+    torch.testing.assert_close(advantages, torch.tensor([0.1, -0.1, 0.0, 0.0]))
+    torch.testing.assert_close(context.result.length, advantages)
+    cut = of([1.0, 1.0, 0.0], tokens=torch.tensor([10, 30, 5]), truncated=torch.tensor([True, False, False]))
+    assert not run(settings, [1.0, 1.0, 0.0], cut, ["p"] * 3)[0] > run(settings, [1.0, 1.0, 0.0], cut, ["p"] * 3)[1]
+
+
+def test_rows_of_one_session_share_what_its_last_row_got() -> None:
+    context = RowContext(
+        ["a", "a", "b"], [False, True, True], [True] * 3, torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0, 9, 9]),
+        torch.zeros(3, dtype=torch.bool),
+    )  # fmt: skip
+    advantages = run({}, [0.0, 1.0, 0.0], context, ["p"] * 3)
+    assert advantages[0] == advantages[1] > 0 > advantages[2]
+    assert context.result is not None and context.result.in_loss.tolist() == [True] * 3

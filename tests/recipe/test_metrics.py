@@ -27,6 +27,8 @@ SUMS = {
         "nonfinite_tokens": 1.0,
     }.items()
 }
+ADAPTIVE_LOSS = {f"{METRIC_PREFIX}{key}": v for key, v in
+                 {"adaptive_rows": 8.0, "adaptive_weight_sum": 6.0, "floored_rows": 2.0}.items()}  # fmt: skip
 
 
 def clipped(groups: StepGroups, state: ControllerState, config: AGPOConfig) -> StepGroups:
@@ -37,7 +39,9 @@ def clipped(groups: StepGroups, state: ControllerState, config: AGPOConfig) -> S
 
 def full_step() -> dict[str, float]:
     """A step that logs everything: warm state, a failed row of each kind, a discarded probe, padding."""
-    config = AGPOConfig()
+    config = AGPOConfig.from_dict(
+        {"advantage": {"zero_variance": "mask"}, "length": {"weight": 0.1}, "allocation": {"enabled": True}}
+    )
     state = ControllerState.initial(config)
     state = update_state(gather(two_prompts()).stats, StepSignals(0.4, 0.02), state, config)
     rows = [
@@ -50,7 +54,8 @@ def full_step() -> dict[str, float]:
         Row("pad", 0, padding=True),
     ]
     groups = clipped(gather(rows, config, state), state, config)
-    drift = update_shares(pop_update_sums(dict(SUMS), METRIC_PREFIX))
+    groups.masked, groups.length = [False] * len(rows), torch.full((len(rows),), 0.05)
+    drift = update_shares(pop_update_sums(SUMS | ADAPTIVE_LOSS, METRIC_PREFIX))
     tokens = ledger_metrics(TokenLedger(26, 12), TokenLedger(126, 12, lost_sessions=2), budget=1000)
     return step_metrics(groups, state, config) | drift | tokens | {"agpo/overhead_s": 0.01, "agpo/nonfinite_steps": 0.0}
 
@@ -133,8 +138,23 @@ def test_update_sums_leave_the_metrics_and_become_shares() -> None:
         "agpo/nonfinite_tokens": 1.0,
     }
     assert update_shares(sums) == pytest.approx(shares)
+    adaptive = update_shares(pop_update_sums(SUMS | ADAPTIVE_LOSS, METRIC_PREFIX))
+    assert (adaptive["agpo/loss/weight_mean"], adaptive["agpo/loss/floored_share"]) == (0.75, 0.25)
     twice = {key: 2 * value for key, value in sums.items()}
     assert update_shares(twice) == pytest.approx(shares | {"agpo/nonfinite_tokens": 2.0})
     assert metrics == {"actor/pg_loss": 0.1}
     assert pop_update_sums({}, METRIC_PREFIX) == {}
     assert update_shares({}) == update_shares({"tokens": 0.0}) == {}
+
+
+def test_what_masks_lengths_and_allocation_log() -> None:
+    logged = full_step()
+    assert logged["agpo/masked_share"] == 0.0 and logged["agpo/length/part"] == pytest.approx(0.05)
+    groups = gather(two_prompts())
+    groups.masked = [i < 4 for i in range(8)]
+    config = AGPOConfig.from_dict({"advantage": {"zero_variance": "mask"}})
+    assert step_metrics(groups, ControllerState.initial(config), config)["agpo/masked_share"] == 0.5
+    sizes = {key: logged[f"agpo/group_size/{key}"] for key in ("min", "max")}
+    assert sizes == {"min": 1.0, "max": 4.0}
+    plain = step_metrics(groups, ControllerState.initial(AGPOConfig()), AGPOConfig())
+    assert not {key for key in plain if key.startswith(("agpo/masked", "agpo/length", "agpo/group_size", "agpo/loss"))}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``agpo``: ``agpo doctor``, ``agpo config``, ``agpo plan``, ``agpo data`` and ``agpo eval``."""
+"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``data``, ``eval`` and ``report``."""
 
 from __future__ import annotations
 
@@ -31,13 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         from recipe.agpo.cli import eval as evaluation
 
         return evaluation.run(arguments)
+    if arguments.command == "report":
+        from recipe.agpo.cli import report
+
+        return report.run(arguments)
     from recipe.agpo.cli import config
 
     return config.run(markdown=arguments.markdown, write=arguments.write)
 
 
 def _parser() -> argparse.ArgumentParser:
-    from recipe.agpo.cli import data, plan
+    from recipe.agpo.cli import data, plan, report
     from recipe.agpo.cli import eval as evaluation
 
     parser = argparse.ArgumentParser(prog="agpo", description="AGPO for verl: checks, configuration, data, evaluation.")
@@ -52,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.register(commands)
     data.register(commands)
     evaluation.register(commands)
+    report.register(commands)
     config = commands.add_parser("config", help="print every key of algorithm.agpo with its meaning")
     form = config.add_mutually_exclusive_group()
     form.add_argument("--yaml", action="store_true", help="as the Hydra file agpo_trainer.yaml (default)")

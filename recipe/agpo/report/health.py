@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is this run healthy? Stated checks with stated thresholds: one number each, three verdicts, one piece of advice.
+
+The thresholds are rules of thumb for where a person should look, not results of a study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from recipe.agpo.report import measures
+from recipe.agpo.report.read import Run
+from recipe.agpo.report.text import number
+
+SPACE = "\u00a0"  # keeps a number and its unit on one line
+
+
+class Verdict(Enum):
+    """In order of urgency."""
+
+    BAD = "bad"
+    LOOK = "look"
+    OK = "ok"
+    UNKNOWN = "not measured"
+
+
+class Unit(Enum):
+    """How a number is written."""
+
+    SHARE = "share"
+    TIMES = "times"
+    COUNT = "count"
+    FLAG = "flag"
+    NATS = "nats"
+
+    def show(self, value: float) -> str:
+        """The number for a person."""
+        match self:
+            case Unit.SHARE:
+                return f"{number(100 * value, 2)}{SPACE}%"
+            case Unit.TIMES:
+                return f"{number(value, 2)}{SPACE}×"
+            case Unit.COUNT:
+                return f"{value:.0f}"
+            case Unit.FLAG:
+                return "yes" if value else "no"
+            case Unit.NATS:
+                return number(value, 2)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question. A number above ``look`` asks for a look, above ``bad`` it is bad; larger is always worse.
+
+    Attributes:
+        name: stable, for tests and links.
+        title: what is measured, as a noun phrase.
+        measure: the number, None where the log lacks it.
+        look, bad: thresholds; ``bad`` None: never bad by itself.
+        advice: what it means and what to do, one or two sentences.
+        override: what to put behind the training command, one per line; empty where no setting helps.
+        needs: what a log without this number lacks.
+    """
+
+    name: str
+    title: str
+    measure: Callable[[Run], float | None]
+    unit: Unit
+    look: float
+    bad: float | None
+    advice: str
+    override: str = ""
+    needs: str = ""
+
+    @property
+    def limits(self) -> str:
+        """The thresholds in words."""
+        if self.unit is Unit.FLAG:
+            return "look if yes"
+        words = f"look above {self.unit.show(self.look)}"
+        return words if self.bad is None else f"{words}, bad above {self.unit.show(self.bad)}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check says about one run."""
+
+    check: Check
+    value: float | None
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.value is None:
+            return Verdict.UNKNOWN
+        if self.check.bad is not None and self.value > self.check.bad:
+            return Verdict.BAD
+        return Verdict.LOOK if self.value > self.check.look else Verdict.OK
+
+    @property
+    def shown(self) -> str:
+        return "–" if self.value is None else self.check.unit.show(self.value)
+
+
+AGPO_LOG = "metrics under agpo/ (a run of our trainer)"
+CHECKS: tuple[Check, ...] = (
+    Check(
+        "accuracy", "Fall of validation accuracy from its best", measures.accuracy_lost, Unit.SHARE, 0.1, 0.25,
+        "The policy was better before. Keep the checkpoint of the best validation, and lower the learning rate.",
+        "actor_rollout_ref.actor.optim.lr=<half of it>",
+        "two validations (trainer.test_freq, trainer.val_before_train)",
+    ),
+    Check(
+        "zero_variance", "Groups without contrast", measures.zero_variance, Unit.SHARE, 0.6, 0.9,
+        "All outcomes of these prompts are equal, so they teach nothing. Prompts are too easy or too hard for this "
+        "policy: choose others, or sample more responses of each.",
+        "actor_rollout_ref.rollout.n=<larger>", AGPO_LOG,
+    ),
+    Check(
+        "entropy_lost", "Loss of policy entropy since the start", measures.entropy_lost, Unit.SHARE, 0.6, 0.9,
+        "The policy is becoming certain, and soon nothing is left to explore. Some loss is what learning looks like; "
+        "with falling or flat accuracy it is a collapse.",
+        "actor_rollout_ref.actor.entropy_coeff=0.001", "agpo/signal/policy_entropy or actor/entropy",
+    ),
+    Check(
+        "entropy_grown", "Policy entropy against the start", measures.entropy_grown, Unit.TIMES, 2.0, 5.0,
+        "The policy is dissolving: responses become random. Lower the learning rate, and remove an entropy bonus.",
+        "actor_rollout_ref.actor.optim.lr=<half of it>\nactor_rollout_ref.actor.entropy_coeff=0",
+        "agpo/signal/policy_entropy or actor/entropy",
+    ),
+    Check(
+        "drift", "Step KL against its target", measures.drift, Unit.TIMES, 2.0, 5.0,
+        "A step moves the policy further than the target, and the narrower clip does not hold it. Lower the learning "
+        "rate or take fewer updates a step.",
+        "actor_rollout_ref.actor.optim.lr=<half of it>", "agpo/step_kl or actor/ppo_kl",
+    ),
+    Check(
+        "clip_fraction", "Clipped tokens", measures.clip_fraction, Unit.SHARE, 0.2, 0.4,
+        "Much of the gradient is cut away. Lower the learning rate or take fewer updates a step.",
+        "actor_rollout_ref.actor.optim.lr=<half of it>", "agpo/clip_fraction or actor/pg_clipfrac",
+    ),
+    Check(
+        "clip_idle", "Clip that never binds", measures.clip_idle, Unit.FLAG, 0.0, None,
+        "With one update a step nothing can be clipped, so the clip controller has no effect. Take more mini-batches "
+        "a step.",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=<smaller>", "agpo/clip_fraction or actor/pg_clipfrac",
+    ),
+    Check(
+        "tau_bound", "Prompts with temperature at a bound", measures.tau_at_bound, Unit.SHARE, 0.25, 0.5,
+        "The controller wants more than it may. Lower the gain, or move the bound that is reached.",
+        "algorithm.agpo.temperature.gain=0.075", AGPO_LOG,
+    ),
+    Check(
+        "eps_bound", "Prompts with clip ratio at a bound", measures.eps_at_bound, Unit.SHARE, 0.25, 0.5,
+        "The controller wants more than it may. Lower its gains, or move the bound that is reached.",
+        "algorithm.agpo.clip.entropy_gain=0.25\nalgorithm.agpo.clip.kl_gain=0.25", AGPO_LOG,
+    ),
+    Check(
+        "no_probe", "Prompts without a usable probe", measures.no_probe, Unit.SHARE, 0.05, 0.5,
+        "Fewer than two probe responses had an outcome in time: these prompts run at base values. Mend the verifier, "
+        "or wait longer for it.",
+        "algorithm.agpo.reward_timeout_s=120", AGPO_LOG,
+    ),
+    Check(
+        "unjudged", "Responses that no verifier could judge", measures.unjudged, Unit.SHARE, 0.01, 0.1,
+        "Timed out, crashed or without a usable reference answer: they do not train. The statuses below say which.",
+        "+reward.custom_reward_function.reward_kwargs.time_limit_s=10", AGPO_LOG,
+    ),
+    Check(
+        "no_answer", "Responses without a readable answer", measures.no_answer, Unit.SHARE, 0.2, 0.5,
+        "The verifier found no final answer, so they count as wrong. Compare the samples with the form that the "
+        "prompt asks for; responses that are cut off have none either.",
+        "data.max_response_length=<larger>", AGPO_LOG,
+    ),
+    Check(
+        "cut_off", "Responses at the length limit", measures.cut_off, Unit.SHARE, 0.1, 0.4,
+        "These responses ended because they had to. Give them more tokens.",
+        "data.max_response_length=<larger>", "response_length/max",
+    ),
+    Check(
+        "lost_sessions", "Sessions lost in the rollout", measures.lost_sessions, Unit.SHARE, 0.0, 0.01,
+        "They failed before their response was complete; train.log has the errors.", "", AGPO_LOG,
+    ),
+    Check(
+        "learner_gap", "Sampler against learner, nats a token", measures.learner_gap, Unit.NATS, 0.02, 0.1,
+        "The learner scores other probabilities than the sampler drew from. Expected with scoring other than own; "
+        "otherwise look at numeric formats and at the weight transfer.",
+        "algorithm.agpo.scoring=own\nactor_rollout_ref.rollout.calculate_log_probs=True",
+        "rollout_corr/log_ppl_abs_diff (actor_rollout_ref.rollout.calculate_log_probs=True)",
+    ),
+    Check(
+        "gradients", "Steps with a gradient that is not finite", measures.bad_gradients, Unit.SHARE, 0.0, 0.05,
+        "Their update was skipped; three in a row stop the run. Lower the learning rate.",
+        "actor_rollout_ref.actor.optim.lr=<half of it>", "actor/grad_norm",
+    ),
+    Check(
+        "budget", "Tokens over the budget", measures.over_budget, Unit.SHARE, 0.05, 0.25,
+        "The run ends after the step that reaches the budget, so a step is large against it. Compare runs at equal "
+        "tokens, not at their ends.",
+        "data.train_batch_size=<smaller>", "a budget (algorithm.agpo.token_budget)",
+    ),
+    Check(
+        "discarded", "Generated tokens thrown away", measures.discarded, Unit.SHARE, 0.1, None,
+        "Probe responses that do not train.", "algorithm.agpo.probe.reuse=true", AGPO_LOG,
+    ),
+    Check(
+        "missing_steps", "Steps missing in the log", measures.missing_steps, Unit.COUNT, 0.0, None,
+        "Curves have gaps. A metrics file of an earlier attempt is not in the folder.", "", "a training step",
+    ),
+    Check(
+        "bad_lines", "Unreadable lines in the files", measures.bad_lines, Unit.COUNT, 0.0, None,
+        "A crash may cut the last line of a file; more than that means a damaged file. The list at the end names them.",
+        "", "a file",
+    ),
+)  # fmt: skip
+
+
+def findings(run: Run) -> list[Finding]:
+    """Every check on one run, in the order of ``CHECKS``."""
+    return [Finding(check, check.measure(run)) for check in CHECKS]
+
+
+def overall(found: Sequence[Finding]) -> Verdict:
+    """The most urgent verdict; UNKNOWN if nothing was measured."""
+    order = list(Verdict)
+    return min((finding.verdict for finding in found), key=order.index, default=Verdict.UNKNOWN)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines of JSON from files that a crash may have cut, and numbers out of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+LARGEST = 1e300  # beyond it a sum or a difference may overflow; such a value says nothing in a curve
+MOST_STEPS = 10**12  # no run takes so many; a larger number is damage
+
+
+@dataclass
+class FileNote:
+    """What came out of one file: lines with content, numbers of the lines that could not be used, and any error."""
+
+    name: str
+    lines: int = 0
+    bad: list[int] = field(default_factory=list)
+    error: str = ""
+
+
+def read_lines(path: Path, note: FileNote) -> Iterator[tuple[int, dict[str, object]]]:
+    """(line number, object) of every line that holds a JSON object; the others are noted.
+
+    Only a newline ends a line: a response may hold characters that ``str.splitlines`` would split at.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                if not raw.strip():
+                    continue
+                note.lines += 1
+                value = _parsed(raw)
+                if isinstance(value, dict):
+                    yield number, value
+                else:
+                    note.bad.append(number)
+    except OSError as error:
+        note.error = error.strerror or type(error).__name__
+
+
+def finite(value: Any) -> float | None:
+    """A logged value as a number; None for anything else, NaN and infinities included."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < LARGEST and math.isfinite(value) else None
+
+
+def step_of(value: Any) -> int | None:
+    """A step number; None if it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_STEPS else None
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return json.loads(raw.decode("utf-8", errors="replace"))
+    except (ValueError, RecursionError):
+        return None

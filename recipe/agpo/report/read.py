@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run folder, read tolerantly: whatever is missing stays empty, whatever is damaged is counted and named.
+
+Nothing here raises because of what a file contains: a run that crashed is the one that people look at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agpo_core import AGPOConfig
+from recipe.agpo.checkpoint import DECISIONS_FILE, LEDGER_FILE, STATE_FILE
+from recipe.agpo.report.decisions import Decisions
+from recipe.agpo.report.jsonl import FileNote, finite, read_lines, step_of
+from recipe.agpo.report.samples import Sample, read_samples
+
+Record = tuple[int, Mapping[str, Any]]
+Series = list[tuple[float, float]]
+TRAINING = "training/global_step"  # verl logs it in every training step and in no other record
+TOKENS = "agpo/tokens/generated_cumulative"
+
+
+@dataclass
+class Run:
+    """One training run.
+
+    Attributes:
+        name: what the page calls it.
+        records: (step, logged values) in order of step, attempts merged.
+        starts: first step of each attempt that logged anything.
+        superseded: steps that an earlier attempt had logged and a later one, going on from before them, did not reach.
+        decisions: what the decisions file says; None without one.
+        settings: ``algorithm.agpo`` of the newest checkpoint; None without one.
+        ledger: (step, counts) of the newest checkpoint's token ledger; None without one.
+        identity: what the quickstart wrote about the run (method, seed).
+        samples: responses from verl's dumps.
+        files: every file that was read.
+        problems: what could not be read, in words.
+    """
+
+    name: str
+    records: list[Record] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    superseded: int = 0
+    decisions: Decisions | None = None
+    settings: AGPOConfig | None = None
+    ledger: tuple[int, dict[str, int]] | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    files: list[FileNote] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.training = [record for record in self.records if TRAINING in record[1]]
+        self.known = sorted({key for _, data in self.records for key in data})
+
+    def series(self, *keys: str) -> Series:
+        """[(step, value), ...] of the first of ``keys`` that was logged with finite numbers."""
+        for key in keys:
+            found = ((step, finite(data.get(key))) for step, data in self.records)
+            points = [(float(step), number) for step, number in found if number is not None]
+            if points:
+                return points
+        return []
+
+    def keys(self, pattern: str) -> list[str]:
+        """Logged keys that match a regular expression as a whole, sorted."""
+        return [key for key in self.known if re.fullmatch(pattern, key)]
+
+    @property
+    def steps(self) -> int:
+        """The last training step; 0 before the first."""
+        return self.training[-1][0] if self.training else 0
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether a controller was on."""
+        return bool(self.keys(r"agpo/(tau|eps)/mean"))
+
+    @property
+    def method(self) -> str:
+        """How the run calls its method, as far as it says so."""
+        if self.settings is not None:
+            return self.settings.preset
+        return str(self.identity.get("method") or ("agpo" if self.adaptive else "baseline"))
+
+    def tokens(self) -> tuple[Series, bool]:
+        """Cumulative generated tokens over steps, and whether they are estimated.
+
+        The ledger counts all that was generated. Without one, a step generated its rows' tokens times the share of
+        responses in them; what never became a row is then not counted.
+        """
+        if logged := self.series(TOKENS):
+            return logged, False
+        total, points = 0.0, []
+        for step, data in self.training:
+            rows = finite(data.get("perf/total_num_tokens"))
+            response, prompt = finite(data.get("response_length/mean")), finite(data.get("prompt_length/mean"))
+            if rows is None or response is None or prompt is None or response + prompt <= 0:
+                continue
+            total += rows * response / (response + prompt)
+            points.append((float(step), total))
+        return points, True
+
+
+def read_run(path: Path, name: str | None = None) -> Run:
+    """Read a run folder, or a single metrics file.
+
+    Args:
+        path: folder with ``metrics*.jsonl`` and ``checkpoints/``, or one file of verl's file logger.
+        name: what to call the run; default: the folder's name.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such run folder or metrics file")
+    folder = path if path.is_dir() else path.parent
+    files = sorted(path.glob("metrics*.jsonl"), key=_natural) if path.is_dir() else [path]
+    notes: list[FileNote] = []
+    records, starts, superseded = _merge([_attempt(file, notes) for file in files])
+    run = Run(name or path.resolve().name, records, starts, superseded, files=notes)
+    if path.is_dir():
+        checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        _read_decisions(run, checkpoints / DECISIONS_FILE)
+        _read_checkpoint(run, checkpoints)
+        run.identity = _document(run, folder / "run.json")
+        run.samples = read_samples(folder, run.files)
+    return run
+
+
+def read_runs(paths: list[Path]) -> list[Run]:
+    """Read several runs; runs whose folders have the same name are told apart by their parents'."""
+    names = [path.resolve().name for path in paths]
+    runs = []
+    for i, path in enumerate(paths):
+        name = names[i] if names.count(names[i]) == 1 else f"{path.resolve().parent.name}/{names[i]}"
+        runs.append(read_run(path, name))
+    return runs
+
+
+def _attempt(path: Path, notes: list[FileNote]) -> list[Record]:
+    """The records of one file of verl's file logger, in the order in which they were written."""
+    note = FileNote(path.name)
+    notes.append(note)
+    records: list[Record] = []
+    for number, value in read_lines(path, note):
+        step, data = step_of(value.get("step")), value.get("data")
+        if step is not None and isinstance(data, dict):
+            records.append((step, data))
+        else:
+            note.bad.append(number)
+    return records
+
+
+def _merge(attempts: list[list[Record]]) -> tuple[list[Record], list[int], int]:
+    """One history from several attempts: (records, first step of each attempt, steps that were given up).
+
+    An attempt that goes on from step s replaces what was logged after s. For s itself the last word on a key wins: the
+    earlier attempt trained it, the later one validates it again.
+    """
+    by_step: dict[int, dict[str, Any]] = {}
+    starts: list[int] = []
+    given_up: set[int] = set()
+    for attempt in attempts:
+        if not attempt:
+            continue
+        first = attempt[0][0]
+        starts.append(first)
+        for step in [step for step in by_step if step > first]:
+            del by_step[step]
+            given_up.add(step)
+        for step, data in attempt:
+            by_step.setdefault(step, {}).update(data)
+    return sorted(by_step.items()), starts, len(given_up - set(by_step))
+
+
+def _read_decisions(run: Run, path: Path) -> None:
+    if path.is_file():
+        note = FileNote(path.name)
+        run.files.append(note)
+        run.decisions = Decisions.collect(path, note)
+
+
+def _read_checkpoint(run: Run, checkpoints: Path) -> None:
+    """Settings and ledger of the newest checkpoint that has them."""
+    folders = [f for f in checkpoints.glob("global_step_*") if f.name.removeprefix("global_step_").isdecimal()]
+    for folder in sorted(folders, key=lambda f: int(f.name.removeprefix("global_step_")), reverse=True):
+        if run.settings is None and (folder / STATE_FILE).is_file():
+            run.settings = _settings(run, folder / STATE_FILE)
+        if run.ledger is None and (folder / LEDGER_FILE).is_file():
+            counts = _document(run, folder / LEDGER_FILE).get("ledger")
+            if isinstance(counts, dict):
+                whole = {str(k): v for k, v in counts.items() if isinstance(v, int)}
+                run.ledger = int(folder.name.removeprefix("global_step_")), whole
+
+
+def _settings(run: Run, path: Path) -> AGPOConfig | None:
+    extra = _document(run, path).get("extra")
+    config = extra.get("config") if isinstance(extra, dict) else None
+    try:
+        return AGPOConfig.from_dict(config) if isinstance(config, dict) else None
+    except ValueError as error:
+        run.problems.append(f"{path.parent.name}/{path.name}: settings of another version ({error})")
+        return None
+
+
+def _document(run: Run, path: Path) -> dict[str, Any]:
+    """A small JSON file; empty if it is absent or damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError, RecursionError) as error:
+        run.problems.append(f"{path.parent.name}/{path.name}: not readable ({type(error).__name__})")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    """Sort key under which ``metrics.10`` follows ``metrics.9``."""
+    return [(1, int(part)) if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name)]

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Responses to look at, from verl's dumps (``trainer.rollout_data_dir``, ``trainer.validation_data_dir``).
+
+verl writes ``<folder>/<step>.jsonl`` with one response a line. Folders directly inside the run folder are found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipe.agpo.report.jsonl import FileNote, finite, read_lines
+
+EACH = 3  # best and worst responses shown of each dump
+LONGEST = 1500  # characters shown of a text
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response. ``prompt`` and ``response`` are cut to ``LONGEST`` characters; ``cut`` counts what is left out."""
+
+    source: str
+    step: int
+    score: float | None
+    prompt: str
+    response: str
+    truth: str
+    cut: int
+
+
+def read_samples(folder: Path, notes: list[FileNote]) -> list[Sample]:
+    """The best and the worst responses of the newest step of each dump; ties go to the earlier line."""
+    samples: list[Sample] = []
+    for dump in sorted(child for child in folder.iterdir() if child.is_dir()):
+        files = [file for file in dump.glob("*.jsonl") if file.stem.isdecimal()]
+        if not files:
+            continue
+        newest = max(files, key=lambda file: int(file.stem))
+        note = FileNote(f"{dump.name}/{newest.name}")
+        notes.append(note)
+        samples += _chosen([_sample(row, dump.name, int(newest.stem)) for _, row in read_lines(newest, note)])
+    return samples
+
+
+def _chosen(samples: list[Sample]) -> list[Sample]:
+    """A few with the highest score, then a few with the lowest."""
+    scored = sorted((s for s in samples if s.score is not None), key=lambda s: -(s.score or 0.0))
+    if len(scored) <= 2 * EACH:
+        return scored or samples[: 2 * EACH]
+    return scored[:EACH] + scored[-EACH:]
+
+
+def _sample(row: dict[str, Any], source: str, step: int) -> Sample:
+    prompt, response, truth = (_text(row.get(key)) for key in ("input", "output", "gts"))
+    # The end of a prompt is what differs between prompts, the beginning of a response is where it goes wrong.
+    return Sample(
+        source,
+        step,
+        finite(row.get("score")),
+        prompt[-LONGEST:],
+        response[:LONGEST],
+        truth[:LONGEST],
+        max(0, len(response) - LONGEST),
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else str(value)
