@@ -104,6 +104,11 @@ class AGPOConfig(Checked):
         unequal = self.allocation.enabled and self.allocation.weighting == "prompts"
         return self.masks_groups or unequal or self.loss.adaptive != "none"
 
+    @property
+    def active(self) -> bool:
+        """Whether anything differs from plain GRPO."""
+        return self.adaptive or self.shapes_advantages or self.weighs_rows
+
     def _check(self) -> None:
         if self.allocation.enabled and not self.probe.reuse:
             raise ValueError(

@@ -14,6 +14,7 @@ if [ "${1:-}" = --fast ]; then fast_only=1; shift; fi
 if [ "${1:-}" = -- ]; then shift; fi
 
 source scripts/lib/env.sh
+agpo_browser_env
 # Test files at a time. A start of the real stack keeps one core busy and waits half of its time; it takes 6 GB.
 PARALLEL="${AGPO_TEST_PARALLEL:-2}"
 # One thread a process: Ray and vLLM start many processes, and their thread pools fight over few cores.

@@ -85,7 +85,7 @@ class AGPOMixin(LedgerMixin):
         self._decisions = checkpoint.DecisionLog(
             Path(self.config.trainer.default_local_dir) / checkpoint.DECISIONS_FILE,
             resumed_step=self.global_steps,
-            enabled=self.agpo.decisions_file and self.agpo.adaptive,
+            enabled=self.agpo.decisions_file and self.agpo.active,
         )
         super().fit(agent_loop_manager)
 

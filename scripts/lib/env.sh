@@ -121,6 +121,24 @@ agpo_install() {
     echo "agpo: environment ready in $((SECONDS - began)) s" >&2
 }
 
+# For the tests of the report page; without it they skip and say so. Sets AGPO_BROWSER_PYTHON.
+agpo_browser_env() {
+    local folder="$AGPO_VENV/browser" lock="$AGPO_ROOT/requirements/browser.txt"
+    if [ -n "${AGPO_BROWSER_PYTHON:-}" ]; then return 0; fi
+    if ! cmp -s "$lock" "$folder/installed.txt"; then
+        [ "${AGPO_NO_SETUP:-0}" = 1 ] && return 0
+        echo "agpo: installing a browser for the tests into $folder" >&2
+        rm -rf "$folder"
+        { "$PY" -m venv --without-pip "$folder" \
+            && "$PY" -m uv pip install --quiet --python "$folder/bin/python" --no-deps -r "$lock" \
+            && cp "$lock" "$folder/installed.txt"; } || {
+            echo "agpo: no browser; its tests will skip." >&2
+            return 0
+        }
+    fi
+    export AGPO_BROWSER_PYTHON="$folder/bin/python"
+}
+
 agpo_env() {
     local stamp
     if [ "${AGPO_NO_SETUP:-0}" = 1 ]; then

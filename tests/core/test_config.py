@@ -42,6 +42,32 @@ def test_preset_grpo_has_nothing_adaptive() -> None:
     assert (config.advantage.scale, config.advantage.epsilon) == ("std", 1e-6)
 
 
+    assert not (config.active or config.shapes_advantages or config.weighs_rows) and AGPOConfig().active
+
+
+def test_presets_of_both_papers() -> None:
+    dual, loss = AGPOConfig.from_preset("agpo_d"), AGPOConfig.from_preset("agpo_l")
+    assert dual.adaptive and not dual.probe.reuse and dual.clip == AGPOConfig().clip
+    assert not loss.adaptive and loss.active and loss.weighs_rows and loss.masks_groups
+    assert (loss.advantage.zero_variance, loss.loss.adaptive, loss.length.weight) == ("mask", "floor", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "weighs"),
+    [
+        ({}, False),
+        ({"advantage": {"zero_variance": "signed"}}, False),
+        ({"advantage": {"zero_variance": "signed_mask"}}, True),
+        ({"loss": {"adaptive": "exp"}}, True),
+        ({"allocation": {"enabled": True}}, True),
+        ({"allocation": {"enabled": True, "weighting": "responses"}}, False),
+        ({"length": {"weight": 0.1}}, False),
+    ],
+)
+def test_what_needs_weights_per_response(settings: dict, weighs: bool) -> None:
+    assert AGPOConfig.from_dict(settings).weighs_rows is weighs
+
+
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_round_trip(preset: str) -> None:
     config = AGPOConfig.from_dict({"preset": preset, "temperature": {"gain": 0.3}, "probe": {"size": 3}})

@@ -43,6 +43,7 @@ def test_every_command_of_the_readme_is_known_to_a_test():
         "bash scripts/run_agpo_qwen14b.sh",  # composed and validated in tests/plan/test_plan.py, and the next two
         "bash scripts/run_grpo_qwen14b.sh",
         "bash scripts/run_ppo_qwen14b.sh",
+        "CPU=1 bash scripts/run_agpo_qwen14b.sh",  # tests/realstack/test_scripts.py
         ".venv/bin/python benchmarks/",  # help runs below
     )
     for command in commands():

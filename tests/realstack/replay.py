@@ -16,12 +16,12 @@ from recipe.agpo.quickstart.task import written_solution
 
 
 def response_text(prompt: str, step: int, session: int) -> str:
-    """Right, wrong or unparseable, decided by a hash of prompt, step and session."""
+    """Right, wrong or unparseable, and a little longer or shorter, decided by a hash of prompt, step and session."""
     digest = hashlib.sha256(f"{prompt}|{step}|{session}".encode()).digest()
     solution = written_solution(prompt)
     easy = digest[1] % 3 == 0
     if digest[0] % 8 < (6 if easy else 3):
-        return solution
+        return "\n" * (digest[3] % 3) + solution
     if digest[0] % 8 == 7:
         return "no idea"
     return solution[: solution.rindex("#")] + f"#{digest[2] % 5}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from agpo_core import AGPOConfig
 from recipe.agpo.plan import estimate
 from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger, resolved
 
@@ -35,6 +36,8 @@ def lines(config: DictConfig, gpu_gib: float) -> Iterator[str]:
     if is_agpo(config):
         share = "train too" if reuse else f"are thrown away: {cost.discarded_tokens:,} tokens a step"
         yield _row("probe", f"{probe} of {ref.rollout.n} responses per prompt decide; they {share}")
+    if is_agpo(config):
+        yield _row("groups", _groups(agpo_config(config)))
     yield _row("run", _length(config, cost))
     if shape:
         need = estimate.memory(config, shape, gpu_gib)
@@ -68,6 +71,15 @@ def _method(config: DictConfig) -> str:
     temperature = bounds if agpo.temperature.enabled else "is fixed"
     clip = "adapts" if agpo.clip.enabled else "is fixed"
     return f"agpo, preset {agpo.preset}: temperature {temperature}, clip ratio {clip}, scoring {agpo.scoring}"
+
+
+def _groups(agpo: AGPOConfig) -> str:
+    rule, loss, length = agpo.advantage.zero_variance, agpo.loss, agpo.length.weight
+    parts = [f"of equal outcomes: {rule}" + (", gated on outcomes" if agpo.advantage.outcome_gate else "")]
+    parts.append(f"adaptive loss {loss.adaptive}" + (f" at {loss.floor:g}" if loss.adaptive != "none" else ""))
+    parts.append(f"length reward {length:g}" if length else "no length reward")
+    parts.append("sizes follow the probes" if agpo.allocation.enabled else "equal sizes")
+    return ", ".join(parts)
 
 
 def _probe(config: DictConfig) -> tuple[int, bool]:

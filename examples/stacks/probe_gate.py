@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probe, decide, then the rest, for stacks that generate each response in a coroutine of its own.
+
+The rest of a group waits until its probe is scored; no prompt waits for another one. All coroutines of a group must
+run on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agpo_core import (
+    AGPOConfig,
+    ControllerState,
+    ProbeStats,
+    StepSignals,
+    decide_clip,
+    decide_temperature,
+    load_state,
+    merge_stats,
+    probe_statistics,
+    resolve,
+    save_state,
+    update_state,
+    vote_classes,
+)
+
+
+@dataclass
+class _Group:
+    outcomes: dict[int, float] = field(default_factory=dict)
+    keys: dict[int, str | None] = field(default_factory=dict)
+    decided: asyncio.Event = field(default_factory=asyncio.Event)
+    stats: ProbeStats | None = None
+    tau: float = 0.0
+
+
+class ProbeGate:
+    """The groups of one step, with the controller state of the step.
+
+    Args:
+        config: the method's settings, with ``probe.reuse``.
+        temperature, clip_low, clip_high, group_size: the framework's own.
+    """
+
+    def __init__(
+        self, config: AGPOConfig, *, temperature: float, clip_low: float, clip_high: float, group_size: int
+    ) -> None:
+        self.config = config
+        self.settings = resolve(
+            config, temperature=temperature, clip_low=clip_low, clip_high=clip_high, group_size=group_size
+        )
+        self.state = ControllerState.initial(config)
+        self._groups: dict[Hashable, _Group] = {}
+
+    async def run(
+        self,
+        group: Hashable,
+        member: int,
+        generate: Callable[[float], Awaitable[Any]],
+        judge: Callable[[Any], tuple[float, str | None]],
+    ) -> Any:
+        """Generate one response at its temperature and return it.
+
+        group: the prompt's id within the step; member: 0 to group_size - 1; generate: temperature to response;
+        judge: response to (verifier's outcome, NaN for none; vote key). A probe that raises counts as one without
+        an outcome, so that nobody waits for it.
+        """
+        entry = self._groups.setdefault(group, _Group())
+        if member >= self.settings.probe_size:
+            await entry.decided.wait()
+            return await generate(entry.tau)
+        outcome: tuple[float, str | None] = (math.nan, None)
+        try:
+            response = await generate(self.settings.tau_base)
+            outcome = judge(response)
+        finally:
+            entry.outcomes[member], entry.keys[member] = outcome
+            if len(entry.outcomes) == self.settings.probe_size:
+                self._decide(entry)
+        return response
+
+    def temperature(self, group: Hashable, member: int) -> float:
+        """What a response was sampled at; only after its group's probe is scored."""
+        return self.settings.tau_base if member < self.settings.probe_size else self._groups[group].tau
+
+    def clip_ratios(self, group: Hashable, signals: StepSignals | None = None) -> tuple[float, float]:
+        """Clip ratios of a group's responses; signals: what the stack knows of the old policy."""
+        stats = self._groups[group].stats
+        assert stats is not None, "the probe is scored first"
+        decision = decide_clip(
+            stats, signals or StepSignals(), self.state, self.config, self.settings.clip_low, self.settings.clip_high
+        )
+        return float(decision.low[0]), float(decision.high[0])
+
+    def close_step(self, signals: StepSignals | None = None) -> None:
+        """Fold every decided group into the state, once, and forget it. Call it between two steps."""
+        parts = [entry.stats for entry in self._groups.values() if entry.stats is not None]
+        self.state = update_state(merge_stats(parts), signals or StepSignals(), self.state, self.config)
+        self._groups = {group: entry for group, entry in self._groups.items() if entry.stats is None}
+
+    def save(self, path: str | Path) -> None:
+        """Write the state atomically."""
+        save_state(path, self.state, self.config.fingerprint())
+
+    def load(self, path: str | Path) -> None:
+        """Read it back. Raises ValueError for a damaged file and for one of other settings."""
+        state, fingerprint, _ = load_state(path)
+        if fingerprint != self.config.fingerprint():
+            raise ValueError(f"{path} was written with other settings of AGPO; use those, or a new run")
+        self.state = state
+
+    def _decide(self, entry: _Group) -> None:
+        members = range(self.settings.probe_size)
+        outcomes = torch.tensor([[entry.outcomes[member] for member in members]], dtype=torch.float64)
+        keys = vote_classes([[entry.keys[member] for member in members]])
+        entry.stats = probe_statistics(outcomes, keys, config=self.config)
+        decision = decide_temperature(entry.stats, self.state, self.config, self.settings.tau_base)
+        entry.tau = float(decision.tau[0])
+        entry.decided.set()

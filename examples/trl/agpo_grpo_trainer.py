@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AGPO in TRL: a ``GRPOTrainer`` that probes, adapts temperature and clip ratio, and saves its controllers.
+
+Per generation batch: the first responses of every group are sampled at the base temperature and scored; from them
+each prompt gets the temperature of its other responses; TRL scores every response at the temperature that it was
+sampled at; each response is clipped at its own ratio; the whole batch is folded into the state once, when its last
+update is done. Generation, rewards, advantages and loss are TRL's own methods: nothing of them is copied.
+
+``SEAMS`` lists what this file relies on; ``tests/stacks/test_trl.py`` pins it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from trl import GRPOConfig, GRPOTrainer
+
+from agpo_core import (
+    AGPOConfig,
+    ControllerState,
+    decide_clip,
+    decide_temperature,
+    load_state,
+    save_state,
+    update_state,
+)
+from examples.trl.checks import check_head, check_settings, settings_of
+from examples.trl.row_temperature import RowTemperature
+from examples.trl.step import GroupStep, decision_rows, drop_decisions, merged, write_decisions
+
+TRL_VERSION = "1.16.0"
+# Methods of GRPOTrainer that are overridden, and their parameters.
+SEAMS = {
+    "_generate_and_score_completions": ["inputs"],
+    "_generate": ["prompts"],
+    "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
+    "_get_per_token_logps_and_entropies": ["model", "input_ids", "attention_mask", "logits_to_keep"],  # the first four
+    "_compute_loss": ["model", "inputs"],
+    "training_step": ["model", "inputs", "num_items_in_batch"],
+    "_save_checkpoint": ["model", "trial"],
+    "_load_optimizer_and_scheduler": ["checkpoint"],
+}
+# Attributes of GRPOTrainer that are read, and, where it says so, set for the length of one call.
+ATTRIBUTES = (
+    "epsilon_low",  # set: [B, 1] while the loss of a micro-batch is computed
+    "epsilon_high",  # set, as above
+    "ref_model",
+    "reward_func_names",
+    "_step",  # micro-batches so far
+    "_metrics",
+    "_is_vlm",
+    "_pending_extra_logs",  # what a reward function logged per response, in the order of its calls
+)
+STATE_FILE = "agpo_state.json"
+DECISIONS_FILE = "agpo_decisions.jsonl"
+TAU, EPS_LOW, EPS_HIGH = "agpo_tau", "agpo_eps_low", "agpo_eps_high"  # columns of a batch, [B] each
+
+
+class AGPOGRPOTrainer(GRPOTrainer):
+    """TRL's GRPO with AGPO's controllers. With both off (preset ``grpo``) it is TRL's trainer, bit for bit.
+
+    Args:
+        agpo: the method's settings; None: preset ``agpo``. ``outcome_key`` names the reward function whose value is
+            the verifier's outcome; it may stay None if there is only one reward function.
+        vote_key: a completion (as TRL hands it to reward functions) to its canonical answer, None or "" if it has
+            none. Without it there are no votes and vote entropy is 0.
+        model, reward_funcs, args and the rest: as for ``GRPOTrainer``.
+
+    Raises:
+        ValueError: a setting that cannot be carried, with the argument to change.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any,
+        args: GRPOConfig,
+        *,
+        agpo: AGPOConfig | None = None,
+        vote_key: Callable[[Any], str | None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.agpo = AGPOConfig() if agpo is None else agpo
+        if self.agpo.adaptive:
+            check_settings(self.agpo, args, reward_funcs, kwargs)
+        super().__init__(model, reward_funcs, args, **kwargs)
+        self.controller = ControllerState.initial(self.agpo)
+        self.settings = settings_of(self.agpo, args)
+        self._vote_key = vote_key
+        self._open: GroupStep | None = None  # the generation batch that is being made or trained on
+        self._scoring_tau: torch.Tensor | None = None
+        self._scored: tuple[torch.Tensor, torch.Tensor] | None = None  # log-probs and entropy of the last pass
+        if self.agpo.adaptive:
+            check_head(self, self.agpo)
+            models = [model for model in (self.model, self.ref_model) if model is not None]
+            self._heads = {id(model): RowTemperature(model, args.temperature) for model in models}
+            self._outcome = self.reward_func_names.index(self.agpo.outcome_key or self.reward_func_names[0])
+
+    # ---- generation: probe, decide, the rest -------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.agpo.adaptive or not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        step = self._open = GroupStep(inputs, self.settings, self._outcome, self._vote_key)
+        self._scored = None
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self._scoring_tau = None
+        if "old_per_token_logps" in output and self._scored is not None:
+            step.read_entropy(self._scored[1], output["completion_mask"])
+        stats, signals = step.measure(self.agpo), step.signals()
+        clip = decide_clip(
+            stats, signals, self.controller, self.agpo, self.settings.clip_low, self.settings.clip_high
+        )
+        device = output["completion_ids"].device
+        output[TAU] = step.tau.to(device)
+        if self.agpo.clip.enabled:
+            output[EPS_LOW] = step.per_row(clip.low).to(device)
+            output[EPS_HIGH] = step.per_row(clip.high).to(device)
+        rows = decision_rows(step, clip, self.controller.step)
+        self._log_decisions(rows)
+        return output
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        step = self._open
+        if step is None or not self.model.training:
+            return super()._generate(prompts)
+        if not (self.agpo.temperature.enabled and step.rest):
+            with self._head.at(step.tau):
+                output = super()._generate(prompts)
+        else:
+            probe = [prompts[i] for i in step.probe]
+            with self._head.at(step.tau[step.probe]):
+                first = super()._generate(probe)
+            _, ids, _, completions, *_ = first
+            step.take_probe(
+                super()._calculate_rewards([step.inputs[i] for i in step.probe], probe, completions, ids), completions
+            )
+            step.decide(decide_temperature(step.measure(self.agpo), self.controller, self.agpo, self.settings.tau_base))
+            with self._head.at(step.tau[step.rest]):
+                second = super()._generate([prompts[i] for i in step.rest])
+            output = merged(first, second, step.order)
+        self._scoring_tau = step.tau
+        return output
+
+    def _calculate_rewards(
+        self, inputs: list[Any], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
+    ) -> torch.Tensor:
+        step = self._open
+        if step is None or not self.model.training:
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if step.probe_rewards is None:
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            step.take_probe(rewards[step.probe], [completions[i] for i in step.probe])
+            return rewards
+        columns = (inputs, prompts, completions, completion_ids_list)
+        rest = super()._calculate_rewards(*([column[i] for i in step.rest] for column in columns))
+        for values in self._pending_extra_logs.values():
+            if len(values) == len(prompts):
+                values[:] = [values[i] for i in step.order]
+        return torch.cat([step.probe_rewards, rest])[step.order]
+
+    # ---- scoring and loss --------------------------------------------------------------------------------
+
+    @property
+    def _head(self) -> RowTemperature:
+        return self._heads[id(self.model)]
+
+    def _get_per_token_logps_and_entropies(self, model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        tau = self._scoring_tau
+        if tau is None:
+            return super()._get_per_token_logps_and_entropies(model, input_ids, *args, **kwargs)
+        if model is self.ref_model:
+            with self._heads[id(model)].at(tau):
+                return super()._get_per_token_logps_and_entropies(model, input_ids, *args, **kwargs)
+        kwargs["compute_entropy"] = True
+        with self._head.at(tau):
+            result = super()._get_per_token_logps_and_entropies(model, input_ids, *args, **kwargs)
+        if self._scored is None:  # with PEFT the reference is the same model, and scored after the policy
+            self._scored = result[0].detach(), result[1].detach()
+        return result
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        if TAU not in inputs:
+            return super()._compute_loss(model, inputs)
+        self._scored = None
+        with self._row_settings(inputs):
+            loss = super()._compute_loss(model, inputs)
+        if "old_per_token_logps" in inputs and self._open is not None:
+            assert self._scored is not None, "TRL's loss computes log-probs"
+            self._open.add_drift(inputs["old_per_token_logps"], self._scored[0], inputs["completion_mask"])
+        return loss
+
+    @contextmanager
+    def _row_settings(self, inputs: dict[str, Any]) -> Iterator[None]:
+        """Each row's own temperature and clip ratios, for one call of TRL's loss."""
+        usual = self.epsilon_low, self.epsilon_high
+        self._scoring_tau = inputs[TAU]
+        if EPS_LOW in inputs:
+            self.epsilon_low, self.epsilon_high = inputs[EPS_LOW].unsqueeze(1), inputs[EPS_HIGH].unsqueeze(1)
+        try:
+            yield
+        finally:
+            self._scoring_tau = None
+            self.epsilon_low, self.epsilon_high = usual
+
+    # ---- end of a step, checkpoints, log -----------------------------------------------------------------
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._open is not None and self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
+            step, self._open = self._open, None
+            self.controller = update_state(step.measure(self.agpo), step.signals(), self.controller, self.agpo)
+        return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.agpo.adaptive and self.args.should_save:
+            # Before TRL's own files, so that a checkpoint that is complete has its state.
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            save_state(folder / STATE_FILE, self.controller, self.agpo.fingerprint(), {"config": self.agpo.to_dict()})
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.agpo.adaptive or self.agpo.on_config_change == "reset":
+            return
+        path = Path(checkpoint) / STATE_FILE
+        state, fingerprint, _ = load_state(path)
+        if fingerprint != self.agpo.fingerprint() and self.agpo.on_config_change == "refuse":
+            raise ValueError(
+                f"{path} was written with other settings, so its decisions would not continue: set "
+                "on_config_change=keep (its state, these settings) or on_config_change=reset (fresh controllers)"
+            )
+        self.controller = state
+        drop_decisions(Path(self.args.output_dir) / DECISIONS_FILE, state.step)
+
+    def _log_decisions(self, rows: list[dict[str, Any]]) -> None:
+        metrics = self._metrics["train"]
+        for name in ("tau", "eps_low", "eps_high"):
+            values = [row[name] for row in rows]
+            metrics[f"agpo/{name}/mean"].append(sum(values) / len(values))
+            metrics[f"agpo/{name}/min"].append(min(values))
+            metrics[f"agpo/{name}/max"].append(max(values))
+        if self.agpo.decisions_file:
+            write_decisions(Path(self.args.output_dir) / DECISIONS_FILE, rows)
