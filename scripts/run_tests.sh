@@ -14,7 +14,7 @@ if [ "${1:-}" = --fast ]; then fast_only=1; shift; fi
 if [ "${1:-}" = -- ]; then shift; fi
 
 source scripts/lib/env.sh
-agpo_browser_env
+agpo_test_env
 # Test files at a time. A start of the real stack keeps one core busy and waits half of its time; it takes 6 GB.
 PARALLEL="${AGPO_TEST_PARALLEL:-2}"
 # One thread a process: Ray and vLLM start many processes, and their thread pools fight over few cores.
@@ -33,6 +33,9 @@ stage mypy "$PY" -m mypy
 if [ -n "$failed" ]; then echo "== FAILED so far:$failed (the run will end non-zero)" >&2; fi
 
 stage "tests" "$PY" -m pytest -m "not realstack" -q -n "$PARALLEL" --dist loadfile "$@"
+if [ -n "${AGPO_TRL:-}" ]; then
+    PYTHONPATH="$AGPO_TRL" stage "tests with TRL" "$PY" -m pytest -q tests/stacks/test_trl.py tests/stacks/test_contract.py
+fi
 # The real stack takes minutes: it is not started on code that has failed already.
 if [ -z "$failed" ] && [ "$fast_only" = 0 ]; then
     stage "realstack" "$PY" -m pytest -m realstack -q -n "$PARALLEL" --dist loadfile "$@"

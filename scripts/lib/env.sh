@@ -121,22 +121,27 @@ agpo_install() {
     echo "agpo: environment ready in $((SECONDS - began)) s" >&2
 }
 
-# For the tests of the report page; without it they skip and say so. Sets AGPO_BROWSER_PYTHON.
-agpo_browser_env() {
-    local folder="$AGPO_VENV/browser" lock="$AGPO_ROOT/requirements/browser.txt"
-    if [ -n "${AGPO_BROWSER_PYTHON:-}" ]; then return 0; fi
-    if ! cmp -s "$lock" "$folder/installed.txt"; then
-        [ "${AGPO_NO_SETUP:-0}" = 1 ] && return 0
-        echo "agpo: installing a browser for the tests into $folder" >&2
-        rm -rf "$folder"
-        { "$PY" -m venv --without-pip "$folder" \
-            && "$PY" -m uv pip install --quiet --python "$folder/bin/python" --no-deps -r "$lock" \
-            && cp "$lock" "$folder/installed.txt"; } || {
-            echo "agpo: no browser; its tests will skip." >&2
-            return 0
-        }
+# What single tests want and training must not see lies in folders of its own. Without them those tests skip and say so.
+# Sets AGPO_BROWSER_PYTHON and AGPO_TRL.
+agpo_test_env() {
+    local browser="$AGPO_VENV/browser" trl="$AGPO_VENV/trl"
+    if [ -z "${AGPO_BROWSER_PYTHON:-}" ] && agpo_extra "$browser" browser.txt --python "$browser/bin/python"; then
+        export AGPO_BROWSER_PYTHON="$browser/bin/python"
     fi
-    export AGPO_BROWSER_PYTHON="$folder/bin/python"
+    if agpo_extra "$trl" trl.txt --python "$PY" --target "$trl"; then export AGPO_TRL="$trl"; fi
+}
+
+# agpo_extra FOLDER LOCK UV_ARGUMENTS...: a folder of requirements/LOCK, made if it is not there.
+agpo_extra() {
+    local folder="$1" lock="$AGPO_ROOT/requirements/$2"
+    shift 2
+    cmp -s "$lock" "$folder/installed.txt" && return 0
+    [ "${AGPO_NO_SETUP:-0}" = 1 ] && return 1
+    echo "agpo: installing $lock into $folder" >&2
+    rm -rf "$folder"
+    { "$PY" -m venv --without-pip "$folder" \
+        && "$PY" -m uv pip install --quiet --no-deps "$@" -r "$lock" \
+        && cp "$lock" "$folder/installed.txt"; } || { echo "agpo: not installed; its tests will skip." >&2; return 1; }
 }
 
 agpo_env() {
