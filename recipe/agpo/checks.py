@@ -236,6 +236,15 @@ def _scoring(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
             )
 
 
+def _megatron(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    actor = config.actor_rollout_ref.actor
+    if actor.strategy == "megatron" and OmegaConf.select(actor, "megatron.dynamic_context_parallel", default=False):
+        yield (
+            "actor_rollout_ref.actor.megatron.dynamic_context_parallel=True: whether AGPO's columns survive its "
+            "scheduling of rows has not been reviewed. Set it to False."
+        )
+
+
 def _loss(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     mode = config.actor_rollout_ref.actor.policy_loss.get("loss_mode", "vanilla")
     if agpo.clip.enabled and mode not in CLIP_AWARE_LOSSES:
@@ -533,6 +542,7 @@ AGPO_CHECKS: tuple[Check, ...] = (
     _schedule,
     _rollout,
     _scoring,
+    _megatron,
     _loss,
     _groups,
     _batches,

@@ -122,13 +122,14 @@ agpo_install() {
 }
 
 # What single tests want and training must not see lies in folders of its own. Without them those tests skip and say so.
-# Sets AGPO_BROWSER_PYTHON and AGPO_TRL.
+# Sets AGPO_BROWSER_PYTHON, AGPO_TRL and AGPO_MEGATRON.
 agpo_test_env() {
-    local browser="$AGPO_VENV/browser" trl="$AGPO_VENV/trl"
+    local browser="$AGPO_VENV/browser" trl="$AGPO_VENV/trl" megatron="$AGPO_VENV/megatron"
     if [ -z "${AGPO_BROWSER_PYTHON:-}" ] && agpo_extra "$browser" browser.txt --python "$browser/bin/python"; then
         export AGPO_BROWSER_PYTHON="$browser/bin/python"
     fi
     if agpo_extra "$trl" trl.txt --python "$PY" --target "$trl"; then export AGPO_TRL="$trl"; fi
+    if agpo_extra "$megatron" megatron.txt --python "$PY" --target "$megatron"; then export AGPO_MEGATRON="$megatron"; fi
 }
 
 # agpo_extra FOLDER LOCK UV_ARGUMENTS...: a folder of requirements/LOCK, made if it is not there.

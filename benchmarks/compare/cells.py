@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is compared: methods as data, tasks, and one cell of the comparison (method, task, seed, rate, clip)."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+GRPO = {"preset": "grpo"}
+# name -> (settings of algorithm.agpo, changes to LoopConfig)
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "grpo": (GRPO, {}),
+    "dapo_like": (GRPO, {"clip_high": 0.28, "dynamic_sampling": True}),
+    "dr_grpo": (GRPO | {"advantage": {"scale": "none"}, "scoring": "own"}, {"aggregation": "seq-mean-token-sum"}),
+    "reference": ({"preset": "reference"}, {"aggregation": "seq-mean-token-mean"}),
+    "agpo_d": ({"preset": "agpo_d"}, {}),
+    "agpo_l": ({"preset": "agpo_l"}, {}),
+    "agpo": ({}, {}),
+    # each part of agpo left out, and alone
+    "agpo-temperature": ({"temperature": {"enabled": False}}, {}),
+    "agpo-clip": ({"clip": {"enabled": False}}, {}),
+    # the parts of the other paper and ours, alone on GRPO
+    "signed": (GRPO | {"advantage": {"zero_variance": "signed"}}, {}),
+    "mask": (GRPO | {"advantage": {"zero_variance": "mask"}}, {}),
+    "floor": (GRPO | {"loss": {"adaptive": "floor"}}, {}),
+    "exp": (GRPO | {"loss": {"adaptive": "exp"}}, {}),
+    "length": (GRPO | {"length": {"weight": 0.1}}, {}),
+    "allocation": (GRPO | {"allocation": {"enabled": True}}, {}),
+    "allocation-biased": (GRPO | {"allocation": {"enabled": True, "weighting": "responses"}}, {}),
+}
+# task -> (accuracy at which the warm start stops, generated tokens)
+TASKS: dict[str, tuple[float, int]] = {
+    "chain_sum": (0.3, 240_000),
+    "gcd": (0.4, 60_000),
+    "spell_backward": (0.3, 100_000),
+}
+EVALUATIONS = 12  # over a run
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run. ``lr`` and ``clip`` None: the loop's own."""
+
+    task: str
+    method: str
+    seed: int
+    lr: float
+    clip: float = 0.2
+
+    @property
+    def key(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def run_cell(cell: Cell, cache: Path, device: str = "cpu") -> dict[str, Any]:
+    """Train one cell; returns its record: the cell, its curve and the means of what each step measured."""
+    import torch
+
+    from agpo_core import AGPOConfig
+    from examples.inprocess_grpo import GymTask, LoopConfig, train
+
+    torch.set_num_threads(1)
+    settings, changes = METHODS[cell.method]
+    _, budget = TASKS[cell.task]
+    task = GymTask(cell.task)
+    model = warm_model(task, cell.seed, cache).to(device)
+    loop = LoopConfig(
+        lr=cell.lr, clip_low=cell.clip, clip_high=cell.clip, seed=cell.seed, budget=budget,
+        eval_every=budget // EVALUATIONS,
+    )  # fmt: skip
+    if "clip_high" in changes:
+        changes = changes | {"clip_high": cell.clip * changes["clip_high"] / 0.2}
+    agpo = dict(settings)
+    if "clip" not in agpo and agpo.get("preset", "agpo") not in ("grpo", "reference"):
+        agpo["clip"] = {"min": cell.clip / 4, "max": min(0.99, cell.clip * 2)}
+    if cell.method == "reference":
+        agpo["clip"] = {"base": cell.clip, "min": cell.clip / 4, "max": min(0.99, cell.clip * 2)}
+    records: list[dict[str, Any]] = []
+    began = time.monotonic()
+    train(model, task, AGPOConfig.from_dict(agpo), replace(loop, **changes), records.append)
+    steps = [record for record in records if record["step"]]
+    measured = sorted({k for r in steps for k in r} - {"step", "tokens", "accuracy", "seconds"})
+    return {
+        **asdict(cell),
+        "curve": [[r["tokens"], r["accuracy"]] for r in records if "accuracy" in r],
+        "steps": len(steps),
+        "seconds": round(time.monotonic() - began, 1),
+        "means": {k: _mean([r[k] for r in steps if k in r]) for k in measured},
+        "last": {k: _mean([r[k] for r in steps[-len(steps) // 5 :] if k in r]) for k in measured},
+    }
+
+
+def warm_model(task: Any, seed: int, cache: Path) -> Any:
+    """The warm-started model of a task and a seed, made once."""
+    import os
+
+    import torch
+
+    from examples.inprocess_grpo import build_model, warm_start
+
+    accuracy, _ = TASKS[task.name]
+    path = cache / f"{task.name}-{seed}-{accuracy:g}.pt"
+    model = build_model(seed)
+    if not path.exists():
+        warm_start(model, task, accuracy=accuracy, seed=seed, max_steps=1500)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache, delete=False) as part:
+            torch.save(model.state_dict(), part)
+        os.replace(part.name, path)
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return model.eval()
+
+
+def _mean(values: list[float]) -> float | None:
+    return round(sum(values) / len(values), 6) if values else None

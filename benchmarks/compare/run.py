@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Methods compared at equal generated tokens, several seeds and tasks, on one machine. Resumes where it was stopped.
+
+    python -m benchmarks.compare.run --jobs 2                              # every method, task and seed
+    python -m benchmarks.compare.run --grid lr --methods grpo agpo         # the width of the range that works
+    python -m benchmarks.compare.run --report                              # table and picture from what is there
+
+Every finished cell is one line of the results file; a cell that was stopped half-way starts again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare import summary
+from benchmarks.compare.cells import METHODS, TASKS, Cell, run_cell
+
+RESULTS = Path("benchmarks/results/compare.jsonl")
+LR = 3e-4
+LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+CLIPS = (0.05, 0.1, 0.2, 0.4)
+
+
+def cells(methods: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], grid: str | None) -> list[Cell]:
+    """Seeds outermost, so that whatever is finished early is balanced."""
+    settings = {"lr": [(lr, 0.2) for lr in LRS], "clip": [(LR, clip) for clip in CLIPS], None: [(LR, 0.2)]}[grid]
+    return [
+        Cell(task, method, seed, lr, clip)
+        for seed in seeds for task in tasks for lr, clip in settings for method in methods
+    ]  # fmt: skip
+
+
+def done(path: Path) -> dict[str, dict[str, Any]]:
+    """Finished cells by key; a line that a kill cut off does not count."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        found[Cell(*(record[name] for name in ("task", "method", "seed", "lr", "clip"))).key] = record
+    return found
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """One write a line; behind a line that a kill cut off it starts a new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            file.write(b"\n")
+        file.write((json.dumps(record, sort_keys=True) + "\n").encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=list(METHODS))
+    parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--grid", choices=["lr", "clip"], help="every learning rate, or every base clip ratio")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--cache", type=Path, default=Path(".cache/compare"), help="warm-started models")
+    parser.add_argument("--report", action="store_true", help="only write table and picture")
+    given = parser.parse_args()
+    if not given.report:
+        before = done(given.results)
+        todo = [c for c in cells(given.methods, given.tasks, given.seeds, given.grid) if c.key not in before]
+        print(f"{len(todo)} cells to run, {len(before)} finished before", flush=True)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
+            running = {pool.submit(run_cell, cell, given.cache, given.device): cell for cell in todo}
+            for number, future in enumerate(as_completed(running), 1):
+                record = future.result()
+                append(given.results, record)
+                accuracy = f"{record['curve'][0][1]:.3f} -> {record['curve'][-1][1]:.3f}"
+                cell = running[future]
+                print(
+                    f"[{number}/{len(todo)}] {cell.task} {cell.method} seed {cell.seed} lr {cell.lr:g} clip "
+                    f"{cell.clip:g}: {accuracy}, {record['steps']} steps, {record['seconds']:.0f} s",
+                    flush=True,
+                )
+    summary.write(list(done(given.results).values()), given.results)
+
+
+if __name__ == "__main__":
+    main()

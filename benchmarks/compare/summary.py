@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Table and picture of a comparison: final accuracy, area, tokens to a target, intervals, paired tests, ranges."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agpo_core.files import write_atomic
+
+BASE_LR, BASE_CLIP = 3e-4, 0.2
+WITHIN = 0.03
+RESAMPLES = 10_000
+Record = dict[str, Any]
+
+
+def final(record: Record) -> float:
+    return float(record["curve"][-1][1])
+
+
+def area(record: Record) -> float:
+    """Mean accuracy over the token budget (trapezoids)."""
+    curve = record["curve"]
+    steps = zip(curve, curve[1:], strict=False)
+    total = sum((t1 - t0) * (a0 + a1) / 2 for (t0, a0), (t1, a1) in steps)
+    return float(total / (curve[-1][0] - curve[0][0]))
+
+
+def tokens_to(record: Record, target: float) -> float | None:
+    """Generated tokens at which the accuracy first reaches the target, linear between evaluations; None: never."""
+    curve = record["curve"]
+    if curve[0][1] >= target:
+        return float(curve[0][0])
+    for (t0, a0), (t1, a1) in zip(curve, curve[1:], strict=False):
+        if a1 >= target:
+            return float(t0 + (t1 - t0) * (target - a0) / (a1 - a0))
+    return None
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean over seeds; always the same resamples."""
+    if len(values) < 2:
+        return (min(values), max(values))
+    drawn = random.Random(0)
+    means = sorted(sum(drawn.choices(values, k=len(values))) / len(values) for _ in range(RESAMPLES))
+    return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]
+
+
+def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
+    """Two-sided exact sign-flip test of the mean difference by seed; five seeds cannot go below 1/16."""
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    observed = abs(sum(differences))
+    flips = list(itertools.product((1, -1), repeat=len(differences)))
+    return sum(abs(sum(s * d for s, d in zip(f, differences, strict=True))) >= observed - 1e-12 for f in flips) / len(
+        flips
+    )
+
+
+def working_range(accuracy: dict[float, float]) -> tuple[float, float]:
+    """Lowest and highest setting of the unbroken run around the best whose accuracy is within 3 points of it."""
+    settings = sorted(accuracy)
+    best = max(settings, key=lambda s: accuracy[s])
+    low = high = settings.index(best)
+    good = [accuracy[s] >= accuracy[best] - WITHIN for s in settings]
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high + 1 < len(settings) and good[high + 1]:
+        high += 1
+    return settings[low], settings[high]
+
+
+def by_method(records: Sequence[Record], task: str, lr: float, clip: float) -> dict[str, dict[int, Record]]:
+    found: dict[str, dict[int, Record]] = defaultdict(dict)
+    for record in records:
+        if (record["task"], record["lr"], record["clip"]) == (task, lr, clip):
+            found[record["method"]][record["seed"]] = record
+    return found
+
+
+def task_table(records: Sequence[Record], task: str) -> list[str]:
+    """One row a method at the base setting, against GRPO on the seeds that both have."""
+    methods = by_method(records, task, BASE_LR, BASE_CLIP)
+    if "grpo" not in methods:
+        return []
+    grpo = methods["grpo"]
+    target = _mean([final(record) for record in grpo.values()])
+    start = _mean([record["curve"][0][1] for record in grpo.values()])
+    budget = max(record["curve"][-1][0] for record in grpo.values())
+    lines = [
+        f"## {task}",
+        "",
+        f"From {start:.3f}, about {budget:,} generated tokens, learning rate {BASE_LR:g}. Target: GRPO's final mean, "
+        f"{target:.3f}.",
+        "",
+        "| method | seeds | final accuracy | 95 % | minus GRPO | p | area | tokens to target / GRPO's | length "
+        "| entropy | groups of equal outcomes | clipped | gradient cosine |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    order = sorted(methods, key=lambda m: -_mean([final(r) for r in methods[m].values()]))
+    base_tokens = [tokens_to(r, target) or r["curve"][-1][0] for r in grpo.values()]
+    for method in order:
+        runs = methods[method]
+        values = [final(runs[s]) for s in sorted(runs)]
+        low, high = interval(values)
+        common = sorted(set(runs) & set(grpo))
+        mine, theirs = [final(runs[s]) for s in common], [final(grpo[s]) for s in common]
+        reached = [tokens_to(r, target) for r in runs.values()]
+        share = "never on some seed" if None in reached else f"{_mean(reached) / _mean(base_tokens):.2f}"  # type: ignore[arg-type]
+        last = [r["last"] for r in runs.values()]
+        cosine = _mean([r["means"]["gradient_cosine"] for r in runs.values()])
+        lines.append(
+            f"| `{method}` | {len(runs)} | {_mean(values):.3f} | {low:.3f} to {high:.3f} | "
+            f"{_mean(mine) - _mean(theirs):+.3f} | {'' if method == 'grpo' else f'{paired_p(mine, theirs):.2f}'} | "
+            f"{_mean([area(r) for r in runs.values()]):.3f} | {share} | {_mean([m['length'] for m in last]):.1f} | "
+            f"{_mean([m['entropy'] for m in last]):.3f} | {_mean([m['zero_variance'] for m in last]):.2f} | "
+            f"{_mean([m['clipped'] for m in last]):.4f} | {cosine:.3f} |"
+        )
+    return [*lines, ""]
+
+
+def range_table(records: Sequence[Record], setting: str) -> list[str]:
+    """Mean final accuracy of each method over a grid, and the width of the range that works."""
+    other = {"lr": ("clip", BASE_CLIP), "clip": ("lr", BASE_LR)}[setting]
+    grid: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        if record[other[0]] == other[1]:
+            grid[record["task"], record["method"]][record[setting]].append(final(record))
+    grid = {key: row for key, row in grid.items() if len(row) > 2}
+    if not grid:
+        return []
+    values = sorted({value for row in grid.values() for value in row})
+    words = {"lr": "learning rate", "clip": "base clip ratio"}[setting]
+    lines = [
+        f"## Final accuracy over the {words}",
+        "",
+        f"Mean over seeds; the range holds what is within {WITHIN:g} of the method's own best.",
+        "",
+        f"| task | method | {' | '.join(f'{value:g}' for value in values)} | range | high / low |",
+        "|---|---|" + "---|" * (len(values) + 2),
+    ]
+    for (task, method), row in sorted(grid.items()):
+        means = {value: _mean(found) for value, found in row.items()}
+        low, high = working_range(means)
+        shown = " | ".join(f"{means[v]:.3f} ({len(row[v])})" if v in means else "" for v in values)
+        lines.append(f"| {task} | `{method}` | {shown} | {low:g} to {high:g} | {high / low:.1f} |")
+    return [*lines, ""]
+
+
+def write(records: Sequence[Record], results: Path) -> None:
+    """The Markdown table and the picture beside the results file."""
+    tasks = sorted({record["task"] for record in records})
+    lines = [
+        "# Methods compared at equal generated tokens",
+        "",
+        "Written by `python -m benchmarks.compare.run --report` from `compare.jsonl`. The loop is "
+        "`examples/inprocess_grpo.py`: one process, tiny warm-started models, reasoning-gym tasks. p: exact sign-flip "
+        "test of the difference by seed. Last columns: means over the last fifth of the steps.",
+        "",
+    ]
+    for task in tasks:
+        lines += task_table(records, task)
+    lines += range_table(records, "lr") + range_table(records, "clip")
+    write_atomic(results.with_suffix(".md"), "\n".join(lines))
+    _picture(records, tasks, results.with_suffix(".png"))
+    print("\n".join(lines))
+
+
+def _picture(records: Sequence[Record], tasks: Sequence[str], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = [task for task in tasks if by_method(records, task, BASE_LR, BASE_CLIP)]
+    if not shown:
+        return
+    figure, axes = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 4), squeeze=False)
+    for axis, task in zip(axes[0], shown, strict=True):
+        for method, runs in sorted(by_method(records, task, BASE_LR, BASE_CLIP).items()):
+            length = min(len(r["curve"]) for r in runs.values())
+            tokens = [_mean([r["curve"][i][0] for r in runs.values()]) for i in range(length)]
+            accuracy = [_mean([r["curve"][i][1] for r in runs.values()]) for i in range(length)]
+            bold = method in ("grpo", "agpo", "reference")
+            axis.plot(tokens, accuracy, label=method, linewidth=2.2 if bold else 1.0, alpha=1.0 if bold else 0.6)
+        axis.set_title(task)
+        axis.set_xlabel("generated tokens")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("held-out accuracy, greedy, mean over seeds")
+    axes[0][-1].legend(fontsize=7, ncol=2)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

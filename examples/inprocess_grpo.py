@@ -1,0 +1,598 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GRPO that adapts, in one file: agpo_core, a Hugging Face model, and nothing else. Read it from top to bottom.
+
+    python examples/inprocess_grpo.py --task spell_backward --agpo preset=agpo --budget 100000
+    python examples/inprocess_grpo.py --task gcd --agpo preset=grpo --lr 3e-4 --out run.jsonl
+
+The model is tiny and warm-started on written solutions, so that it can learn something from rewards within minutes on
+one CPU core. `train` takes any causal language model of transformers and any `Task`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import agpo_core
+from agpo_core import AGPOConfig, ControllerState, StepSignals
+
+# ---- tasks: prompts, written solutions for the warm start, and a verdict -------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem: what the model reads, what a teacher would write, and what the verifier needs."""
+
+    prompt: str
+    solution: str
+    entry: dict[str, Any]
+
+
+PARTS = {"held_out": {0, 1}, "warm_start": {2, 3, 4}, "train": set(range(5, 16))}  # sixteenths of all problems
+
+
+class GymTask:
+    """A reasoning-gym task in few characters. Answers stand behind the last '#'."""
+
+    # name -> (settings, entry -> prompt, entry -> written solution, longest response in tokens)
+    KINDS: dict[str, tuple[dict[str, Any], Callable[[Any], str], Callable[[Any], str], int]] = {
+        # Step by step: one wrong step spoils the answer; responses are long enough to be cut off.
+        "chain_sum": (
+            {"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1},
+            lambda e: e["metadata"]["expression"].replace(" ", "") + "=",
+            lambda e: running_sums(e["metadata"]["expression"].replace(" ", "")),
+            48,
+        ),
+        # At one glance: most groups are half right.
+        "gcd": (
+            {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 99},
+            lambda e: "gcd " + " ".join(str(n) for n in e["metadata"]["numbers"]),
+            lambda e: f"#{e['answer']}",
+            6,
+        ),
+        # Short words are easy, long ones hard: many groups are right or wrong throughout.
+        "spell_backward": (
+            {"min_word_len": 3, "max_word_len": 8},
+            lambda e: e["metadata"]["word"],
+            lambda e: f"#{e['answer']}",
+            12,
+        ),
+    }
+
+    def __init__(self, name: str) -> None:
+        import reasoning_gym
+
+        settings, self._prompt, self._solution, self.max_tokens = self.KINDS[name]
+        self.name = name
+        self._make = lambda seed: reasoning_gym.create_dataset(name, **settings, seed=seed, size=2**31 - 1)
+        self._scorer = self._make(0)
+
+    def problems(self, part: str, count: int) -> list[Problem]:
+        """Up to ``count`` distinct problems of a part; a prompt's hash decides its part, so parts never overlap."""
+        import hashlib
+
+        dataset, found = self._make(sum(part.encode()) * 1_000_003), {}
+        for index in range(64 * count):
+            entry = dataset[index]
+            prompt = self._prompt(entry)
+            if hashlib.sha256(prompt.encode()).digest()[0] % 16 in PARTS[part]:
+                found.setdefault(prompt, Problem(prompt, self._solution(entry), entry))
+            if len(found) == count:
+                break
+        return list(found.values())
+
+    def score(self, problem: Problem, response: str) -> tuple[float, str]:
+        """(outcome 0 or 1, vote key); without an answer 0 and the empty key."""
+        answer = response.rpartition("#")[2].strip() if "#" in response else ""
+        if not answer:
+            return 0.0, ""
+        return float(self._scorer.score_answer(answer, problem.entry) >= 1.0), answer
+
+
+def running_sums(expression: str) -> str:
+    """``7+9-4`` -> ``7+9=16``, ``16-4=12``, ``#12``, one a line."""
+    import re
+
+    terms = re.findall(r"[+-]?\d+", expression)
+    total, lines = int(terms[0]), []
+    for term in terms[1:]:
+        before, total = total, total + int(term)
+        lines.append(f"{before}{term}={total}")
+    return "\n".join([*lines, f"#{total}"])
+
+
+# ---- model: byte-level, tiny --------------------------------------------------------------------------------
+
+PAD, START, END = 256, 257, 258
+
+
+def build_model(seed: int, hidden: int = 128, layers: int = 2) -> Any:
+    """A fresh Qwen2 of 0.3 million parameters over bytes."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=264, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
+            pad_token_id=PAD, eos_token_id=END, bos_token_id=None, attn_implementation="sdpa",
+        )
+    )  # fmt: skip
+
+
+def encode(prompts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, [B, width], padded on the left."""
+    rows = [[*prompt.encode(), START] for prompt in prompts]
+    width = max(map(len, rows))
+    ids = torch.tensor([[PAD] * (width - len(row)) + row for row in rows], device=device)
+    return ids, (ids != PAD).long()
+
+
+def decode(row: Tensor) -> str:
+    return bytes(token for token in row.tolist() if token < 256).decode("utf-8", errors="replace")
+
+
+def warm_start(model: Any, task: GymTask, *, accuracy: float, seed: int, max_steps: int = 3000) -> float:
+    """Train on written solutions until sampled answers are right often enough; returns the accuracy reached."""
+    pool, device = task.problems("warm_start", 4096), next(model.parameters()).device
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    generator = torch.Generator(device).manual_seed(seed)
+    held_out = task.problems("held_out", 128)
+    reached = 0.0
+    for step in range(max_steps):
+        picked = torch.randint(len(pool), (32,), generator=generator).tolist()
+        rows = [[*pool[i].prompt.encode(), START, *pool[i].solution.encode(), END] for i in picked]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows], device=device)
+        labels = torch.where(ids == PAD, -100, ids)
+        for i, row in zip(picked, labels, strict=True):
+            row[: len(pool[i].prompt.encode()) + 1] = -100
+        loss = model(input_ids=ids, attention_mask=(ids != PAD).long(), labels=labels).loss
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        if step % 20 == 19:
+            rollout = sample(model, task, held_out, torch.ones(len(held_out)), generator)
+            reached = rollout.outcome_B.mean().item()
+            if reached >= accuracy:
+                break
+    return reached
+
+
+def take(stream: Iterator[Problem], count: int) -> list[Problem]:
+    return [problem for problem, _ in zip(stream, range(count), strict=False)]
+
+
+# ---- sampling and scoring -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Rollout:
+    """Responses, one a row: prompts on the left, responses on the right. B rows, T tokens, R of them responses.
+
+    Attributes:
+        ids_BT, attention_BT: prompt and response.
+        mask_BR: 1 on generated tokens, the end token included.
+        temperature_B: what each row was sampled at.
+        entropy_BR: full-vocabulary entropy at temperature 1, nats.
+        prompt_B: index of the row's prompt.
+        outcome_B, key: verdicts.
+        truncated_B: stopped by the token limit.
+    """
+
+    ids_BT: Tensor
+    attention_BT: Tensor
+    mask_BR: Tensor
+    temperature_B: Tensor
+    entropy_BR: Tensor
+    prompt_B: Tensor
+    outcome_B: Tensor
+    truncated_B: Tensor
+    keys: list[str]
+
+    @property
+    def tokens_B(self) -> Tensor:
+        return self.mask_BR.sum(-1)
+
+    def rows(self, index: Tensor) -> Rollout:
+        return Rollout(
+            *(getattr(self, f.name)[index] for f in dataclasses.fields(self) if f.name != "keys"),
+            keys=[self.keys[i] for i in index.tolist()],
+        )
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    task: GymTask,
+    problems: Sequence[Problem],
+    temperature_B: Tensor,
+    generator: torch.Generator,
+    prompt_B: Tensor | None = None,
+) -> Rollout:
+    """One response a problem, each at its own temperature (0: greedy), with a KV cache."""
+    device = next(model.parameters()).device
+    ids, attention = encode([problem.prompt for problem in problems], device)
+    rows, limit = len(problems), task.max_tokens
+    tau = temperature_B.to(device, torch.float32)
+    response = torch.full((rows, limit), PAD, device=device)
+    entropy = torch.zeros(rows, limit, device=device)
+    mask = torch.zeros(rows, limit, dtype=torch.long, device=device)
+    alive = torch.ones(rows, dtype=torch.bool, device=device)
+    position = (attention.cumsum(-1) - 1).clamp(min=0)
+    output = model(input_ids=ids, attention_mask=attention, position_ids=position, use_cache=True)
+    full, position = attention, position[:, -1:]
+    for column in range(limit):
+        logits = output.logits[:, -1].float()
+        plain = torch.log_softmax(logits, -1)
+        scaled = torch.softmax(logits / torch.where(tau > 0, tau, 1.0)[:, None], -1)
+        token = torch.where(tau > 0, torch.multinomial(scaled, 1, generator=generator)[:, 0], logits.argmax(-1))
+        token = torch.where(alive, token, PAD)
+        response[:, column], mask[:, column] = token, alive.long()
+        entropy[:, column] = -(plain.exp() * plain).sum(-1) * alive
+        alive = alive & (token != END)
+        if not bool(alive.any()) or column + 1 == limit:
+            break
+        full = torch.cat([full, torch.ones(rows, 1, dtype=torch.long, device=device)], -1)
+        position = position + 1
+        output = model(
+            input_ids=token[:, None], attention_mask=full, position_ids=position,
+            past_key_values=output.past_key_values, use_cache=True,
+        )  # fmt: skip
+    verdicts = [task.score(p, decode(r[m.bool()])) for p, r, m in zip(problems, response, mask, strict=True)]
+    return Rollout(
+        ids_BT=torch.cat([ids, torch.where(mask.bool(), response, PAD)], -1),
+        attention_BT=torch.cat([attention, mask], -1),
+        mask_BR=mask,
+        temperature_B=tau,
+        entropy_BR=entropy,
+        prompt_B=torch.arange(rows) if prompt_B is None else prompt_B,
+        outcome_B=torch.tensor([outcome for outcome, _ in verdicts]),
+        truncated_B=alive.cpu(),
+        keys=[key for _, key in verdicts],
+    )
+
+
+def joined(parts: Sequence[Rollout]) -> Rollout:
+    """Rollouts of the same prompts as one, padded to one width on the left; rows sorted by prompt."""
+    width = max(part.ids_BT.shape[1] for part in parts)
+
+    def pad(part: Rollout, name: str, value: int) -> Tensor:
+        tensor = getattr(part, name)
+        return torch.nn.functional.pad(tensor, (width - tensor.shape[1], 0), value=value)
+
+    whole = Rollout(
+        ids_BT=torch.cat([pad(part, "ids_BT", PAD) for part in parts]),
+        attention_BT=torch.cat([pad(part, "attention_BT", 0) for part in parts]),
+        mask_BR=torch.cat([part.mask_BR for part in parts]),
+        temperature_B=torch.cat([part.temperature_B for part in parts]),
+        entropy_BR=torch.cat([part.entropy_BR for part in parts]),
+        prompt_B=torch.cat([part.prompt_B for part in parts]),
+        outcome_B=torch.cat([part.outcome_B for part in parts]),
+        truncated_B=torch.cat([part.truncated_B for part in parts]),
+        keys=[key for part in parts for key in part.keys],
+    )
+    return whole.rows(torch.argsort(whole.prompt_B, stable=True))
+
+
+def log_probs(model: Any, rollout: Rollout, own_temperature: bool) -> Tensor:
+    """Log-probabilities [B, R] of the responses, at the temperatures that they were sampled at."""
+    length = rollout.mask_BR.shape[1]
+    used = max(1, int(rollout.tokens_B.max()))  # columns that no response of these rows reaches cost nothing
+    end = rollout.ids_BT.shape[1] - length + used
+    position = (rollout.attention_BT.cumsum(-1) - 1).clamp(min=0)
+    logits = model(
+        input_ids=rollout.ids_BT[:, :end], attention_mask=rollout.attention_BT[:, :end],
+        position_ids=position[:, :end], logits_to_keep=used + 1,
+    ).logits[:, :-1].float()  # fmt: skip
+    if own_temperature:
+        logits = logits / rollout.temperature_B[:, None, None]
+    target = rollout.ids_BT[:, end - used : end, None]
+    scored = (logits.gather(-1, target).squeeze(-1) - logits.logsumexp(-1)) * rollout.mask_BR[:, :used]
+    return torch.nn.functional.pad(scored, (0, length - used))
+
+
+# ---- the method, one step ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What is not the method: sizes, optimiser, and GRPO's own knobs."""
+
+    prompts: int = 32
+    group: int = 8
+    updates: int = 4
+    lr: float = 1e-4
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    temperature: float = 1.0
+    aggregation: str = "token-mean"
+    dynamic_sampling: bool = False  # groups of equal outcomes are sampled anew, and paid for
+    budget: int = 100_000  # generated tokens
+    eval_every: int = 10_000  # generated tokens
+    eval_problems: int = 256
+    train_problems: int = 4096
+    seed: int = 0
+
+
+@dataclass
+class Step:
+    """What one step trains on: its rows, and per row advantage, clip ratios, weight and place in the loss."""
+
+    rollout: Rollout
+    advantage_B: Tensor
+    low_B: Tensor
+    high_B: Tensor
+    weight_B: Tensor
+    in_loss_B: Tensor
+    generated: int
+    stats: agpo_core.ProbeStats
+    metrics: dict[str, float]
+
+
+class Method:
+    """The controllers around one run."""
+
+    def __init__(self, agpo: AGPOConfig, loop: LoopConfig) -> None:
+        self.agpo, self.loop = agpo, loop
+        self.settings = agpo_core.resolve(
+            agpo, temperature=loop.temperature, clip_low=loop.clip_low, clip_high=loop.clip_high, group_size=loop.group
+        )
+        self.state = ControllerState.initial(agpo)
+
+    def collect(self, model: Any, task: GymTask, problems: Sequence[Problem], generator: torch.Generator) -> Step:
+        """Probe, temperatures and sizes, the rest; then advantages, clip ratios and weights."""
+        agpo, prompts = self.agpo, len(problems)
+        base, size = self.settings.tau_base, self.settings.probe_size
+
+        def roll(count_P: Tensor, tau_P: Tensor) -> Rollout | None:
+            prompt_B = torch.repeat_interleave(torch.arange(prompts), count_P)
+            if not len(prompt_B):
+                return None
+            chosen = [problems[i] for i in prompt_B.tolist()]
+            return sample(model, task, chosen, tau_P[prompt_B], generator, prompt_B)
+
+        even = torch.full((prompts,), base, dtype=torch.float64)
+        probe = roll(torch.full((prompts,), size), even)
+        assert probe is not None, "a probe has at least one response"
+        stats = self.statistics(probe, prompts)
+        tau_P = agpo_core.decide_temperature(stats, self.state, agpo, base).tau if agpo.temperature.enabled else even
+        extra = self.sizes(probe, prompts)
+        rest = roll(extra, tau_P)
+        parts = [part for part in ([probe] if agpo.probe.reuse or rest is None else []) + [rest] if part is not None]
+        rollout = joined(parts)
+        generated = int(probe.tokens_B.sum()) + (0 if rest is None else int(rest.tokens_B.sum()))
+        return self.judged(rollout, stats, tau_P, generated)
+
+    def statistics(self, probe: Rollout, prompts: int) -> agpo_core.ProbeStats:
+        keys: list[list[str]] = [[] for _ in range(prompts)]
+        for p, key in zip(probe.prompt_B.tolist(), probe.keys, strict=True):
+            keys[p].append(key)
+        outcomes = probe.outcome_B.reshape(prompts, -1)
+        return agpo_core.probe_statistics(outcomes, agpo_core.vote_classes(keys), config=self.agpo)
+
+    def sizes(self, probe: Rollout, prompts: int) -> Tensor:
+        """How many more responses each prompt gets."""
+        group, size = self.loop.group, self.settings.probe_size
+        if not self.agpo.probe.reuse:
+            return torch.full((prompts,), group)
+        if not self.agpo.allocation.enabled:
+            return torch.full((prompts,), group - size)
+        right = probe.outcome_B.reshape(prompts, -1).sum(-1).tolist()
+        extra = agpo_core.allocate(
+            right, [size] * prompts, probe_size=size, group_size=group, config=self.agpo.allocation
+        )
+        return torch.tensor(extra)
+
+    def judged(self, rollout: Rollout, stats: agpo_core.ProbeStats, tau_P: Tensor, generated: int) -> Step:
+        """Advantages on outcomes, clip ratios from the frozen state, weights of rows."""
+        agpo, settings, prompt = self.agpo, self.settings, rollout.prompt_B
+        everyone = torch.ones(len(prompt), dtype=torch.bool)
+        worth = agpo_core.response_advantages(
+            rollout.outcome_B, rollout.outcome_B, prompt, everyone, rollout.tokens_B.cpu(), rollout.truncated_B,
+            advantage=agpo.advantage, length=agpo.length,
+        )  # fmt: skip
+        entropy = float(rollout.entropy_BR.sum() / rollout.mask_BR.sum())
+        self.signals = StepSignals(entropy, None, None)
+        low_P = torch.full((len(stats),), settings.clip_low)
+        high_P = torch.full((len(stats),), settings.clip_high)
+        if agpo.clip.enabled:
+            clip = agpo_core.decide_clip(
+                stats, self.signals, self.state, agpo, settings.clip_low, settings.clip_high
+            )
+            low_P, high_P = clip.low.float(), clip.high.float()
+        weight = torch.ones(len(prompt))
+        if agpo.allocation.enabled and agpo.allocation.weighting == "prompts":
+            weight = agpo_core.prompt_weights(torch.bincount(prompt, minlength=len(stats)))[prompt]
+        metrics = {
+            "outcome": float(rollout.outcome_B.mean()),
+            "zero_variance": float(worth.zero_variance.float().mean()),
+            "masked": 1.0 - float(worth.in_loss.float().mean()),
+            "entropy": entropy,
+            "length": float(rollout.tokens_B.float().mean()),
+            "truncated": float(rollout.truncated_B.float().mean()),
+            "tau": float(tau_P.mean()), "tau_min": float(tau_P.min()), "tau_max": float(tau_P.max()),
+            "eps": float(high_P.mean()), "eps_min": float(high_P.min()), "eps_max": float(high_P.max()),
+        }  # fmt: skip
+        return Step(
+            rollout, worth.advantages.float(), low_P[prompt], high_P[prompt], weight, worth.in_loss, generated, stats,
+            metrics,
+        )  # fmt: skip
+
+    def loss(self, model: Any, step: Step, rows: Tensor, old: Tensor) -> tuple[Tensor, Any, Tensor]:
+        """(loss, what the surrogate measured, weight per row) of one update."""
+        agpo, device = self.agpo, old.device
+        part = step.rollout.rows(rows)
+        # Masked groups leave this update's denominator; prompts may be balanced.
+        weight = step.weight_B[rows] * agpo_core.denominator_weights(
+            part.tokens_B.cpu(), step.in_loss_B[rows], torch.zeros(len(rows), dtype=torch.long), self.loop.aggregation
+        )
+        out = agpo_core.clipped_surrogate(
+            log_probs(model, part, agpo.scoring == "own"), old[rows], step.advantage_B[rows].to(device), part.mask_BR,
+            step.low_B[rows], step.high_B[rows],
+        )  # fmt: skip
+        if agpo.loss.adaptive != "none":
+            # Whole groups are in one update here, so their losses are known at once.
+            losses = agpo_core.group_losses(
+                out.loss_BT, out.mask, part.prompt_B.to(device), len(step.stats), self.loop.aggregation
+            )
+            per_group = agpo_core.adaptive_weights(losses, agpo.loss.adaptive, agpo.loss.floor)
+            weight = weight * per_group.float().cpu()[part.prompt_B]
+        loss = agpo_core.aggregate(out.loss_BT * weight.to(device)[:, None], out.mask, self.loop.aggregation)
+        return loss, out, weight
+
+    def update(self, model: Any, optimiser: Any, step: Step, order: torch.Generator) -> dict[str, float]:
+        """Several optimiser updates on one batch, whole groups to an update."""
+        with torch.no_grad():
+            old = log_probs(model, step.rollout, self.agpo.scoring == "own")
+        sums = dict.fromkeys(("kl", "clipped", "grad_norm", "group_weight"), 0.0)
+        share = 1.0 / self.loop.updates
+        for chosen in torch.randperm(len(step.stats), generator=order).chunk(self.loop.updates):
+            rows = torch.isin(step.rollout.prompt_B, chosen).nonzero().squeeze(-1)
+            loss, out, weight = self.loss(model, step, rows, old)
+            optimiser.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if torch.isfinite(norm):
+                optimiser.step()
+            sums["kl"] += share * float(out.step_kl)
+            sums["clipped"] += share * float(out.clip_fraction_low + out.clip_fraction_high)
+            sums["grad_norm"] += share * float(norm)
+            sums["group_weight"] += share * float(weight.mean())
+        return sums
+
+    def gradient_cosine(self, model: Any, step: Step) -> float:
+        """Cosine between the gradients of the two halves of a batch: how much of a gradient is signal."""
+        with torch.no_grad():
+            old = log_probs(model, step.rollout, self.agpo.scoring == "own")
+        halves = []
+        for odd in (0, 1):
+            rows = (step.rollout.prompt_B % 2 == odd).nonzero().squeeze(-1)
+            loss = self.loss(model, step, rows, old)[0]
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            halves.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        return float(torch.nn.functional.cosine_similarity(halves[0], halves[1], dim=0))
+
+    def finish(self, step: Step, drift: float) -> None:
+        """Fold the step into the state, once."""
+        signals = dataclasses.replace(self.signals, step_kl=drift)
+        self.state = agpo_core.update_state(step.stats, signals, self.state, self.agpo)
+
+
+def resampled(method: Method, model: Any, task: GymTask, stream: Iterator[Problem], draws: torch.Generator) -> Step:
+    """Dynamic sampling: ask new prompts until a batch of groups with different outcomes is full."""
+    wanted, kept, generated = method.loop.prompts, [], 0
+    while len(kept) < wanted:
+        step = method.collect(model, task, take(stream, wanted), draws)
+        generated += step.generated
+        for p in range(wanted):
+            rows = (step.rollout.prompt_B == p).nonzero().squeeze(-1)
+            outcomes = step.rollout.outcome_B[rows]
+            if len(kept) < wanted and bool((outcomes != outcomes[0]).any()):
+                group = step.rollout.rows(rows)
+                group.prompt_B = torch.full((len(rows),), len(kept))
+                kept.append((group, step.stats, p))
+    rollout = joined([group for group, _, _ in kept])
+    stats = agpo_core.merge_stats([one_prompt(s, p) for _, s, p in kept])
+    tau = torch.stack([group.temperature_B[-1].double().cpu() for group, _, _ in kept])
+    return method.judged(rollout, stats, tau, generated)
+
+
+def one_prompt(stats: agpo_core.ProbeStats, p: int) -> agpo_core.ProbeStats:
+    return agpo_core.ProbeStats(*(getattr(stats, f.name)[p : p + 1] for f in dataclasses.fields(stats)))
+
+
+# ---- a run -------------------------------------------------------------------------------------------------
+
+
+def train(
+    model: Any, task: GymTask, agpo: AGPOConfig, loop: LoopConfig, log: Callable[[dict[str, Any]], None]
+) -> float:
+    """Train until the token budget is spent; logs one record a step and returns the final held-out accuracy."""
+    device = next(model.parameters()).device
+    order = torch.Generator().manual_seed(loop.seed)
+    draws = torch.Generator(device).manual_seed(loop.seed + 1)
+    held_out, pool = task.problems("held_out", loop.eval_problems), task.problems("train", loop.train_problems)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=loop.lr, betas=(0.9, 0.999), weight_decay=0.01)
+    method, began = Method(agpo, loop), time.monotonic()
+
+    def stream() -> Iterator[Problem]:
+        while True:
+            yield from (pool[i] for i in torch.randperm(len(pool), generator=order).tolist())
+
+    def accuracy() -> float:
+        greedy = sample(model, task, held_out, torch.zeros(len(held_out)), draws)
+        return float(greedy.outcome_B.mean())
+
+    prompts, tokens, number, next_eval = stream(), 0, 0, loop.eval_every
+    current = accuracy()
+    log({"step": 0, "tokens": 0, "accuracy": current, "seconds": 0.0})
+    while tokens < loop.budget:
+        number += 1
+        if loop.dynamic_sampling:
+            step = resampled(method, model, task, prompts, draws)
+        else:
+            step = method.collect(model, task, take(prompts, loop.prompts), draws)
+        tokens += step.generated
+        evaluates = tokens >= min(next_eval, loop.budget)
+        record = {"step": number, "tokens": tokens, **step.metrics}
+        if evaluates:
+            record["gradient_cosine"] = method.gradient_cosine(model, step)
+        record |= method.update(model, optimiser, step, order)
+        method.finish(step, record["kl"])
+        if evaluates:
+            next_eval += loop.eval_every
+            current = record["accuracy"] = accuracy()
+        log(record | {"seconds": time.monotonic() - began})
+    return current
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=sorted(GymTask.KINDS), default="spell_backward")
+    parser.add_argument("--agpo", nargs="*", default=[], metavar="KEY=VALUE", help="settings of algorithm.agpo")
+    parser.add_argument("--warm", type=float, default=0.3, help="accuracy at which the warm start stops")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="one JSON line a step")
+    for item in dataclasses.fields(LoopConfig):
+        if item.type in ("int", "float", "str"):
+            parser.add_argument(f"--{item.name.replace('_', '-')}", type=type(item.default), default=item.default)
+    parser.add_argument("--dynamic-sampling", action="store_true")
+    given = vars(parser.parse_args())
+    settings: dict[str, Any] = {}
+    for pair in given["agpo"]:
+        key, _, value = pair.partition("=")
+        node = settings
+        for name in key.split(".")[:-1]:
+            node = node.setdefault(name, {})
+        try:
+            node[key.split(".")[-1]] = json.loads(value)
+        except ValueError:
+            node[key.split(".")[-1]] = value
+    task, loop = GymTask(given["task"]), LoopConfig(**{f.name: given[f.name] for f in dataclasses.fields(LoopConfig)})
+    model = build_model(loop.seed).to(given["device"])
+    print(f"warm start: {warm_start(model, task, accuracy=given['warm'], seed=loop.seed):.3f}")
+
+    def log(record: dict[str, Any]) -> None:
+        if given["out"] is not None:
+            with given["out"].open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        if "accuracy" in record:
+            shown = ("step", "tokens", "accuracy", "outcome", "zero_variance", "entropy", "tau", "eps")
+            print(" ".join(f"{name}={record[name]:.4g}" for name in shown if name in record), flush=True)
+
+    print(f"held-out accuracy: {train(model, task, AGPOConfig.from_dict(settings), loop, log):.3f}")
+
+
+if __name__ == "__main__":
+    main()
