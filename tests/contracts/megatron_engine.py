@@ -2,7 +2,8 @@
 """verl's Megatron engine on this CPU: its own forward_step, logits processor, loss call and Megatron's schedule.
 
 What stands in: the transformer with its sequence packing, which wants CUDA, is an embedding that gives logits, and the
-schedule's one counter, which it wants on the GPU, is made on the CPU. Run as a process of its own by test_megatron_contract.py (``AGPO_CPU=1``, megatron-core on the path); prints JSON.
+schedule's one counter, which it wants on the GPU, is made on the CPU. Run as a process of its own by
+test_megatron_contract.py (``AGPO_CPU=1``, megatron-core on the path); prints JSON.
 """
 
 from __future__ import annotations

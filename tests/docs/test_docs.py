@@ -38,6 +38,7 @@ def test_every_command_of_the_readme_is_known_to_a_test():
         "AGPO_CPU=1 .venv/bin/agpo doctor",  # tests/recipe/test_cli.py
         "python -m recipe.agpo.main",  # composed below
         "AGPO_CPU=1 .venv/bin/agpo eval",  # tests/evaluate/test_real.py
+        ".venv/bin/agpo report runs/quickstart-agpo-seed0",  # tests/report
         "agpo data prepare gsm8k",  # tests/data/test_data_cli.py
         "agpo plan scripts/run_agpo_qwen14b.sh",  # tests/plan/test_plan.py
         "bash scripts/run_agpo_qwen14b.sh",  # composed and validated in tests/plan/test_plan.py, and the next two

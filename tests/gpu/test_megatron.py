@@ -70,7 +70,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     for backend in BACKENDS:
         environment = os.environ | knobs(folder, backend) | {"MODEL_PATH": str(folder / "model")}
         subprocess.run(
-            ["bash", "scripts/run_agpo_qwen14b.sh", *changes(backend), f"data.train_files={train}", f"data.val_files={val}"],
+            ["bash", "scripts/run_agpo_qwen14b.sh", *changes(backend),
+             f"data.train_files={train}", f"data.val_files={val}"],
             cwd=ROOT, env=environment, check=True, timeout=1800,
         )  # fmt: skip
         out = folder / backend

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison: what is finished is not run again, and its statistics are what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agpo_core import AGPOConfig
+from benchmarks.compare import summary
+from benchmarks.compare.cells import METHODS, Cell
+from benchmarks.compare.run import LRS, append, cells, done
+from examples.inprocess_grpo import LoopConfig
+
+
+def record(method: str, seed: int, accuracy: float, **other: Any) -> dict[str, Any]:
+    means = {name: 0.1 for name in ("length", "entropy", "zero_variance", "clipped", "gradient_cosine")}
+    return {
+        "task": "gcd", "method": method, "seed": seed, "lr": 3e-4, "clip": 0.2, "steps": 3, "seconds": 1.0,
+        "curve": [[0, 0.2], [100, accuracy - 0.1], [200, accuracy]], "means": means, "last": means,
+    } | other  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_a_valid_setting(method: str) -> None:
+    settings, changes = METHODS[method]
+    AGPOConfig.from_dict(settings)
+    LoopConfig(**changes)
+
+
+def test_cells_are_balanced_over_seeds_and_resume(tmp_path: Path) -> None:
+    wanted = cells(["grpo", "agpo"], ["gcd"], [0, 1], None)
+    assert [c.seed for c in wanted] == [0, 0, 1, 1]
+    assert len(cells(["grpo"], ["gcd"], [0], "lr")) == len(LRS)
+    path = tmp_path / "results.jsonl"
+    append(path, record("grpo", 0, 0.5))
+    with path.open("ab") as file:
+        file.write(b'{"task": "gcd", "me')  # killed in the middle of a line
+    append(path, record("agpo", 0, 0.6))
+    finished = done(path)
+    assert [c.key in finished for c in wanted] == [True, True, False, False]
+    assert len(path.read_bytes().splitlines()) == 3
+
+
+def test_area_and_tokens_to_a_target() -> None:
+    one = record("grpo", 0, 0.6)
+    assert summary.area(one) == pytest.approx((100 * 0.35 + 100 * 0.55) / 200)
+    assert summary.tokens_to(one, 0.55) == pytest.approx(150)
+    assert summary.tokens_to(one, 0.1) == 0 and summary.tokens_to(one, 0.7) is None
+
+
+def test_intervals_and_paired_tests() -> None:
+    low, high = summary.interval([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert 0.1 < low < 0.3 < high < 0.5 and summary.interval([0.4]) == (0.4, 0.4)
+    assert summary.interval([0.1, 0.2, 0.3]) == summary.interval([0.1, 0.2, 0.3]), "the same resamples every time"
+    assert summary.paired_p([1.0] * 5, [0.0] * 5) == 2 / 32
+    assert summary.paired_p([1.0, 0.0], [0.0, 1.0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "expected"),
+    [
+        ({1e-4: 0.5, 3e-4: 0.8, 1e-3: 0.79, 3e-3: 0.6}, (3e-4, 1e-3)),
+        ({1e-4: 0.8, 3e-4: 0.7, 1e-3: 0.8}, (1e-4, 1e-4)),
+        ({1e-4: 0.8, 3e-4: 0.8, 1e-3: 0.8}, (1e-4, 1e-3)),
+    ],
+)
+def test_the_range_that_works_is_unbroken(accuracy: dict[float, float], expected: tuple[float, float]) -> None:
+    assert summary.working_range(accuracy) == expected
+
+
+def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [record(m, s, a + s / 100) for m, a in (("grpo", 0.5), ("agpo", 0.6)) for s in range(3)]
+    records += [record("grpo", 0, 0.3, lr=lr) for lr in (1e-4, 1e-3)]
+    summary.write(records, tmp_path / "compare.jsonl")
+    table = (tmp_path / "compare.md").read_text()
+    assert "| `agpo` | 3 | 0.610 |" in table and "+0.100" in table and "Final accuracy over the learning rate" in table
+    assert (tmp_path / "compare.png").stat().st_size > 5_000
+
+
+def test_a_cell_runs_and_says_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cell end to end, with a budget of a few hundred tokens and the smallest warm start."""
+    from benchmarks.compare import cells as module
+
+    monkeypatch.setitem(module.TASKS, "gcd", (0.0, 400))
+    found = module.run_cell(Cell("gcd", "agpo", 0, 1e-3), tmp_path)
+    assert found["curve"][0][0] == 0 and found["curve"][-1][0] >= 400
+    assert {"tau", "eps", "kl", "entropy", "length"} <= set(found["means"])
+    json.dumps(found)
