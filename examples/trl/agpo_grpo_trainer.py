@@ -85,7 +85,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
         **kwargs: Any,
     ) -> None:
         self.agpo = AGPOConfig() if agpo is None else agpo
-        if self.agpo.adaptive:
+        if self.agpo.active:
             check_settings(self.agpo, args, reward_funcs, kwargs)
         super().__init__(model, reward_funcs, args, **kwargs)
         self.controller = ControllerState.initial(self.agpo)

@@ -59,6 +59,13 @@ def check_settings(agpo: AGPOConfig, args: Any, reward_funcs: Any, others: Mappi
             f"advantage={agpo.advantage}",
             "TRL computes the advantages: leave it, set scale_rewards",
         ),
+        (agpo.loss.adaptive != "none", f"loss.adaptive={agpo.loss.adaptive!r}", "TRL computes the loss; set none"),
+        (agpo.length.weight > 0.0, f"length.weight={agpo.length.weight:g}", "TRL computes the advantages; set 0"),
+        (
+            agpo.allocation.enabled,
+            "allocation.enabled=true",
+            "TRL's groups have num_generations members; set it to false",
+        ),
         (
             agpo.token_budget is not None,
             "token_budget",
