@@ -2,7 +2,7 @@
 """GRPO that adapts, in one file: agpo_core, a Hugging Face model, and nothing else. Read it from top to bottom.
 
     python examples/inprocess_grpo.py --task spell_backward --agpo preset=agpo --budget 100000
-    python examples/inprocess_grpo.py --task gcd --agpo preset=grpo --lr 3e-4 --out run.jsonl
+    python examples/inprocess_grpo.py --task number_sorting --agpo preset=grpo --lr 3e-4 --out run.jsonl
 
 The model is tiny and warm-started on written solutions, so that it can learn something from rewards within minutes on
 one CPU core. `train` takes any causal language model of transformers and any `Task`.
@@ -52,12 +52,12 @@ class GymTask:
             lambda e: running_sums(e["metadata"]["expression"].replace(" ", "")),
             48,
         ),
-        # At one glance: most groups are half right.
-        "gcd": (
-            {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 99},
-            lambda e: "gcd " + " ".join(str(n) for n in e["metadata"]["numbers"]),
-            lambda e: f"#{e['answer']}",
-            6,
+        # Copy in order: a few numbers are easy, many are hard.
+        "number_sorting": (
+            {"min_numbers": 4, "max_numbers": 8, "min_decimals": 0, "max_decimals": 0, "min_value": 0, "max_value": 9},
+            lambda e: ("<" if e["metadata"]["direction"] == "ascending" else ">") + plain(e, "original_numbers"),
+            lambda e: "#" + plain(e, "sorted_numbers"),
+            18,
         ),
         # Short words are easy, long ones hard: many groups are right or wrong throughout.
         "spell_backward": (
@@ -95,7 +95,14 @@ class GymTask:
         answer = response.rpartition("#")[2].strip() if "#" in response else ""
         if not answer:
             return 0.0, ""
+        if self.name == "number_sorting":
+            return float(self._scorer.score_answer(str(answer.split(" ")), problem.entry) >= 1.0), answer
         return float(self._scorer.score_answer(answer, problem.entry) >= 1.0), answer
+
+
+def plain(entry: Any, name: str) -> str:
+    """``['41.0', '7.0']`` -> ``41 7``."""
+    return " ".join(number.split(".")[0] for number in entry["metadata"][name])
 
 
 def running_sums(expression: str) -> str:

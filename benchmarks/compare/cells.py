@@ -35,7 +35,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 # task -> (accuracy at which the warm start stops, generated tokens)
 TASKS: dict[str, tuple[float, int]] = {
     "chain_sum": (0.3, 240_000),
-    "gcd": (0.4, 60_000),
+    "number_sorting": (0.3, 150_000),
     "spell_backward": (0.3, 100_000),
 }
 EVALUATIONS = 12  # over a run

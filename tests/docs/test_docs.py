@@ -104,7 +104,9 @@ def test_python_snippets_run(page, snippet):
 def test_generated_pages_are_current():
     from recipe.agpo.cli.config import markdown_table
     from recipe.agpo.metrics import glossary_markdown
+    from tests.realstack.combinations import markdown
 
+    assert (ROOT / "docs/combinations.md").read_text(encoding="utf-8") == markdown()
     assert (ROOT / "docs/config.md").read_text(encoding="utf-8") == markdown_table()
     assert (ROOT / "docs/metrics.md").read_text(encoding="utf-8") == glossary_markdown()
 

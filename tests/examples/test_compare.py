@@ -19,7 +19,7 @@ from examples.inprocess_grpo import LoopConfig
 def record(method: str, seed: int, accuracy: float, **other: Any) -> dict[str, Any]:
     means = {name: 0.1 for name in ("length", "entropy", "zero_variance", "clipped", "gradient_cosine")}
     return {
-        "task": "gcd", "method": method, "seed": seed, "lr": 3e-4, "clip": 0.2, "steps": 3, "seconds": 1.0,
+        "task": "spell_backward", "method": method, "seed": seed, "lr": 3e-4, "clip": 0.2, "steps": 3, "seconds": 1.0,
         "curve": [[0, 0.2], [100, accuracy - 0.1], [200, accuracy]], "means": means, "last": means,
     } | other  # fmt: skip
 
@@ -32,13 +32,13 @@ def test_every_method_is_a_valid_setting(method: str) -> None:
 
 
 def test_cells_are_balanced_over_seeds_and_resume(tmp_path: Path) -> None:
-    wanted = cells(["grpo", "agpo"], ["gcd"], [0, 1], None)
+    wanted = cells(["grpo", "agpo"], ["spell_backward"], [0, 1], None)
     assert [c.seed for c in wanted] == [0, 0, 1, 1]
-    assert len(cells(["grpo"], ["gcd"], [0], "lr")) == len(LRS)
+    assert len(cells(["grpo"], ["spell_backward"], [0], "lr")) == len(LRS)
     path = tmp_path / "results.jsonl"
     append(path, record("grpo", 0, 0.5))
     with path.open("ab") as file:
-        file.write(b'{"task": "gcd", "me')  # killed in the middle of a line
+        file.write(b'{"task": "spell_backward", "me')  # killed in the middle of a line
     append(path, record("agpo", 0, 0.6))
     finished = done(path)
     assert [c.key in finished for c in wanted] == [True, True, False, False]
@@ -85,8 +85,8 @@ def test_a_cell_runs_and_says_what_it_measured(tmp_path: Path, monkeypatch: pyte
     """One cell end to end, with a budget of a few hundred tokens and the smallest warm start."""
     from benchmarks.compare import cells as module
 
-    monkeypatch.setitem(module.TASKS, "gcd", (0.0, 400))
-    found = module.run_cell(Cell("gcd", "agpo", 0, 1e-3), tmp_path)
+    monkeypatch.setitem(module.TASKS, "spell_backward", (0.0, 400))
+    found = module.run_cell(Cell("spell_backward", "agpo", 0, 1e-3), tmp_path)
     assert found["curve"][0][0] == 0 and found["curve"][-1][0] >= 400
     assert {"tau", "eps", "kl", "entropy", "length"} <= set(found["means"])
     json.dumps(found)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is run together on the real stack. ``docs/combinations.md`` is written from here:
+
+    python -m tests.realstack.combinations > docs/combinations.md
+"""
+
+from __future__ import annotations
+
+ACTOR = "actor_rollout_ref.actor"
+# part -> its overrides on top of preset agpo
+PARTS: dict[str, tuple[str, ...]] = {
+    "clip-higher": (f"{ACTOR}.clip_ratio_high=0.28",),
+    "dynamic sampling": ("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc"),
+    "Dr.GRPO": ("algorithm.norm_adv_by_std_in_grpo=False", f"{ACTOR}.loss_agg_mode=seq-mean-token-sum-norm"),
+    "CISPO": (f"{ACTOR}.policy_loss.loss_mode=cispo",),
+    "GSPO": (f"{ACTOR}.policy_loss.loss_mode=gspo", f"{ACTOR}.loss_agg_mode=seq-mean-token-mean"),
+    "LoRA": (
+        "actor_rollout_ref.model.lora_rank=4",
+        "actor_rollout_ref.model.lora_alpha=8",
+        "actor_rollout_ref.rollout.load_format=safetensors",
+        "actor_rollout_ref.rollout.layered_summon=true",
+    ),
+    "KL loss": (f"{ACTOR}.use_kl_loss=true", "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8"),
+    "signed and masked groups": ("algorithm.agpo.advantage.zero_variance=signed_mask",),
+    "adaptive loss": ("algorithm.agpo.loss.adaptive=exp",),
+    "length reward": ("algorithm.agpo.length.weight=0.2",),
+    "allocation": ("algorithm.agpo.allocation.enabled=true",),
+}
+# Together in one run, with adaptive temperature and clip ratio; the reward function that it is run with.
+COMBINATIONS: dict[str, tuple[tuple[str, ...], str]] = {
+    "A": (("clip-higher", "dynamic sampling", "Dr.GRPO", "CISPO"), "unequal"),
+    "B": (("GSPO", "LoRA", "KL loss", "length reward", "signed and masked groups"), "by_hash"),
+    "C": (
+        ("clip-higher", "Dr.GRPO", "LoRA", "signed and masked groups", "adaptive loss", "length reward", "allocation"),
+        "unequal",
+    ),
+}
+EXCLUDED = {
+    ("allocation", "dynamic sampling"): "both spend a step's responses again",
+    ("adaptive loss", "CISPO"): "a group's loss is defined on the clipped surrogate",
+    ("adaptive loss", "GSPO"): "the same",
+    ("signed and masked groups", "dynamic sampling"): "such groups never arrive; warned",
+}
+
+
+def overrides(name: str) -> list[str]:
+    return [override for part in COMBINATIONS[name][0] for override in PARTS[part]]
+
+
+def markdown() -> str:
+    """The page of the docs."""
+    lines = [
+        "# What has run together",
+        "",
+        "Written from `tests/realstack/combinations.py`, whose runs `tests/realstack/test_combinations.py` makes: two "
+        "steps each on the",
+        "real stack, with AGPO's adaptive temperature and clip ratio on.",
+        "",
+        "| part | overrides | " + " | ".join(COMBINATIONS) + " |",
+        "|---|---|" + "---|" * len(COMBINATIONS),
+    ]
+    for part, settings in PARTS.items():
+        marks = " | ".join("yes" if part in parts else "" for parts, _ in COMBINATIONS.values())
+        lines.append(f"| {part} | {', '.join(f'`{setting}`' for setting in settings)} | {marks} |")
+    lines += ["", "Not together:", ""]
+    lines += [f"- {first} and {second}: {why}." for (first, second), why in EXCLUDED.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
