@@ -20,7 +20,7 @@ def record(method: str, seed: int, accuracy: float, **other: Any) -> dict[str, A
     means = {name: 0.1 for name in ("length", "entropy", "zero_variance", "clipped", "gradient_cosine")}
     return {
         "task": "spell_backward", "method": method, "seed": seed, "lr": 3e-4, "clip": 0.2, "steps": 3, "seconds": 1.0,
-        "curve": [[0, 0.2], [100, accuracy - 0.1], [200, accuracy]], "means": means, "last": means,
+        "curve": [[0, 0.2], [100, accuracy - 0.1], *[[200, accuracy]] * 3], "means": means, "last": means,
     } | other  # fmt: skip
 
 
@@ -46,7 +46,8 @@ def test_cells_are_balanced_over_seeds_and_resume(tmp_path: Path) -> None:
 
 
 def test_area_and_tokens_to_a_target() -> None:
-    one = record("grpo", 0, 0.6)
+    one = record("grpo", 0, 0.6, curve=[[0, 0.2], [100, 0.5], [200, 0.6]])
+    assert summary.final(one) == pytest.approx((0.2 + 0.5 + 0.6) / 3)
     assert summary.area(one) == pytest.approx((100 * 0.35 + 100 * 0.55) / 200)
     assert summary.tokens_to(one, 0.55) == pytest.approx(150)
     assert summary.tokens_to(one, 0.1) == 0 and summary.tokens_to(one, 0.7) is None
