@@ -23,6 +23,9 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # each part of agpo left out, and alone
     "agpo-temperature": ({"temperature": {"enabled": False}}, {}),
     "agpo-clip": ({"clip": {"enabled": False}}, {}),
+    # what looks worth having, together
+    "agpo+mask": ({"advantage": {"zero_variance": "mask"}}, {}),
+    "agpo+mask+allocation": ({"advantage": {"zero_variance": "mask"}, "allocation": {"enabled": True}}, {}),
     # the parts of the other paper and ours, alone on GRPO
     "signed": (GRPO | {"advantage": {"zero_variance": "signed"}}, {}),
     "mask": (GRPO | {"advantage": {"zero_variance": "mask"}}, {}),

@@ -85,4 +85,6 @@ class Board:
             self._rounds.pop(self._round_of.pop(prompt, ""), None)
 
 
-BoardActor = ray.remote(num_cpus=0)(Board)
+# Every prompt of a step waits inside a call. Ray lets 1,000 calls into an asynchronous actor unless told otherwise, and
+# the next one, for which all others wait, would never get in.
+BoardActor = ray.remote(num_cpus=0, max_concurrency=1_000_000)(Board)
