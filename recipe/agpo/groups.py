@@ -208,6 +208,8 @@ def collect(
         policy_entropy=entropy,
         policy_entropy_P=entropy_prompts,
         entropy_tokens=entropy_tokens,
+        length=torch.zeros(len(keys)),
+        masked=[False] * len(keys),
     )
 
 

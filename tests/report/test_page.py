@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agpo_core import Reason
+from agpo_core import AGPOConfig, Reason
 from recipe.agpo.cli import report
 from recipe.agpo.report import page as page_module
 from recipe.agpo.report.curves import MOST, over, stacked, thin
@@ -118,6 +118,18 @@ def test_every_curve_of_a_full_run_is_drawn(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert title in titles, title
     assert "Not in the log" not in parsed.text
+
+
+def test_parts_that_most_runs_leave_off_are_drawn_where_a_run_has_them(tmp_path: Path) -> None:
+    config = AGPOConfig.from_dict({"advantage": {"zero_variance": "mask"}, "allocation": {"enabled": True}})
+    for name in ("plain", "parts"):
+        (tmp_path / name).mkdir()
+    plain = runs.agpo_run(tmp_path / "plain", 6)
+    parts = runs.agpo_run(tmp_path / "parts", 6, config=config)
+    assert "Masked groups" not in page([read_run(plain)])
+    shown = page([read_run(parts)])
+    assert "Masked groups" in shown and "Largest group" in shown and "Length reward" not in shown
+    assert "Masked groups" in page(read_runs([plain, parts]))
 
 
 @pytest.mark.parametrize("kind", ["empty", "started", "no validation", "no decisions", "baseline", "one step"])

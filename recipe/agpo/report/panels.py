@@ -80,7 +80,8 @@ def mark(index: int) -> str:
 def sections(runs: Sequence[Run]) -> list[Section]:
     """All sections with curves, in the order of the page."""
     frame = Frame.of(runs)
-    return [_learning(frame), _policy(frame), _temperature(frame), _clip(frame), _tokens(frame), _verifier(frame)]
+    whole = [_learning(frame), _policy(frame), _temperature(frame), _clip(frame), _groups(frame)]
+    return [section for section in (*whole, _tokens(frame), _verifier(frame)) if section.shared or section.by_run]
 
 
 def _learning(frame: Frame) -> Section:
@@ -189,6 +190,23 @@ def _controller(frame: Frame, index: int, name: str, title: str) -> list[str]:
         ),
         stack_panel("Reasons", "share of prompts", reasons, REASONS, frame.steps, missing=NO_CONTROLLER),
     ]  # fmt: skip
+
+
+# title, unit, key: parts that most runs leave off, so only what some run has logged is shown
+GROUP_PANELS = (
+    ("Masked groups", "share of prompts", "agpo/masked_share"),
+    ("Weight of the adaptive loss", "mean over responses", "agpo/loss/weight_mean"),
+    ("Groups below the floor", "share of responses", "agpo/loss/floored_share"),
+    ("Length reward", "mean part of the advantage", "agpo/length/part"),
+    ("Smallest group", "scored responses", "agpo/group_size/min"),
+    ("Largest group", "scored responses", "agpo/group_size/max"),
+)
+
+
+def _groups(frame: Frame) -> Section:
+    logged = [panel for panel in GROUP_PANELS if any(run.series(panel[2]) for run in frame.runs)]
+    note = "Rules for groups of equal outcomes, adaptive loss, length reward, allocation."
+    return Section("groups", "Groups", note, [frame.panel(*panel, from_zero=True) for panel in logged])
 
 
 def _tokens(frame: Frame) -> Section:
