@@ -46,6 +46,7 @@ def test_every_command_of_the_readme_is_known_to_a_test():
         "bash scripts/run_ppo_qwen14b.sh",
         "CPU=1 bash scripts/run_agpo_qwen14b.sh",  # tests/realstack/test_scripts.py
         ".venv/bin/python benchmarks/",  # help runs below
+        ".venv/bin/python -m benchmarks.compare.run",  # tests/examples/test_compare.py
     )
     for command in commands():
         assert command.startswith(known), command
