@@ -1,6 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adaptive group policy optimisation: statistics, controllers, advantages and losses. Needs torch only."""
 
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ModuleNotFoundError(
+        "agpo_core needs torch, which comes in builds of its own (CPU, CUDA): install yours, or let pip choose one "
+        "with pip install 'agpo-verl[core]'",
+        name="torch",
+    ) from None
+
 from agpo_core.advantages import group_advantages, group_advantages_padded
 from agpo_core.allocation import allocate, expected_variance
 from agpo_core.clipping import ClipDecision, decide_clip
@@ -9,7 +20,7 @@ from agpo_core.controller import merge_stats, probe_statistics, update_state
 from agpo_core.ledger import TokenLedger
 from agpo_core.losses import SurrogateOutput, aggregate, clipped_surrogate, importance_weights, policy_loss
 from agpo_core.outcomes import ResponseAdvantages, response_advantages
-from agpo_core.records import ControllerState, ProbeStats, Reason, ReferenceState, StepSignals
+from agpo_core.records import ControllerState, ProbeStats, Reason, ReferenceState, StepSignals, StepSize
 from agpo_core.running import RunningStat
 from agpo_core.schema import KEY_PREFIX
 from agpo_core.sections import (
@@ -20,10 +31,12 @@ from agpo_core.sections import (
     LossConfig,
     ProbeConfig,
     SignalConfig,
+    StepSizeConfig,
     TemperatureConfig,
 )
 from agpo_core.state import StateError, load_state, save_state, state_from_dict, state_to_dict
 from agpo_core.stats import dispersion, max_dispersion, pad_groups, skewness
+from agpo_core.step_size import next_step_size
 from agpo_core.temperature import TemperatureDecision, decide_temperature, uncertainty
 from agpo_core.votes import vote_classes, vote_entropy
 from agpo_core.weights import adaptive_loss, adaptive_weights, denominator_weights, group_losses, prompt_weights
@@ -51,6 +64,8 @@ __all__ = [
     "SignalConfig",
     "StateError",
     "StepSignals",
+    "StepSize",
+    "StepSizeConfig",
     "SurrogateOutput",
     "TemperatureConfig",
     "TemperatureDecision",
@@ -73,6 +88,7 @@ __all__ = [
     "load_state",
     "max_dispersion",
     "merge_stats",
+    "next_step_size",
     "pad_groups",
     "policy_loss",
     "probe_statistics",

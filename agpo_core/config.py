@@ -24,6 +24,7 @@ from agpo_core.sections import (
     LossConfig,
     ProbeConfig,
     SignalConfig,
+    StepSizeConfig,
     TemperatureConfig,
 )
 
@@ -45,6 +46,7 @@ class AGPOConfig(Checked):
     signals: SignalConfig = section(SignalConfig, "How a probe is summarised.")
     temperature: TemperatureConfig = section(TemperatureConfig, "Adaptive sampling temperature.")
     clip: ClipConfig = section(ClipConfig, "Adaptive clip ratio.")
+    step_size: StepSizeConfig = section(StepSizeConfig, "Adaptive step size.")
     advantage: AdvantageConfig = section(AdvantageConfig, "Group-relative advantages.")
     loss: LossConfig = section(LossConfig, "Adaptive loss.")
     length: LengthConfig = section(LengthConfig, "Length reward.")
@@ -56,9 +58,7 @@ class AGPOConfig(Checked):
         "importance weights correct them. uncorrected: temperature 1 and no correction, as in the public "
         "code.",
     )
-    reward_timeout_s: float = option(
-        60.0, "Longest wait for the outcome of one probe response, in seconds.", gt=0.0
-    )
+    reward_timeout_s: float = option(60.0, "Longest wait for the outcome of one probe response, in seconds.", gt=0.0)
     outcome_key: str | None = option(
         None, "Name of the verifier's outcome among the reward's extra values. null: the first that is known."
     )
@@ -79,14 +79,18 @@ class AGPOConfig(Checked):
     decisions_file: bool = option(True, "Write every decision, prompt by prompt, to a file.")
     on_config_change: Literal["refuse", "keep", "reset"] = option(
         "refuse",
-        "Resuming from a checkpoint of other settings: refuse, keep its controller state, or reset the "
-        "state.",
+        "Resuming from a checkpoint of other settings: refuse, keep its controller state, or reset the state.",
     )
 
     @property
     def adaptive(self) -> bool:
-        """Whether at least one controller is on. If not, no probe is run."""
+        """Whether at least one controller reads the probe. If not, no probe is run."""
         return self.temperature.enabled or self.clip.enabled or self.allocation.enabled
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether something is remembered from step to step."""
+        return self.adaptive or self.step_size.enabled
 
     @property
     def shapes_advantages(self) -> bool:
@@ -107,7 +111,7 @@ class AGPOConfig(Checked):
     @property
     def active(self) -> bool:
         """Whether anything differs from plain GRPO."""
-        return self.adaptive or self.shapes_advantages or self.weighs_rows
+        return self.keeps_state or self.shapes_advantages or self.weighs_rows
 
     def _check(self) -> None:
         if self.allocation.enabled and not self.probe.reuse:
@@ -151,13 +155,15 @@ class AGPOConfig(Checked):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-_CONTROLLERS_OFF = {"temperature": {"enabled": False}, "clip": {"enabled": False}}
+_STEP_SIZE_OFF = {"step_size": {"enabled": False}}
+_CONTROLLERS_OFF = _STEP_SIZE_OFF | {"temperature": {"enabled": False}, "clip": {"enabled": False}}
 PRESETS: dict[str, Mapping[str, Any]] = {
     "agpo": {},
-    "agpo_d": {"probe": {"reuse": False}},
+    "agpo_d": _STEP_SIZE_OFF | {"probe": {"reuse": False}},
     "agpo_l": _CONTROLLERS_OFF
     | {"advantage": {"zero_variance": "mask"}, "loss": {"adaptive": "floor"}, "length": {"weight": 0.1}},
-    "reference": {
+    "reference": _STEP_SIZE_OFF
+    | {
         "probe": {"reuse": False},
         "signals": {"skewness": "reference", "normalize": False},
         "temperature": {"form": "reference", "min": 0.5, "max": 1.5},
@@ -237,9 +243,7 @@ class Resolved:
     group_size: int
 
 
-def resolve(
-    config: AGPOConfig, *, temperature: float, clip_low: float, clip_high: float, group_size: int
-) -> Resolved:
+def resolve(config: AGPOConfig, *, temperature: float, clip_low: float, clip_high: float, group_size: int) -> Resolved:
     """Fill what the config leaves to the framework, and check what depends on both.
 
     temperature: the framework's sampling temperature; clip_low, clip_high: its clip ratios; group_size:
@@ -273,19 +277,13 @@ def _resolve_clip(config: ClipConfig, low: float, high: float) -> tuple[float, f
     if config.base is not None:
         low = high = config.base
     if not 0.0 < low < 1.0 or not 0.0 < high < 1.0:
-        raise ValueError(
-            f"clip ratios ({low}, {high}): must be within (0, 1); set the framework's clip ratio"
-        )
+        raise ValueError(f"clip ratios ({low}, {high}): must be within (0, 1); set the framework's clip ratio")
     if low > high:
         raise ValueError(f"clip ratios ({low}, {high}): the lower must not exceed the upper")
     if low < config.min:
-        raise ValueError(
-            f"base clip ratio {low} is below the smallest: set {KEY_PREFIX}.clip.min={low} or lower"
-        )
+        raise ValueError(f"base clip ratio {low} is below the smallest: set {KEY_PREFIX}.clip.min={low} or lower")
     if low > config.max:
-        raise ValueError(
-            f"base clip ratio {low} is above the largest: set {KEY_PREFIX}.clip.max={high} or higher"
-        )
+        raise ValueError(f"base clip ratio {low} is above the largest: set {KEY_PREFIX}.clip.max={high} or higher")
     if high > config.max:
         raise ValueError(
             f"upper clip ratio {high} (clip-higher) is above {KEY_PREFIX}.clip.max={config.max}: "

@@ -19,9 +19,11 @@ from agpo_core.records import (
     Reason,
     ReferenceState,
     StepSignals,
+    StepSize,
     read_signals,
 )
 from agpo_core.stats import SortedGroups, max_dispersion
+from agpo_core.step_size import next_step_size
 from agpo_core.temperature import enough_probe, fold_baseline, uncertainty
 from agpo_core.votes import vote_entropy
 
@@ -32,6 +34,7 @@ __all__ = [
     "Reason",
     "ReferenceState",
     "StepSignals",
+    "StepSize",
     "merge_stats",
     "probe_statistics",
     "update_state",
@@ -95,16 +98,12 @@ def merge_stats(parts: Sequence[ProbeStats]) -> ProbeStats:
     return ProbeStats(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
-def _fold_reference(
-    stats: ProbeStats, signals: StepSignals, old: ReferenceState, config: AGPOConfig
-) -> ReferenceState:
+def _fold_reference(stats: ProbeStats, signals: StepSignals, old: ReferenceState, config: AGPOConfig) -> ReferenceState:
     """The public code's running values after this step, prompts in the given order [code]."""
     u_bar, h_ref, kl_ema = old.u_bar, old.h_ref, old.kl_ema
     if config.temperature.form == "reference":
         enough = enough_probe(stats, "reference").tolist()
-        _, _, u_bar = fold_baseline(
-            uncertainty(stats, config).tolist(), enough, u_bar, config.temperature.decay
-        )
+        _, _, u_bar = fold_baseline(uncertainty(stats, config).tolist(), enough, u_bar, config.temperature.decay)
     if config.clip.form == "reference":
         entropies = prompt_entropies(signals, len(stats))
         _, _, h_ref = fold_entropy(entropies, h_ref, config.clip.entropy_decay)
@@ -121,14 +120,15 @@ def update_state(
 
     Running statistics take the mean over the batch's prompts (those with at least two valid probe responses),
     so that neither the order of prompts nor their spread over ranks matters. Unknown or non-finite signals
-    leave theirs as it was; a negative step KL counts as 0. With no prompt only `step` goes on. The form
-    "reference" also folds its own values prompt by prompt, in the given order.
+    leave theirs as it was; a negative step KL counts as 0. With no prompt only `step` and the step size go on. The
+    form "reference" also folds its own values prompt by prompt, in the given order.
     """
+    entropy = usable_entropy(signals.policy_entropy)
+    step_size = next_step_size(signals.step_kl_k3, entropy, state.step_size, config.step_size)
     if len(stats) == 0:
-        return dataclasses.replace(state, step=state.step + 1)
+        return dataclasses.replace(state, step=state.step + 1, step_size=step_size)
     enough = enough_probe(stats, "log")
     probe = read_signals(stats, config)
-    entropy = usable_entropy(signals.policy_entropy)
     drift = signals.step_kl
     return dataclasses.replace(
         state,
@@ -138,8 +138,7 @@ def update_state(
         vote_entropy=state.vote_entropy.update(probe.vote_entropy[enough].tolist()),
         skewness=state.skewness.update(probe.skewness[enough].tolist()),
         entropy=state.entropy.update([] if entropy is None else [entropy]),
-        step_kl=state.step_kl.update(
-            [] if drift is None else [max(0.0, drift) if math.isfinite(drift) else drift]
-        ),
+        step_kl=state.step_kl.update([] if drift is None else [max(0.0, drift) if math.isfinite(drift) else drift]),
         reference=_fold_reference(stats, signals, state.reference, config),
+        step_size=step_size,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from agpo_core.config import AGPOConfig
 from agpo_core.running import RunningStat
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class Reason(IntEnum):
@@ -93,13 +93,15 @@ class StepSignals:
     """What the update side of a step measured.
 
     policy_entropy: token mean of the full-vocabulary entropy under the old policy, nats; None if unknown.
-    step_kl: token mean of old minus new log-prob after the step's updates, nats per token; None if unknown.
+    step_kl: token mean of old minus new log-prob after the step's updates, nats per token (k1); None if unknown.
+    step_kl_k3: the same by the k3 estimator, which the step size is steered by; None if unknown.
     policy_entropy_P: policy entropy per prompt [P], read by the form "reference" only.
     """
 
     policy_entropy: float | None = None
     step_kl: float | None = None
     policy_entropy_P: Tensor | None = None
+    step_kl_k3: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,14 @@ class ReferenceState:
     u_bar: float = 0.0
     h_ref: float = 0.0
     kl_ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """scale: factor on the learning rate of the next step; exceeded: whether any drift has been above the target."""
+
+    scale: float = 1.0
+    exceeded: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,7 @@ class ControllerState:
     entropy: RunningStat
     step_kl: RunningStat
     reference: ReferenceState = ReferenceState()
+    step_size: StepSize = StepSize()
     step: int = 0
     version: int = STATE_VERSION
 
@@ -136,4 +147,5 @@ class ControllerState:
             skewness=RunningStat.empty(clip.decay),
             entropy=RunningStat.empty(clip.entropy_decay),
             step_kl=RunningStat.empty(clip.kl_decay),
+            step_size=StepSize(config.step_size.start if config.step_size.enabled else 1.0),
         )

@@ -42,8 +42,7 @@ class SignalConfig(Checked):
     )
     skewness: Literal["adjusted", "reference"] = option(
         "adjusted",
-        "adjusted: the standard G1 estimator. reference: the public code's mixed convention, clipped to "
-        "+-10.",
+        "adjusted: the standard G1 estimator. reference: the public code's mixed convention, clipped to +-10.",
     )
     normalize: bool = option(
         True,
@@ -59,9 +58,7 @@ class TemperatureConfig(Checked):
 
     _key = f"{KEY_PREFIX}.temperature"
 
-    enabled: bool = option(
-        True, "Adapt tau per prompt. false: every response is sampled at the framework's own."
-    )
+    enabled: bool = option(True, "Adapt tau per prompt. false: every response is sampled at the framework's own.")
     form: Literal["log", "reference"] = option(
         "log",
         "log: tau = base*exp(gain*z), z the uncertainty standardised by its running mean and standard "
@@ -117,15 +114,9 @@ class ClipConfig(Checked):
         gt=0.0,
         lt=1.0,
     )
-    dispersion_gain: float = option(
-        -0.1, "Per standard deviation of dispersion; negative: mixed groups tighten."
-    )
-    skewness_gain: float = option(
-        0.0, "Per standard deviation of |skewness|; positive: lopsided groups widen."
-    )
-    vote_entropy_gain: float = option(
-        0.1, "Per standard deviation of vote entropy; positive: split votes widen."
-    )
+    dispersion_gain: float = option(-0.1, "Per standard deviation of dispersion; negative: mixed groups tighten.")
+    skewness_gain: float = option(0.0, "Per standard deviation of |skewness|; positive: lopsided groups widen.")
+    vote_entropy_gain: float = option(0.1, "Per standard deviation of vote entropy; positive: split votes widen.")
     entropy_gain: float = option(
         0.5, "Per ln(policy entropy / its running mean), held within +-ln 2; positive: low entropy tightens."
     )
@@ -134,9 +125,7 @@ class ClipConfig(Checked):
         "Per ln(running step KL / kl_target) above 0, subtracted: drift beyond the target tightens.",
         ge=0.0,
     )
-    kl_target: float = option(
-        0.01, "Step KL in nats per token that is tolerated without tightening.", gt=0.0
-    )
+    kl_target: float = option(0.01, "Step KL in nats per token that is tolerated without tightening.", gt=0.0)
     decay: float = option(0.1, "Share of the newest step in the running probe signals.", gt=0.0, le=1.0)
     entropy_decay: float = option(
         0.1,
@@ -146,17 +135,43 @@ class ClipConfig(Checked):
     )
     kl_decay: float = option(0.1, "Share of the newest step in the running step KL.", "code", gt=0.0, le=1.0)
     alpha: float = option(1.0, "Form reference only: weight of dispersion in the divisor.", "code", ge=0.0)
-    gamma: float = option(
-        0.5, "Form reference only: weight of the running step KL in the divisor.", "code", ge=0.0
-    )
-    delta: float = option(
-        0.1, "Form reference only: weight of vote entropy in the numerator.", "code", ge=0.0
-    )
+    gamma: float = option(0.5, "Form reference only: weight of the running step KL in the divisor.", "code", ge=0.0)
+    delta: float = option(0.1, "Form reference only: weight of vote entropy in the numerator.", "code", ge=0.0)
     zeta: float = option(0.0, "Form reference only: weight of |skewness| in the divisor.", "code", ge=0.0)
 
     def _check(self) -> None:
         self._ordered("min", "max")
         self._base_within(self.base, self.min, self.max)
+
+
+@dataclass(frozen=True)
+class StepSizeConfig(Checked):
+    """Adaptive step size: a factor on the learning rate."""
+
+    _key = f"{KEY_PREFIX}.step_size"
+
+    enabled: bool = option(
+        True, "Scale the learning rate so that the drift of a step stays at its target. false: the framework's own."
+    )
+    drift_target: float = option(
+        0.005, "Drift to aim at: KL of the old and the new policy in one step, over the policy entropy.", gt=0.0
+    )
+    start: float = option(0.03, "First factor. It doubles every step until the drift first exceeds its target.", gt=0.0)
+    min: float = option(0.001, "Smallest factor.", gt=0.0)
+    max: float = option(
+        1.0,
+        "Largest factor. 1: never above the learning rate that was asked for. 100, say: the learning rate hardly needs "
+        "choosing.",
+        gt=0.0,
+    )
+
+    def _check(self) -> None:
+        self._ordered("min", "max")
+        if not self.min <= self.start <= self.max:
+            raise ValueError(
+                f"{self._key}.start={self.start}: must be within [{self._key}.min={self.min}, {self._key}.max="
+                f"{self.max}]; set {self._key}.start={min(max(self.start, self.min), self.max)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -167,8 +182,7 @@ class AdvantageConfig(Checked):
 
     scale: Literal["std", "none", "dispersion"] = option(
         "std",
-        "std: (r-mean)/(std+epsilon), GRPO. none: r-mean, Dr.GRPO. dispersion: (r-mean)/max(std, 1e-8) "
-        "[code].",
+        "std: (r-mean)/(std+epsilon), GRPO. none: r-mean, Dr.GRPO. dispersion: (r-mean)/max(std, 1e-8) [code].",
     )
     epsilon: float = option(1e-6, "Added to the standard deviation when scale is std.", gt=0.0)
     outcome_gate: bool = option(

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from agpo_core.files import write_atomic
-from agpo_core.records import STATE_VERSION, ControllerState, ReferenceState
+from agpo_core.records import STATE_VERSION, ControllerState, ReferenceState, StepSize
 from agpo_core.running import RunningStat
 
 FORMAT = "agpo-controller-state"
 
-_RUNNING = ("uncertainty", "dispersion", "vote_entropy", "skewness", "entropy", "step_kl")
+_READABLE = (1, STATE_VERSION)
 
 
 class StateError(ValueError):
@@ -34,16 +34,21 @@ def state_from_dict(values: Mapping[str, Any]) -> ControllerState:
     field."""
     try:
         version = values["version"]
-        if version != STATE_VERSION:
-            raise StateError(f"controller state has version {version!r}, this package reads {STATE_VERSION}")
+        if version not in _READABLE:
+            raise StateError(f"controller state has version {version!r}, this package reads {_READABLE}")
+        # Version 1 knew no step size: the learning rate goes on as it was.
+        size = values["step_size"] if version > 1 else {"scale": 1.0, "exceeded": True}
         reference = values["reference"]
         return ControllerState(
-            **{name: RunningStat.from_dict(values[name]) for name in _RUNNING},
-            reference=ReferenceState(
-                float(reference["u_bar"]), float(reference["h_ref"]), float(reference["kl_ema"])
-            ),
+            uncertainty=RunningStat.from_dict(values["uncertainty"]),
+            dispersion=RunningStat.from_dict(values["dispersion"]),
+            vote_entropy=RunningStat.from_dict(values["vote_entropy"]),
+            skewness=RunningStat.from_dict(values["skewness"]),
+            entropy=RunningStat.from_dict(values["entropy"]),
+            step_kl=RunningStat.from_dict(values["step_kl"]),
+            reference=ReferenceState(float(reference["u_bar"]), float(reference["h_ref"]), float(reference["kl_ema"])),
+            step_size=StepSize(float(size["scale"]), bool(size["exceeded"])),
             step=int(values["step"]),
-            version=int(version),
         )
     except KeyError as error:
         raise StateError(f"controller state lacks the field {error.args[0]!r}") from error
@@ -89,10 +94,8 @@ def load_state(path: str | os.PathLike[str]) -> tuple[ControllerState, str, dict
         raise StateError(f"{path}: not JSON, truncated or damaged: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise StateError(f"{path}: not a controller state file (format is not {FORMAT!r})")
-    if document.get("version") != STATE_VERSION:
-        raise StateError(
-            f"{path}: unknown version {document.get('version')!r}, this package reads {STATE_VERSION}"
-        )
+    if document.get("version") not in _READABLE:
+        raise StateError(f"{path}: unknown version {document.get('version')!r}, this package reads {_READABLE}")
     for name in ("checksum", "state", "fingerprint", "extra"):
         if name not in document:
             raise StateError(f"{path}: missing field {name!r}")

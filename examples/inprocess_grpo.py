@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -318,7 +319,8 @@ class LoopConfig:
 
     prompts: int = 32
     group: int = 8
-    updates: int = 4
+    updates: int = 4  # an epoch
+    epochs: int = 1
     lr: float = 1e-4
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -462,9 +464,13 @@ class Method:
         """Several optimiser updates on one batch, whole groups to an update."""
         with torch.no_grad():
             old = log_probs(model, step.rollout, self.agpo.scoring == "own")
-        sums = dict.fromkeys(("kl", "clipped", "grad_norm", "group_weight"), 0.0)
-        share = 1.0 / self.loop.updates
-        for chosen in torch.randperm(len(step.stats), generator=order).chunk(self.loop.updates):
+        sums = dict.fromkeys(("kl", "kl_k3", "clipped", "grad_norm", "group_weight"), 0.0)
+        for group in optimiser.param_groups:
+            group["lr"] = self.loop.lr * self.state.step_size.scale
+        share = 1.0 / (self.loop.updates * self.loop.epochs)
+        prompts = len(step.stats)
+        batches = [torch.randperm(prompts, generator=order).chunk(self.loop.updates) for _ in range(self.loop.epochs)]
+        for chosen in itertools.chain.from_iterable(batches):
             rows = torch.isin(step.rollout.prompt_B, chosen).nonzero().squeeze(-1)
             loss, out, weight = self.loss(model, step, rows, old)
             optimiser.zero_grad()
@@ -473,6 +479,7 @@ class Method:
             if torch.isfinite(norm):
                 optimiser.step()
             sums["kl"] += share * float(out.step_kl)
+            sums["kl_k3"] += share * float(out.step_kl_k3)
             sums["clipped"] += share * float(out.clip_fraction_low + out.clip_fraction_high)
             sums["grad_norm"] += share * float(norm)
             sums["group_weight"] += share * float(weight.mean())
@@ -490,9 +497,9 @@ class Method:
             halves.append(torch.cat([gradient.flatten() for gradient in gradients]))
         return float(torch.nn.functional.cosine_similarity(halves[0], halves[1], dim=0))
 
-    def finish(self, step: Step, drift: float) -> None:
+    def finish(self, step: Step, measured: dict[str, float]) -> None:
         """Fold the step into the state, once."""
-        signals = dataclasses.replace(self.signals, step_kl=drift)
+        signals = dataclasses.replace(self.signals, step_kl=measured["kl"], step_kl_k3=measured["kl_k3"])
         self.state = agpo_core.update_state(step.stats, signals, self.state, self.agpo)
 
 
@@ -555,8 +562,9 @@ def train(
         record = {"step": number, "tokens": tokens, **step.metrics}
         if evaluates:
             record["gradient_cosine"] = method.gradient_cosine(model, step)
+        record["lr_scale"] = method.state.step_size.scale
         record |= method.update(model, optimiser, step, order)
-        method.finish(step, record["kl"])
+        method.finish(step, record)
         if evaluates:
             next_eval += loop.eval_every
             current = record["accuracy"] = accuracy()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 GRPO = {"preset": "grpo"}
+TWICE = {"epochs": 2}  # every batch is passed through twice
 # name -> (settings of algorithm.agpo, changes to LoopConfig)
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "grpo": (GRPO, {}),
@@ -19,13 +20,19 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "reference": ({"preset": "reference"}, {"aggregation": "seq-mean-token-mean"}),
     "agpo_d": ({"preset": "agpo_d"}, {}),
     "agpo_l": ({"preset": "agpo_l"}, {}),
-    "agpo": ({}, {}),
-    # each part of agpo left out, and alone
-    "agpo-temperature": ({"temperature": {"enabled": False}}, {}),
-    "agpo-clip": ({"clip": {"enabled": False}}, {}),
-    # what looks worth having, together
-    "agpo+mask": ({"advantage": {"zero_variance": "mask"}}, {}),
-    "agpo+mask+allocation": ({"advantage": {"zero_variance": "mask"}, "allocation": {"enabled": True}}, {}),
+    "agpo": ({}, TWICE),  # as the launch scripts run it
+    # each part of agpo left out
+    "agpo-temperature": ({"temperature": {"enabled": False}}, TWICE),
+    "agpo-clip": ({"clip": {"enabled": False}}, TWICE),
+    "agpo-step_size": ({"step_size": {"enabled": False}}, TWICE),
+    "agpo-epoch": ({}, {}),
+    # each part of agpo alone on GRPO, and the two that belong together
+    "temperature": (GRPO | {"temperature": {"enabled": True}}, {}),
+    "clip": (GRPO | {"clip": {"enabled": True}}, {}),
+    "step_size": (GRPO | {"step_size": {"enabled": True}}, {}),
+    "epoch": (GRPO, TWICE),
+    "step_size+epoch": (GRPO | {"step_size": {"enabled": True}}, TWICE),
+    "agpo+allocation": ({"allocation": {"enabled": True}}, TWICE),
     # the parts of the other paper and ours, alone on GRPO
     "signed": (GRPO | {"advantage": {"zero_variance": "signed"}}, {}),
     "mask": (GRPO | {"advantage": {"zero_variance": "mask"}}, {}),
@@ -35,11 +42,11 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "allocation": (GRPO | {"allocation": {"enabled": True}}, {}),
     "allocation-biased": (GRPO | {"allocation": {"enabled": True, "weighting": "responses"}}, {}),
 }
-# task -> (accuracy at which the warm start stops, generated tokens)
-TASKS: dict[str, tuple[float, int]] = {
-    "chain_sum": (0.3, 240_000),
-    "number_sorting": (0.3, 150_000),
-    "spell_backward": (0.3, 100_000),
+# task -> (accuracy at which the warm start stops, generated tokens, learning rate: GRPO's best of the grid)
+TASKS: dict[str, tuple[float, int, float]] = {
+    "chain_sum": (0.3, 150_000, 1e-4),
+    "number_sorting": (0.3, 150_000, 3e-4),
+    "spell_backward": (0.3, 100_000, 1e-4),
 }
 EVALUATIONS = 12  # over a run
 
@@ -68,7 +75,7 @@ def run_cell(cell: Cell, cache: Path, device: str = "cpu") -> dict[str, Any]:
 
     torch.set_num_threads(1)
     settings, changes = METHODS[cell.method]
-    _, budget = TASKS[cell.task]
+    budget = TASKS[cell.task][1]
     task = GymTask(cell.task)
     model = warm_model(task, cell.seed, cache).to(device)
     loop = LoopConfig(
@@ -78,10 +85,12 @@ def run_cell(cell: Cell, cache: Path, device: str = "cpu") -> dict[str, Any]:
     if "clip_high" in changes:
         changes = changes | {"clip_high": cell.clip * changes["clip_high"] / 0.2}
     agpo = dict(settings)
-    if "clip" not in agpo and agpo.get("preset", "agpo") not in ("grpo", "reference"):
-        agpo["clip"] = {"min": cell.clip / 4, "max": min(0.99, cell.clip * 2)}
+    # The bounds of an adaptive clip ratio go with its centre.
+    clip = {"min": cell.clip / 4, "max": min(0.99, cell.clip * 2)}
     if cell.method == "reference":
-        agpo["clip"] = {"base": cell.clip, "min": cell.clip / 4, "max": min(0.99, cell.clip * 2)}
+        clip["base"] = cell.clip
+    if AGPOConfig.from_dict(agpo).clip.enabled:
+        agpo["clip"] = agpo.get("clip", {}) | clip
     records: list[dict[str, Any]] = []
     began = time.monotonic()
     train(model, task, AGPOConfig.from_dict(agpo), replace(loop, **changes), records.append)
@@ -105,7 +114,7 @@ def warm_model(task: Any, seed: int, cache: Path) -> Any:
 
     from examples.inprocess_grpo import build_model, warm_start
 
-    accuracy, _ = TASKS[task.name]
+    accuracy = TASKS[task.name][0]
     path = cache / f"{task.name}-{seed}-{accuracy:g}.pt"
     model = build_model(seed)
     if not path.exists():

@@ -23,17 +23,22 @@ from benchmarks.compare import summary
 from benchmarks.compare.cells import METHODS, TASKS, Cell, run_cell
 
 RESULTS = Path("benchmarks/results/compare.jsonl")
-LR = 3e-4
-LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+LRS = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 CLIPS = (0.05, 0.1, 0.2, 0.4)
 
 
 def cells(methods: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], grid: str | None) -> list[Cell]:
     """Seeds outermost, so that whatever is finished early is balanced."""
-    settings = {"lr": [(lr, 0.2) for lr in LRS], "clip": [(LR, clip) for clip in CLIPS], None: [(LR, 0.2)]}[grid]
+
+    def settings(task: str) -> list[tuple[float, float]]:
+        usual = TASKS[task][2]
+        if grid == "lr":
+            return [(lr, 0.2) for lr in LRS]
+        return [(usual, clip) for clip in (CLIPS if grid == "clip" else (0.2,))]
+
     return [
         Cell(task, method, seed, lr, clip)
-        for seed in seeds for task in tasks for lr, clip in settings for method in methods
+        for seed in seeds for task in tasks for lr, clip in settings(task) for method in methods
     ]  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from agpo_core.files import write_atomic
+from benchmarks.compare.cells import TASKS
 
-BASE_LR, BASE_CLIP = 3e-4, 0.2
+BASE_CLIP = 0.2
 WITHIN = 0.03
 RESAMPLES = 10_000
 Record = dict[str, Any]
@@ -84,7 +85,8 @@ def by_method(records: Sequence[Record], task: str, lr: float, clip: float) -> d
 
 def task_table(records: Sequence[Record], task: str) -> list[str]:
     """One row a method at the base setting, against GRPO on the seeds that both have."""
-    methods = by_method(records, task, BASE_LR, BASE_CLIP)
+    lr = TASKS[task][2]
+    methods = by_method(records, task, lr, BASE_CLIP)
     if "grpo" not in methods:
         return []
     grpo = methods["grpo"]
@@ -94,7 +96,7 @@ def task_table(records: Sequence[Record], task: str) -> list[str]:
     lines = [
         f"## {task}",
         "",
-        f"From {start:.3f}, about {budget:,} generated tokens, learning rate {BASE_LR:g}. Target: GRPO's final mean, "
+        f"From {start:.3f}, about {budget:,} generated tokens, learning rate {lr:g}. Target: GRPO's final mean, "
         f"{target:.3f}.",
         "",
         "| method | seeds | final accuracy | 95 % | minus GRPO | p | area | tokens to target / GRPO's | length "
@@ -125,10 +127,10 @@ def task_table(records: Sequence[Record], task: str) -> list[str]:
 
 def range_table(records: Sequence[Record], setting: str) -> list[str]:
     """Mean final accuracy of each method over a grid, and the width of the range that works."""
-    other = {"lr": ("clip", BASE_CLIP), "clip": ("lr", BASE_LR)}[setting]
     grid: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        if record[other[0]] == other[1]:
+        usual = record["clip"] == BASE_CLIP if setting == "lr" else record["lr"] == TASKS[record["task"]][2]
+        if usual:
             grid[record["task"], record["method"]][record[setting]].append(final(record))
     grid = {key: row for key, row in grid.items() if len(row) > 2}
     if not grid:
@@ -177,12 +179,12 @@ def _picture(records: Sequence[Record], tasks: Sequence[str], path: Path) -> Non
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = [task for task in tasks if by_method(records, task, BASE_LR, BASE_CLIP)]
+    shown = [task for task in tasks if by_method(records, task, TASKS[task][2], BASE_CLIP)]
     if not shown:
         return
     figure, axes = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 4), squeeze=False)
     for axis, task in zip(axes[0], shown, strict=True):
-        for method, runs in sorted(by_method(records, task, BASE_LR, BASE_CLIP).items()):
+        for method, runs in sorted(by_method(records, task, TASKS[task][2], BASE_CLIP).items()):
             length = min(len(r["curve"]) for r in runs.values())
             tokens = [_mean([r["curve"][i][0] for r in runs.values()]) for i in range(length)]
             accuracy = [_mean([r["curve"][i][1] for r in runs.values()]) for i in range(length)]

@@ -3,8 +3,9 @@
 
 Per generation batch: the first responses of every group are sampled at the base temperature and scored; from them
 each prompt gets the temperature of its other responses; TRL scores every response at the temperature that it was
-sampled at; each response is clipped at its own ratio; the whole batch is folded into the state once, when its last
-update is done. Generation, rewards, advantages and loss are TRL's own methods: nothing of them is copied.
+sampled at; each response is clipped at its own ratio; the learning rate is scaled so that a batch's drift stays at its
+target; the whole batch is folded into the state once, when its last update is done. Generation, rewards, advantages and
+loss are TRL's own methods: nothing of them is copied.
 
 ``SEAMS`` lists what this file relies on; ``tests/stacks/test_trl.py`` pins it.
 """
@@ -31,6 +32,7 @@ from agpo_core import (
 from examples.trl.checks import check_head, check_settings, settings_of
 from examples.trl.row_temperature import RowTemperature
 from examples.trl.step import GroupStep, decision_rows, drop_decisions, merged, write_decisions
+from examples.trl.step_size import ScaledSteps
 
 TRL_VERSION = "1.16.0"
 # Methods of GRPOTrainer that are overridden, and their parameters.
@@ -98,6 +100,8 @@ class AGPOGRPOTrainer(GRPOTrainer):
             check_head(self, self.agpo)
             models = [model for model in (self.model, self.ref_model) if model is not None]
             self._heads = {id(model): RowTemperature(model, args.temperature) for model in models}
+            if self.agpo.step_size.enabled:
+                self.add_callback(ScaledSteps(lambda: self.controller.step_size.scale))
             self._outcome = self.reward_func_names.index(self.agpo.outcome_key or self.reward_func_names[0])
 
     # ---- generation: probe, decide, the rest -------------------------------------------------------------
@@ -247,5 +251,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
             metrics[f"agpo/{name}/mean"].append(sum(values) / len(values))
             metrics[f"agpo/{name}/min"].append(min(values))
             metrics[f"agpo/{name}/max"].append(max(values))
+        if self.agpo.step_size.enabled:
+            metrics["agpo/step_size/scale"].append(self.controller.step_size.scale)
         if self.agpo.decisions_file:
             write_decisions(Path(self.args.output_dir) / DECISIONS_FILE, rows)

@@ -71,6 +71,11 @@ def check_settings(agpo: AGPOConfig, args: Any, reward_funcs: Any, others: Mappi
             "token_budget",
             "tokens are not counted here; set it to null, use max_steps",
         ),
+        (
+            agpo.step_size.enabled and not agpo.adaptive,
+            "step_size.enabled=true without a probe",
+            "the drift is measured beside it; set temperature.enabled=true, or step_size.enabled=false",
+        ),
         (agpo.lr_schedule != "steps", f"lr_schedule={agpo.lr_schedule!r}", "set it to steps"),
     ]
     for name in ("tools", "rollout_func", "environment_factory"):
@@ -100,6 +105,12 @@ def _check_schedule(agpo: AGPOConfig, args: Any) -> None:
         raise ValueError(
             f"save_steps={args.save_steps}: a checkpoint in the middle of a generation batch makes TRL sample it anew "
             f"on resume, so the run would not continue; set a multiple of {max(1, every // accumulation)}"
+        )
+    if agpo.step_size.enabled and accumulation % every == 0:
+        raise ValueError(
+            "step_size.enabled=true with one update per generation batch: no drift can be seen, and the step size is "
+            "steered by it. Set num_iterations=2, steps_per_generation above gradient_accumulation_steps, or "
+            "step_size.enabled=false."
         )
     if agpo.clip.enabled and accumulation % every == 0:
         warnings.warn(

@@ -56,7 +56,7 @@ class GroupStep:
         self.temperature: TemperatureDecision | None = None
         self._completions: list[Any] = []
         self._entropy: Tensor | None = None  # [P, 2]: sum over tokens, tokens
-        self._drift = torch.zeros(2, dtype=torch.float64)  # the same, of old minus new log-prob
+        self._drift = torch.zeros(3, dtype=torch.float64)  # sums of k1 and of k3 over tokens, tokens
 
     def take_probe(self, rewards: Tensor, completions: list[Any]) -> None:
         self.probe_rewards, self._completions = rewards, completions
@@ -83,16 +83,20 @@ class GroupStep:
         self._entropy = torch.stack(_sums(entropy_NT, mask_NT), dim=1).view(-1, self._group, 2).sum(dim=1)
 
     def add_drift(self, old_BT: Tensor, new_BT: Tensor, mask_BT: Tensor) -> None:
-        self._drift += torch.stack([total.sum() for total in _sums(old_BT - new_BT, mask_BT)])
+        k1 = old_BT.detach().double() - new_BT.detach().double()
+        total, tokens = _sums(k1, mask_BT)
+        k3, _ = _sums(torch.expm1(-k1) + k1, mask_BT)
+        self._drift += torch.stack([total.sum(), k3.sum(), tokens.sum()])
 
     def signals(self) -> StepSignals:
         """Policy entropy and step KL so far; None where TRL computed no old log-probs."""
-        drift, tokens = self._drift.tolist()
-        step_kl = drift / tokens if tokens else None
+        k1, k3, tokens = self._drift.tolist()
+        step_kl, step_kl_k3 = (k1 / tokens, k3 / tokens) if tokens else (None, None)
         if self._entropy is None:
-            return StepSignals(step_kl=step_kl)
+            return StepSignals(step_kl=step_kl, step_kl_k3=step_kl_k3)
         total, count = self._entropy.sum(dim=0).tolist()
-        return StepSignals(total / count if count else None, step_kl, self._entropy[:, 0] / self._entropy[:, 1])
+        of_prompts = self._entropy[:, 0] / self._entropy[:, 1]
+        return StepSignals(total / count if count else None, step_kl, of_prompts, step_kl_k3)
 
 
 def _sums(values_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -145,6 +145,7 @@ def agpo_policy_loss(
     sums = {
         f"{METRIC_PREFIX}tokens": tokens.item(),
         f"{METRIC_PREFIX}kl_sum": (out.step_kl * tokens).item(),
+        f"{METRIC_PREFIX}kl_k3_sum": (out.step_kl_k3 * tokens).item(),
         f"{METRIC_PREFIX}nonfinite_tokens": out.nonfinite_tokens.item(),
     }
     if group_weight is not None:

@@ -86,8 +86,7 @@ def find_warnings(config: DictConfig) -> list[str]:
                 "lr_schedule have an effect. Set algorithm.adv_estimator=agpo if the controllers are wanted."
             )
         return found
-    one_update = int(actor.ppo_mini_batch_size) >= int(config.data.train_batch_size) and int(actor.ppo_epochs) == 1
-    if agpo.clip.enabled and one_update:
+    if agpo.clip.enabled and _one_update(config):
         found.append(
             f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size} covers the whole batch "
             f"(data.train_batch_size={config.data.train_batch_size}): with one update per batch every importance "
@@ -253,6 +252,32 @@ def _loss(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
             f"response. Set actor_rollout_ref.actor.policy_loss.loss_mode to one of {', '.join(BASE_LOSSES)}, or "
             "algorithm.agpo.clip.enabled=false."
         )
+
+
+def _step_size(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+    """The step size follows the drift between the updates of a batch: there must be one, and somebody to measure it."""
+    if not agpo.step_size.enabled:
+        return
+    actor = config.actor_rollout_ref.actor
+    mode = actor.policy_loss.get("loss_mode", "vanilla")
+    if _one_update(config):
+        yield (
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size} covers the whole batch "
+            f"(data.train_batch_size={config.data.train_batch_size}): with one update per batch no drift can be seen, "
+            "and the step size is steered by it. Set ppo_mini_batch_size to half of the batch or less, ppo_epochs=2, "
+            "or algorithm.agpo.step_size.enabled=false."
+        )
+    if mode not in (*BASE_LOSSES, "agpo"):
+        yield (
+            f"actor_rollout_ref.actor.policy_loss.loss_mode={mode}: the drift that steers the step size is measured in "
+            f"AGPO's loss. Set loss_mode to one of {', '.join(BASE_LOSSES)}, or algorithm.agpo.step_size.enabled=false."
+        )
+
+
+def _one_update(config: DictConfig) -> bool:
+    """Whether a batch is one optimiser update."""
+    actor = config.actor_rollout_ref.actor
+    return int(actor.ppo_mini_batch_size) >= int(config.data.train_batch_size) and int(actor.ppo_epochs) == 1
 
 
 def _groups(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
@@ -544,6 +569,7 @@ AGPO_CHECKS: tuple[Check, ...] = (
     _scoring,
     _megatron,
     _loss,
+    _step_size,
     _groups,
     _batches,
     _model,

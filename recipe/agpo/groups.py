@@ -99,9 +99,9 @@ class StepGroups:
     def first_failure(self) -> str:
         return next((s for s in self.statuses if s not in JUDGED), "the rollout returned no rows")
 
-    def signals(self, step_kl: float | None = None) -> StepSignals:
-        """What the controllers read of this step; ``step_kl`` is known after its updates."""
-        return StepSignals(self.policy_entropy, step_kl, self.policy_entropy_P)
+    def signals(self, step_kl: float | None = None, step_kl_k3: float | None = None) -> StepSignals:
+        """What the controllers read of this step; its drift is known after its updates."""
+        return StepSignals(self.policy_entropy, step_kl, self.policy_entropy_P, step_kl_k3)
 
     def decision_rows(self, step: int) -> list[dict[str, Any]]:
         """One JSON-ready object per prompt for the decisions file."""

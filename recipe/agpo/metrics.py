@@ -29,6 +29,8 @@ GLOSSARY: dict[str, str] = {
     "agpo/state/{uncertainty,step_kl,entropy}": "running mean that this step's decisions used",
     "agpo/state/updates": "steps folded into the controller state before this one",
     "agpo/step_kl": "token mean of old minus new log-probability over this step's updates (k1, nats)",
+    "agpo/step_kl_k3": "the same by the k3 estimator, never negative: the drift that the step size is steered by",
+    "agpo/step_size/scale": "factor on the learning rate of this step's updates (actor/lr is without it)",
     "agpo/clip_fraction/{low,high}": "share of tokens clipped at the lower / upper side (loss_mode vanilla)",
     "agpo/nonfinite_tokens": "tokens left out of the loss because a log-probability was not finite",
     "agpo/nonfinite_steps": "steps in a row, up to this one, whose gradient was not finite; the run stops at three",
@@ -73,6 +75,8 @@ def step_metrics(
             running = getattr(state, name)
             if running.updates:
                 out[f"agpo/state/{name}"] = running.mean
+    if config.step_size.enabled:
+        out["agpo/step_size/scale"] = state.step_size.scale
     if groups.policy_entropy is not None:
         out["agpo/signal/policy_entropy"] = groups.policy_entropy
 
@@ -115,7 +119,11 @@ def update_shares(sums: Mapping[str, float]) -> dict[str, float]:
     tokens = sums.get("tokens", 0.0)
     if not tokens:
         return {}
-    out = {"agpo/step_kl": sums["kl_sum"] / tokens, "agpo/nonfinite_tokens": sums["nonfinite_tokens"]}
+    out = {
+        "agpo/step_kl": sums["kl_sum"] / tokens,
+        "agpo/step_kl_k3": sums["kl_k3_sum"] / tokens,
+        "agpo/nonfinite_tokens": sums["nonfinite_tokens"],
+    }
     if rows := sums.get("adaptive_rows", 0.0):
         out["agpo/loss/weight_mean"] = sums["adaptive_weight_sum"] / rows
         out["agpo/loss/floored_share"] = sums["floored_rows"] / rows

@@ -35,6 +35,7 @@ from recipe.agpo.ledger import LedgerMixin
 from recipe.agpo.rollout import COLUMNS
 from recipe.agpo.settings import agpo_config, resolved
 from recipe.agpo.verl_seams import (
+    LR_SCALE,
     actor_loss_config,
     actor_ranks,
     order_rows,
@@ -149,7 +150,12 @@ class AGPOMixin(LedgerMixin):
     @property
     def _own_loss(self) -> bool:
         """Whether the workers need our loss: if not, verl's stays in place, bit for bit."""
-        return self.agpo.clip.enabled or self.agpo.weighs_rows
+        return self.agpo.clip.enabled or self.agpo.step_size.enabled or self.agpo.weighs_rows
+
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        if self.agpo.step_size.enabled:
+            batch.extra_info[LR_SCALE] = self.controller.step_size.scale
+        return super()._update_actor(batch, metrics)
 
     def _columns(self, groups: StepGroups) -> dict[str, torch.Tensor]:
         """What our loss reads of each row."""
@@ -180,8 +186,8 @@ class AGPOMixin(LedgerMixin):
         step_metrics.update(metrics.step_metrics(groups, self.controller, self.agpo))
         step_metrics.update(drift)
         self._decisions.append(groups.decision_rows(self.global_steps))
-        if self.agpo.adaptive:
-            signals = groups.signals(step_kl=drift.get("agpo/step_kl"))
+        if self.agpo.keeps_state:
+            signals = groups.signals(drift.get("agpo/step_kl"), drift.get("agpo/step_kl_k3"))
             self.controller = update_state(groups.stats, signals, self.controller, self.agpo)
         step_metrics["agpo/overhead_s"] = time.monotonic() - started
         return batch

@@ -9,7 +9,8 @@ verl                                             use
 ``trainer.ppo.core_algos`` registries            estimator ``agpo``, policy loss ``agpo``
 ``trainer.ppo.v1.get_trainer_cls``               adds the ledger, and AGPO if ``algorithm.adv_estimator=agpo``
 ``utils.config.validate_config``                 our checks run in it, before Ray starts
-``workers.engine.base.BaseEngine.train_batch``   group weights of the adaptive loss; the schedule that follows tokens
+``workers.engine.base.BaseEngine.train_batch``   group weights of the adaptive loss; the step size; the schedule that
+                                                 follows tokens
 ``vllm_rollout.bucketed_weight_transfer``        two runs side by side on one machine get sockets of their own
 ``trainer.ppo.v1.agent_loop_tq``                 base classes of our rollout
 ``PPOTrainerSync``, ``PPOTrainerColocateAsync``  base classes of our trainer
@@ -20,7 +21,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,9 @@ from recipe.agpo.import_hooks import on_import
 VERL_VERSION = "0.9.1"
 MANAGER_CLASS = "recipe.agpo.rollout.AGPOAgentLoopManager"
 LEDGER_MANAGER_CLASS = "recipe.agpo.ledger.CountingManager"
-SCHEDULE_POSITION = "agpo_schedule_position"  # in verl's extra_info of an update
+# In verl's extra_info of an update:
+SCHEDULE_POSITION = "agpo_schedule_position"
+LR_SCALE = "agpo_lr_scale"
 
 if TYPE_CHECKING:
     AgentLoopWorker: Any
@@ -132,11 +136,12 @@ def _around_updates(base: ModuleType) -> None:
         prepare = getattr(loss_function, "before_update", None)
         if prepare is not None:
             prepare(self, data)
-        outputs = original(self, data, loss_function)
-        position = data.get(SCHEDULE_POSITION, None)
+        with _scaled_lr(self, _number(data, LR_SCALE)):
+            outputs = original(self, data, loss_function)
+        position = _number(data, SCHEDULE_POSITION)
         if position is not None:
             # verl moves the schedule by one after the last update of a batch: it lands where we want it.
-            before = float(getattr(position, "data", position)) - 1.0
+            before = position - 1.0
             scheduler = self.lr_scheduler
             # torch's schedulers count in last_epoch, Megatron's in num_steps; both take fractions.
             setattr(scheduler, "num_steps" if hasattr(scheduler, "num_steps") else "last_epoch", before)
@@ -144,6 +149,25 @@ def _around_updates(base: ModuleType) -> None:
 
     train_batch._agpo = True  # type: ignore[attr-defined]
     base.BaseEngine.train_batch = train_batch  # type: ignore[attr-defined]
+
+
+def _number(data: Any, key: str) -> float | None:
+    value = data.get(key, None)
+    return None if value is None else float(getattr(value, "data", value))
+
+
+@contextmanager
+def _scaled_lr(engine: Any, scale: float | None) -> Iterator[None]:
+    """The learning rates times ``scale`` for one update; schedules and logs see them without it."""
+    groups = [] if scale is None else engine.optimizer.param_groups
+    usual = [group["lr"] for group in groups]
+    for group, rate in zip(groups, usual, strict=True):
+        group["lr"] = rate * scale
+    try:
+        yield
+    finally:
+        for group, rate in zip(groups, usual, strict=True):
+            group["lr"] = rate
 
 
 def _own_sockets(transfer: ModuleType) -> None:

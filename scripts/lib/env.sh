@@ -42,18 +42,36 @@ agpo_find_python() {
 }
 
 agpo_uv() {
-    "$PY" -m uv pip install --quiet --python "$PY" --no-deps "$@"
+    "$PY" -m uv pip install --quiet --python "${AGPO_INTO:-$PY}" --no-deps "$@"
+}
+
+# This machine's pip settings for uv: sets AGPO_TORCH (where torch lies: local or index) and AGPO_UV_ARGS.
+agpo_uv_settings() {
+    local kind value torch
+    AGPO_UV_ARGS=() AGPO_TORCH=index
+    torch="$(agpo_torch)"
+    while read -r kind value; do
+        case "$kind" in
+            env) export "${value?}" ;;
+            arg) AGPO_UV_ARGS+=("$value") ;;
+            torch) AGPO_TORCH="$value" ;;
+        esac
+    done < <("$PY" "$AGPO_ROOT/scripts/lib/uv_settings.py" "${torch/==/-}")
+}
+
+agpo_torch() {
+    grep '^torch==' "$AGPO_ROOT/requirements/cpu.txt" || agpo_fail "no torch line in requirements/cpu.txt"
 }
 
 # torch is installed apart: its CPU build lies in a local wheel folder, or on PyTorch's own index, which
 # should not be asked for anything else.
 agpo_install_torch() {
-    local torch="$1" order mode
-    shift
+    local torch order mode
+    torch="$(agpo_torch)" || return 1
     if [ "$AGPO_TORCH" = local ]; then order="plain backend"; else order="backend plain"; fi
     for mode in $order; do
         if [ "$mode" = plain ]; then
-            agpo_uv "$@" "$torch" 2>>"$AGPO_LOG" && return 0
+            agpo_uv "${AGPO_UV_ARGS[@]}" "$torch" 2>>"$AGPO_LOG" && return 0
         else
             agpo_uv --torch-backend cpu "$torch" 2>>"$AGPO_LOG" && return 0
         fi
@@ -75,9 +93,7 @@ import transformers.models.qwen2.modeling_qwen2' || true
 }
 
 agpo_install() {
-    local lock="$AGPO_ROOT/requirements/cpu.txt" torch python kind value began=$SECONDS
-    local -a args=()
-    torch="$(grep '^torch==' "$lock")" || { agpo_fail "no torch line in $lock"; return 1; }
+    local lock="$AGPO_ROOT/requirements/cpu.txt" python began=$SECONDS
     case "$(uname -sm)" in
         "Linux x86_64") ;;
         *) agpo_fail "the lock is for Linux on x86-64, this is $(uname -sm). Install the extra 'cpu' or 'gpu'" \
@@ -96,18 +112,10 @@ agpo_install() {
         agpo_fail "pip could not install uv: the package index is out of reach."
         return 1
     }
-    AGPO_TORCH=index
-    while read -r kind value; do
-        case "$kind" in
-            env) export "${value?}" ;;
-            arg) args+=("$value") ;;
-            torch) AGPO_TORCH="$value" ;;
-        esac
-    done < <("$PY" "$AGPO_ROOT/scripts/lib/uv_settings.py" "${torch/==/-}")
-
+    agpo_uv_settings
     echo "agpo: installing the lock into $AGPO_VENV" >&2
-    agpo_install_torch "$torch" "${args[@]}" || return 1
-    agpo_uv "${args[@]}" -r <(grep -v '^torch==' "$lock") 2>>"$AGPO_LOG" || {
+    agpo_install_torch || return 1
+    agpo_uv "${AGPO_UV_ARGS[@]}" -r <(grep -v '^torch==' "$lock") 2>>"$AGPO_LOG" || {
         tail -n 15 "$AGPO_LOG" >&2
         agpo_fail "could not install requirements/cpu.txt."
         return 1
@@ -122,7 +130,7 @@ agpo_install() {
 }
 
 # What single tests want and training must not see lies in folders of its own. Without them those tests skip and say so.
-# Sets AGPO_BROWSER_PYTHON, AGPO_TRL and AGPO_MEGATRON.
+# Sets AGPO_BROWSER_PYTHON, AGPO_TRL, AGPO_MEGATRON and AGPO_CORE_PYTHON.
 agpo_test_env() {
     local browser="$AGPO_VENV/browser" trl="$AGPO_VENV/trl" megatron="$AGPO_VENV/megatron"
     if [ -z "${AGPO_BROWSER_PYTHON:-}" ] && agpo_extra "$browser" browser.txt --python "$browser/bin/python"; then
@@ -130,6 +138,23 @@ agpo_test_env() {
     fi
     if agpo_extra "$trl" trl.txt --python "$PY" --target "$trl"; then export AGPO_TRL="$trl"; fi
     if agpo_extra "$megatron" megatron.txt --python "$PY" --target "$megatron"; then export AGPO_MEGATRON="$megatron"; fi
+    if agpo_core_env "$AGPO_VENV/core"; then export AGPO_CORE_PYTHON="$AGPO_VENV/core/bin/python"; fi
+}
+
+# An environment with torch and what torch needs, nothing else: where the built package is tried.
+agpo_core_env() {
+    local folder="$1" wanted
+    wanted="$(agpo_torch && cat "$AGPO_ROOT/requirements/core.txt")"
+    [ "$wanted" = "$(cat "$folder/installed.txt" 2>/dev/null)" ] && return 0
+    [ "${AGPO_NO_SETUP:-0}" = 1 ] && return 1
+    echo "agpo: installing torch into $folder" >&2
+    rm -rf "$folder"
+    AGPO_LOG="$AGPO_VENV/agpo-install.log"
+    agpo_uv_settings
+    { "$PY" -m venv --without-pip "$folder" \
+        && AGPO_INTO="$folder/bin/python" agpo_install_torch \
+        && AGPO_INTO="$folder/bin/python" agpo_uv "${AGPO_UV_ARGS[@]}" -r "$AGPO_ROOT/requirements/core.txt" \
+        && echo "$wanted" >"$folder/installed.txt"; } || { echo "agpo: not installed; its tests will skip." >&2; return 1; }
 }
 
 # agpo_extra FOLDER LOCK UV_ARGUMENTS...: a folder of requirements/LOCK, made if it is not there.

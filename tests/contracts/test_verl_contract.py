@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -373,6 +374,50 @@ def test_the_schedule_lands_where_the_trainer_says(counter: str) -> None:
             data.set_non_tensor(SCHEDULE_POSITION, position)
         engine.train_batch(data, None)
         assert getattr(engine.lr_scheduler, counter) == then
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_step_size_scales_one_update_and_nothing_else(fails: bool) -> None:
+    import tensordict
+    from verl.workers.engine.base import BaseEngine
+
+    from recipe.agpo.verl_seams import LR_SCALE
+
+    stepped: list[list[float]] = []
+
+    class Engine(BaseEngine):
+        def __init__(self) -> None:
+            self.optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}, {"lr": 0.25}])
+
+        def forward_backward_batch(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            return {"metrics": {}}
+
+        def optimizer_zero_grad(self) -> None: ...
+
+        def optimizer_step(self) -> float:
+            if fails:
+                raise RuntimeError("no step")
+            stepped.append([group["lr"] for group in self.optimizer.param_groups])
+            return 1.0
+
+        def is_mp_src_rank_with_outputs(self) -> bool:
+            return True
+
+    engine = Engine()
+    for scale in (None, 0.1):
+        data = tensordict.TensorDict({}, batch_size=[])
+        if scale is not None:
+            data.set_non_tensor(LR_SCALE, scale)
+        with pytest.raises(RuntimeError) if fails else nullcontext():
+            engine.train_batch(data, None)
+        assert engine.optimizer.param_groups == [{"lr": 0.5}, {"lr": 0.25}]
+    assert fails or stepped == [[0.5, 0.25], [pytest.approx(0.05), pytest.approx(0.025)]]
+
+
+def test_the_groups_that_are_scaled_are_those_that_fsdp_steps_with() -> None:
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
+
+    assert "self.optimizer.step()" in source(FSDPEngine.optimizer_step), MEND
 
 
 def test_torchs_schedules_take_fractions_and_keep_them_over_a_restart() -> None:

@@ -105,7 +105,7 @@ def edited(path: Path, change) -> Path:  # type: ignore[no-untyped-def]
         (lambda d: d["state"]["uncertainty"].update(mean_acc=0.5), "wrong checksum"),
         (lambda d: d.update(fingerprint="0" * 64), "wrong checksum"),
         (lambda d: d["extra"].update(note=2), "wrong checksum"),
-        (lambda d: d.update(version=2), "unknown version 2"),
+        (lambda d: d.update(version=3), "unknown version 3"),
         (lambda d: d.update(format="else"), "not a controller state file"),
         (lambda d: d.pop("checksum"), "missing field 'checksum'"),
         (lambda d: d.pop("state"), "missing field 'state'"),

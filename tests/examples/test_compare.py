@@ -19,7 +19,7 @@ from examples.inprocess_grpo import LoopConfig
 def record(method: str, seed: int, accuracy: float, **other: Any) -> dict[str, Any]:
     means = {name: 0.1 for name in ("length", "entropy", "zero_variance", "clipped", "gradient_cosine")}
     return {
-        "task": "spell_backward", "method": method, "seed": seed, "lr": 3e-4, "clip": 0.2, "steps": 3, "seconds": 1.0,
+        "task": "spell_backward", "method": method, "seed": seed, "lr": 1e-4, "clip": 0.2, "steps": 3, "seconds": 1.0,
         "curve": [[0, 0.2], [100, accuracy - 0.1], *[[200, accuracy]] * 3], "means": means, "last": means,
     } | other  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_the_range_that_works_is_unbroken(accuracy: dict[float, float], expected
 
 def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = [record(m, s, a + s / 100) for m, a in (("grpo", 0.5), ("agpo", 0.6)) for s in range(3)]
-    records += [record("grpo", 0, 0.3, lr=lr) for lr in (1e-4, 1e-3)]
+    records += [record("grpo", 0, 0.3, lr=lr) for lr in (3e-4, 1e-3)]
     summary.write(records, tmp_path / "compare.jsonl")
     table = (tmp_path / "compare.md").read_text()
     assert "| `agpo` | 3 | 0.610 |" in table and "+0.100" in table and "Final accuracy over the learning rate" in table
@@ -86,8 +86,8 @@ def test_a_cell_runs_and_says_what_it_measured(tmp_path: Path, monkeypatch: pyte
     """One cell end to end, with a budget of a few hundred tokens and the smallest warm start."""
     from benchmarks.compare import cells as module
 
-    monkeypatch.setitem(module.TASKS, "spell_backward", (0.0, 400))
+    monkeypatch.setitem(module.TASKS, "spell_backward", (0.0, 400, 1e-3))
     found = module.run_cell(Cell("spell_backward", "agpo", 0, 1e-3), tmp_path)
     assert found["curve"][0][0] == 0 and found["curve"][-1][0] >= 400
-    assert {"tau", "eps", "kl", "entropy", "length"} <= set(found["means"])
+    assert {"tau", "eps", "kl", "kl_k3", "lr_scale", "entropy", "length"} <= set(found["means"])
     json.dumps(found)

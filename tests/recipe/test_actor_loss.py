@@ -174,6 +174,8 @@ def test_token_sums_and_a_non_finite_log_prob() -> None:
     assert clean[f"{METRIC_PREFIX}nonfinite_tokens"] == 0
     log_ratio = (rows.new - rows.old).clamp(-20, 20)[rows.mask]
     assert clean[f"{METRIC_PREFIX}kl_sum"] == pytest.approx(-float(log_ratio.sum()), rel=1e-5)
+    k3 = float((log_ratio.exp() - 1 - log_ratio).sum())
+    assert clean[f"{METRIC_PREFIX}kl_k3_sum"] == pytest.approx(k3, rel=1e-5)
     clipped = clean[f"{METRIC_PREFIX}clip_low_tokens"] + clean[f"{METRIC_PREFIX}clip_high_tokens"]
     assert clipped == pytest.approx(clean["actor/pg_clipfrac"] * counted, rel=1e-5)
 

@@ -186,9 +186,20 @@ def test_corrected_scoring_needs_weights_and_the_samplers_log_probs(good_config:
 
 def test_losses_without_a_clip_ratio_per_response_are_refused(good_config: Build) -> None:
     loss_mode = "actor_rollout_ref.actor.policy_loss.loss_mode"
-    only(find_problems(good_config(f"{loss_mode}=clip_cov")), f"{loss_mode}=clip_cov", "gspo", "clip.enabled=false")
+    fixed = "+algorithm.agpo.step_size.enabled=false"
+    refused = find_problems(good_config(f"{loss_mode}=clip_cov", fixed))
+    only(refused, f"{loss_mode}=clip_cov", "gspo", "clip.enabled=false")
     assert find_problems(good_config(f"{loss_mode}=gspo")) == []
-    assert find_problems(good_config(f"{loss_mode}=clip_cov", "+algorithm.agpo.clip.enabled=false")) == []
+    clip_off = "+algorithm.agpo.clip.enabled=false"
+    assert find_problems(good_config(f"{loss_mode}=clip_cov", clip_off, fixed)) == []
+    only(find_problems(good_config(f"{loss_mode}=clip_cov", clip_off)), "clip_cov", "step_size.enabled=false")
+
+
+def test_a_step_size_needs_two_updates_to_see_a_drift(good_config: Build) -> None:
+    once = ("data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=8")
+    only(find_problems(good_config(*once)), "ppo_mini_batch_size=8", "ppo_epochs=2", "step_size.enabled=false")
+    assert find_problems(good_config(*once, "actor_rollout_ref.actor.ppo_epochs=2")) == []
+    assert find_problems(good_config(*once, "+algorithm.agpo.step_size.enabled=false")) == []
 
 
 def test_a_foreign_agent_loop_manager_is_refused(good_config: Build) -> None:
@@ -380,7 +391,8 @@ def test_a_resume_path_that_is_no_checkpoint(good_config: Build) -> None:
 
 
 def test_one_update_per_batch_warns(good_config: Build, capsys: pytest.CaptureFixture[str]) -> None:
-    config = good_config("actor_rollout_ref.actor.ppo_mini_batch_size=8")
+    fixed = "+algorithm.agpo.step_size.enabled=false"
+    config = good_config("actor_rollout_ref.actor.ppo_mini_batch_size=8", fixed)
     only(find_warnings(config), "ppo_mini_batch_size=8", "importance ratio is 1", "ppo_epochs=2")
     before_ray(config)
     assert "WARNING" in capsys.readouterr().out
@@ -453,7 +465,11 @@ LOSS_MODE = "actor_rollout_ref.actor.policy_loss.loss_mode"
             ("loss.adaptive=exp", "gspo", "loss_mode=vanilla"),
         ),
         (
-            ("+algorithm.agpo.advantage.zero_variance=mask", f"{LOSS_MODE}=bypass_mode"),
+            (
+                "+algorithm.agpo.advantage.zero_variance=mask",
+                "+algorithm.agpo.step_size.enabled=false",
+                f"{LOSS_MODE}=bypass_mode",
+            ),
             ("bypass_mode", "zero_variance=mask"),
         ),
         (

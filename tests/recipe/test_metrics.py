@@ -24,6 +24,7 @@ SUMS = {
         "clip_low_tokens": 10.0,
         "clip_high_tokens": 5.0,
         "kl_sum": 0.4,
+        "kl_k3_sum": 0.2,
         "nonfinite_tokens": 1.0,
     }.items()
 }
@@ -133,6 +134,7 @@ def test_update_sums_leave_the_metrics_and_become_shares() -> None:
     sums = pop_update_sums(metrics, METRIC_PREFIX)
     shares = {
         "agpo/step_kl": 0.002,
+        "agpo/step_kl_k3": 0.001,
         "agpo/clip_fraction/low": 0.05,
         "agpo/clip_fraction/high": 0.025,
         "agpo/nonfinite_tokens": 1.0,

@@ -101,7 +101,7 @@ def agpo_run(
         for step in range(first, first + steps):
             of_step, data = groups(step, rng, state, config), verl_metrics(step, rng)
             data |= step_metrics(of_step, state, config)
-            sums = {"tokens": 400.0, "kl_sum": 0.2, "clip_low_tokens": 1.0, "clip_high_tokens": 2.0}
+            sums = {"tokens": 400.0, "kl_sum": 0.2, "kl_k3_sum": 0.1, "clip_low_tokens": 1.0, "clip_high_tokens": 2.0}
             data |= update_shares(sums | {"nonfinite_tokens": 0.0})
             spent = TokenLedger(generated=400, probe=200, validation=100 if step % validate == 0 else 0)
             ledger += spent

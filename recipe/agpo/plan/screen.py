@@ -70,7 +70,11 @@ def _method(config: DictConfig) -> str:
     bounds = f"adapts in [{agpo.temperature.min:g}, {agpo.temperature.max:g}]"
     temperature = bounds if agpo.temperature.enabled else "is fixed"
     clip = "adapts" if agpo.clip.enabled else "is fixed"
-    return f"agpo, preset {agpo.preset}: temperature {temperature}, clip ratio {clip}, scoring {agpo.scoring}"
+    size = f"aims at a drift of {agpo.step_size.drift_target:g}" if agpo.step_size.enabled else "is the learning rate's"
+    return (
+        f"agpo, preset {agpo.preset}: temperature {temperature}, clip ratio {clip}, step size {size}, scoring "
+        f"{agpo.scoring}"
+    )
 
 
 def _groups(agpo: AGPOConfig) -> str:
