@@ -94,6 +94,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
         self.settings = settings_of(self.agpo, args)
         self._vote_key = vote_key
         self._open: GroupStep | None = None  # the generation batch that is being made or trained on
+        self._scale = 1.0  # the step size of the batch that is trained on
         self._scoring_tau: torch.Tensor | None = None
         self._scored: tuple[torch.Tensor, torch.Tensor] | None = None  # log-probs and entropy of the last pass
         if self.agpo.adaptive:
@@ -101,7 +102,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
             models = [model for model in (self.model, self.ref_model) if model is not None]
             self._heads = {id(model): RowTemperature(model, args.temperature) for model in models}
             if self.agpo.step_size.enabled:
-                self.add_callback(ScaledSteps(lambda: self.controller.step_size.scale))
+                self.add_callback(ScaledSteps(lambda: self._scale))
             self._outcome = self.reward_func_names.index(self.agpo.outcome_key or self.reward_func_names[0])
 
     # ---- generation: probe, decide, the rest -------------------------------------------------------------
@@ -110,6 +111,8 @@ class AGPOGRPOTrainer(GRPOTrainer):
         if not self.agpo.adaptive or not self.model.training:
             return super()._generate_and_score_completions(inputs)
         step = self._open = GroupStep(inputs, self.settings, self._outcome, self._vote_key)
+        # For all updates of this batch: the last one comes after the state has taken the batch in.
+        self._scale = self.controller.step_size.scale
         self._scored = None
         try:
             output = super()._generate_and_score_completions(inputs)

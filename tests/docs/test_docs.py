@@ -125,3 +125,25 @@ def test_files_that_the_docs_name_exist(page):
 def test_no_placeholder_is_left():
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         assert "@@" not in page.read_text(encoding="utf-8"), page
+
+
+def test_tuning_names_keys_and_settings_that_exist():
+    from agpo_core import AGPOConfig
+    from recipe.agpo.metrics import in_glossary
+
+    text = (ROOT / "docs/tuning.md").read_text(encoding="utf-8")
+    logged = {key for key in re.findall(r"`(agpo/[\w/{},*]+)`", text)}
+    for key in logged:
+        for single in key.replace("*", "low").replace("{min,max}", "min").split("@@"):
+            assert in_glossary(single) or in_glossary(single.replace("/low", "/ok")), key
+    settings = re.findall(r"`((?:\w+\.)?\w+)=([\w.]+)`", text)
+    sections = AGPOConfig().to_dict()
+    checked = 0
+    for key, value in settings:
+        section, _, name = key.rpartition(".")
+        if section in sections or key in sections:
+            given = {"true": True, "false": False}.get(value, value)
+            given = float(value) if re.fullmatch(r"[\d.]+", value) else given
+            AGPOConfig.from_dict({section: {name: given}} if section else {key: given})
+            checked += 1
+    assert len(logged) > 10 and checked > 10

@@ -21,7 +21,7 @@ import agpo_core
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 UV = [sys.executable, "-m", "uv"]
-NOT_COPIED = shutil.ignore_patterns(".*", "runs", "outputs", "build", "dist", "*.egg-info", "__pycache__", "tests", "docs")
+LEFT_OUT = (".*", "runs", "outputs", "build", "dist", "*.egg-info", "__pycache__", "tests", "docs")
 USE = """
 import torch, agpo_core
 from agpo_core import AGPOConfig, ControllerState, decide_temperature, probe_statistics
@@ -38,10 +38,10 @@ decide_clip("not statistics")
 """
 
 
-def run(*command: str | Path, ok: bool = True, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, ok: bool = True, cwd: Path) -> subprocess.CompletedProcess[str]:
     """A command far from the source tree, with nothing of this environment but its PATH."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "AGPO_", "VIRTUAL_ENV"))}
-    done = subprocess.run(command, cwd=cwd, env=kept | variables, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=cwd, env=kept, capture_output=True, text=True, check=False, timeout=300)
     assert not ok or done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -50,9 +50,10 @@ def run(*command: str | Path, ok: bool = True, cwd: Path, **variables: str) -> s
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(wheel, sdist); the wheel is made from the sdist, so that both hold what is needed."""
     folder = tmp_path_factory.mktemp("build")
-    shutil.copytree(ROOT, folder / "tree", ignore=NOT_COPIED)
+    shutil.copytree(ROOT, folder / "tree", ignore=shutil.ignore_patterns(*LEFT_OUT))
     out = folder / "dist"
-    run(*UV, "build", "--offline", "--no-build-isolation", "--python", sys.executable, "-o", out, folder / "tree", cwd=folder)
+    where = ("--python", sys.executable, "-o", out, folder / "tree")
+    run(*UV, "build", "--offline", "--no-build-isolation", *where, cwd=folder)
     (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
     return wheel, sdist
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,26 @@ def test_the_state_saw_entropy_and_drift(run: tuple[Any, Path]) -> None:
     assert state.step_kl.mean > 0.0
 
 
+def test_the_learning_rate_is_scaled_for_each_step_and_for_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def seen(optimiser: Any, *args: Any, **kwargs: Any) -> Any:
+        used.append(optimiser.param_groups[0]["lr"])
+        return step(optimiser, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", seen)
+    trainer = trained(tmp_path, lr_scheduler_type="constant", save_strategy="no")
+    rate, start = trainer.args.learning_rate, trainer.agpo.step_size.start
+    assert used[:2] == [pytest.approx(rate * start)] * 2, "both updates of the first generation batch"
+    assert used[2] == used[3] != used[1] and used[4] == used[5]
+    assert trainer.controller.step_size.scale != start
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+    assert any("agpo/step_size/scale" in entry for entry in trainer.state.log_history)
+
+
 def test_every_response_is_scored_by_the_reward_function_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +253,8 @@ def test_signals_are_means_over_tokens_that_count() -> None:
     step.add_drift(torch.tensor([[-1.0, -1.0]]), torch.tensor([[-1.1, -1.3]]), torch.tensor([[1, 1]]))
     signals = step.signals()
     assert signals.policy_entropy == pytest.approx(16.0 / 5) and signals.step_kl == pytest.approx(0.3)
+    k3 = [math.exp(-k1) - 1 + k1 for k1 in (0.5, 0.1, 0.3)]
+    assert signals.step_kl_k3 == pytest.approx(sum(k3) / 3, rel=1e-5)
     assert signals.policy_entropy_P is not None and signals.policy_entropy_P.tolist() == pytest.approx([2.0, 5.0])
 
 
@@ -378,8 +401,17 @@ def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_an_idle_clip_is_said(tmp_path: Path) -> None:
+    fixed = AGPOConfig.from_dict({"step_size": {"enabled": False}})
     with pytest.warns(UserWarning, match="one update per generation batch"):
+        build_trainer(str(tmp_path), fixed, num_iterations=1)
+
+
+def test_a_step_size_that_sees_no_drift_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one update per generation batch.*num_iterations=2"):
         build_trainer(str(tmp_path), num_iterations=1)
+    alone = AGPOConfig.from_dict({"temperature": {"enabled": False}, "clip": {"enabled": False}})
+    with pytest.raises(ValueError, match="step_size.enabled=true without a probe.*temperature.enabled=true"):
+        build_trainer(str(tmp_path), alone)
 
 
 @pytest.mark.parametrize("what", ["final_logit_softcapping", "a bias in its output head"])

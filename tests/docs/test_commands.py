@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every code block of README, docs and examples: run, composed, parsed or resolved, so that none can rot."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("README.md"))]
+BLOCKS = [
+    (page.relative_to(ROOT).as_posix(), language, block)
+    for page in PAGES
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+]
+# Blocks without a language: shown output, and lines of overrides, which other tests compose.
+LANGUAGES = {"bash", "python", "py", "toml", ""}
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+STACKS = ("openrlhf", "slime", "prime_rl", "skyrl", "roll", "nemo_rl")
+
+
+def commands() -> list[tuple[str, str]]:
+    found = []
+    for page, language, block in BLOCKS:
+        if language == "bash":
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(page, words) for line in lines if (words := re.sub(r"(^|\s)#.*", "", line).strip())]
+    return found
+
+
+COMMANDS = [(page, part) for page, line in commands() for part in re.split(r"\s+&&\s+", line)]
+
+
+def test_blocks_were_found() -> None:
+    assert len(BLOCKS) > 30 and len(COMMANDS) > 30
+    assert {language for _, language, _ in BLOCKS} <= LANGUAGES
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{p}: {c[:60]}" for p, c in COMMANDS])
+def test_commands(page: str, command: str) -> None:
+    words = shlex.split(command)
+    while re.match(r"[A-Z_]+=", words[0]):
+        words = words[1:]
+    program, rest = words[0].removeprefix(".venv/bin/"), words[1:]
+    if program == "agpo":
+        parses(rest)
+    elif program in ("bash", "sbatch", "source"):
+        for script in [word for word in rest if word.endswith((".sh", ".sbatch"))]:
+            assert subprocess.run(["bash", "-n", ROOT / script], check=False).returncode == 0, script
+    elif program == "pytest":
+        assert all((ROOT / word).exists() for word in rest if not word.startswith("-")), command
+    elif program == "pip" and rest[0] == "install":
+        installs(rest[1:])
+    elif program == "python":
+        takes(rest)
+    else:
+        # Python's own ways into a virtual environment.
+        assert command in ("python3.11 -m venv agpo", ". agpo/bin/activate"), f"{page}: nobody tests {command!r}"
+
+
+def parses(arguments: list[str]) -> None:
+    from recipe.agpo.cli import _parser
+
+    heard = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(heard):
+            _parser().parse_args(arguments)
+    except SystemExit:
+        pytest.fail(f"agpo {' '.join(arguments)}: {heard.getvalue()}")
+
+
+def installs(arguments: list[str]) -> None:
+    names = [word for word in arguments if not word.startswith(("-", "."))]
+    wanted = [Requirement(name) for name in names]
+    for editable in re.findall(r"^\.\[(.+)\]$", "\n".join(arguments), flags=re.M):
+        wanted.append(Requirement(f"agpo-verl[{editable}]"))
+    pinned = (ROOT / "requirements/trl.txt").read_text() + str(EXTRAS)
+    for requirement in wanted:
+        assert requirement.extras <= set(EXTRAS), requirement
+        assert not requirement.specifier or str(requirement) in pinned, f"{requirement} is not what is tested"
+
+
+def takes(arguments: list[str]) -> None:
+    """The script or module exists and knows the flags; hydra's overrides are composed in test_docs.py."""
+    if arguments[0] == "-m":
+        name, rest = arguments[1], arguments[2:]
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        if name == "verl.trainer.main_ppo":
+            return
+    else:
+        path, rest = ROOT / arguments[0], arguments[1:]
+    assert path.is_file(), path
+    text = path.read_text(encoding="utf-8")
+    if "argparse" in text:
+        shown = subprocess.run(
+            [sys.executable, *(arguments[:2] if arguments[0] == "-m" else arguments[:1]), "--help"],
+            cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        if shown.returncode:  # the module needs a package that this environment keeps apart
+            shown.stdout = text
+        missing = [word for word in rest if word.startswith("--") and word not in shown.stdout]
+        assert not missing, (path, missing)
+
+
+@pytest.mark.parametrize("block", [b for _, language, b in BLOCKS if language == "py"])
+def test_fragments_name_what_is_there(block: str) -> None:
+    """Fragments of other stacks' code cannot run here; what they take from us must exist."""
+    ours = {name for stack in STACKS for name in vars(importlib.import_module(f"examples.stacks.{stack}"))}
+    ours |= set(vars(importlib.import_module("examples.stacks.probe_gate")))
+    tree = ast.parse(block)
+    bases = [node.bases[0] for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    named = {base.id for base in bases if isinstance(base, ast.Name)}
+    named |= {arg.id for call in used for arg in call.args if isinstance(arg, ast.Name) and arg.id.startswith("agpo")}
+    assert named and named <= ours, named - ours
+
+
+@pytest.mark.parametrize("block", [b for _, language, b in BLOCKS if language == "toml"])
+def test_import_paths_in_toml_resolve(block: str) -> None:
+    module, _, name = tomllib.loads(block)["trainer"]["loss"]["import_path"].rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name))
