@@ -33,6 +33,16 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "epoch": (GRPO, TWICE),
     "step_size+epoch": (GRPO | {"step_size": {"enabled": True}}, TWICE),
     "agpo+allocation": ({"allocation": {"enabled": True}}, TWICE),
+    # other forms of the two, alone on GRPO: one clip ratio for the batch, mixed groups clipped wider or tighter than
+    # by default, uncertain prompts cooled, heated more
+    "clip, of the batch": (GRPO | {"clip": {"enabled": True, "dispersion_gain": 0.0, "vote_entropy_gain": 0.0}}, {}),
+    "clip, mixed wider": (GRPO | {"clip": {"enabled": True, "dispersion_gain": 0.4, "vote_entropy_gain": 0.0}}, {}),
+    "clip, mixed tighter": (GRPO | {"clip": {"enabled": True, "dispersion_gain": -0.4, "vote_entropy_gain": 0.0}}, {}),
+    "temperature, cooled": (GRPO | {"temperature": {"enabled": True, "gain": -0.15}}, {}),
+    "temperature, 0.4": (GRPO | {"temperature": {"enabled": True, "gain": 0.4}}, {}),
+    # the step size with half and twice the drift
+    "step_size, 0.0025": (GRPO | {"step_size": {"enabled": True, "drift_target": 0.0025}}, {}),
+    "step_size, 0.01": (GRPO | {"step_size": {"enabled": True, "drift_target": 0.01}}, {}),
     # the parts of the other paper and ours, alone on GRPO
     "signed": (GRPO | {"advantage": {"zero_variance": "signed"}}, {}),
     "mask": (GRPO | {"advantage": {"zero_variance": "mask"}}, {}),

@@ -23,6 +23,7 @@ from benchmarks.compare import summary
 from benchmarks.compare.cells import METHODS, TASKS, Cell, run_cell
 
 RESULTS = Path("benchmarks/results/compare.jsonl")
+PAGE = Path("docs/comparison.md")
 LRS = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 CLIPS = (0.05, 0.1, 0.2, 0.4)
 
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the tables go")
     parser.add_argument("--cache", type=Path, default=Path(".cache/compare"), help="warm-started models")
     parser.add_argument("--report", action="store_true", help="only write table and picture")
     given = parser.parse_args()
@@ -92,7 +94,7 @@ def main() -> None:
                     f"{cell.clip:g}: {accuracy}, {record['steps']} steps, {record['seconds']:.0f} s",
                     flush=True,
                 )
-    summary.write(list(done(given.results).values()), given.results)
+    summary.write(list(done(given.results).values()), given.results, given.page)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -127,12 +128,7 @@ def task_table(records: Sequence[Record], task: str) -> list[str]:
 
 def range_table(records: Sequence[Record], setting: str) -> list[str]:
     """Mean final accuracy of each method over a grid, and the width of the range that works."""
-    grid: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        usual = record["clip"] == BASE_CLIP if setting == "lr" else record["lr"] == TASKS[record["task"]][2]
-        if usual:
-            grid[record["task"], record["method"]][record[setting]].append(final(record))
-    grid = {key: row for key, row in grid.items() if len(row) > 2}
+    grid = _grid(records, setting)
     if not grid:
         return []
     values = sorted({value for row in grid.values() for value in row})
@@ -145,7 +141,7 @@ def range_table(records: Sequence[Record], setting: str) -> list[str]:
         f"| task | method | {' | '.join(f'{value:g}' for value in values)} | range | high / low |",
         "|---|---|" + "---|" * (len(values) + 2),
     ]
-    for (task, method), row in sorted(grid.items()):
+    for (task, method), row in grid.items():
         means = {value: _mean(found) for value, found in row.items()}
         low, high = working_range(means)
         shown = " | ".join(f"{means[v]:.3f} ({len(row[v])})" if v in means else "" for v in values)
@@ -153,24 +149,69 @@ def range_table(records: Sequence[Record], setting: str) -> list[str]:
     return [*lines, ""]
 
 
-def write(records: Sequence[Record], results: Path) -> None:
-    """The Markdown table and the picture beside the results file."""
+def write(records: Sequence[Record], results: Path, page: Path) -> None:
+    """The page with all tables, and the pictures beside the results file."""
     tasks = sorted({record["task"] for record in records})
+    curves, ranges = results.with_suffix(".png"), results.with_name(f"{results.stem}_lr.png")
+    beside = os.path.relpath(results.parent, page.parent)
     lines = [
         "# Methods compared at equal generated tokens",
         "",
-        "Written by `python -m benchmarks.compare.run --report` from `compare.jsonl`. The loop is "
-        "`examples/inprocess_grpo.py`: one process, tiny warm-started models, reasoning-gym tasks. Final accuracy: "
-        "greedy, held out, mean of the last three of twelve evaluations. p: exact sign-flip test of the difference by "
-        "seed. Last columns: means over the last fifth of the steps.",
+        f"Written by `python -m benchmarks.compare.run --report` from [{results.name}]({beside}/{results.name}). The "
+        "loop is `examples/inprocess_grpo.py`: one process, tiny warm-started models, reasoning-gym tasks. What a name "
+        "stands for is in `benchmarks/compare/cells.py`; `agpo-x` is `agpo` without x. Final accuracy: greedy, held "
+        "out, mean of the last three of twelve evaluations. p: exact sign-flip test of the difference by seed; n seeds "
+        "cannot go below 2/2^n. Last columns: means over the last fifth of the steps.",
+        "",
+        f"![Accuracy over generated tokens]({beside}/{curves.name})",
         "",
     ]
     for task in tasks:
         lines += task_table(records, task)
-    lines += range_table(records, "lr") + range_table(records, "clip")
-    write_atomic(results.with_suffix(".md"), "\n".join(lines))
-    _picture(records, tasks, results.with_suffix(".png"))
+    lines += range_table(records, "lr")
+    if _range_picture(records, tasks, ranges):
+        lines += [f"![Final accuracy over the learning rate]({beside}/{ranges.name})", ""]
+    lines += range_table(records, "clip")
+    write_atomic(page, "\n".join(lines))
+    _picture(records, tasks, curves)
     print("\n".join(lines))
+
+
+def _grid(records: Sequence[Record], setting: str) -> dict[tuple[str, str], dict[float, list[float]]]:
+    """(task, method) -> setting -> final accuracies, where at least three settings were tried."""
+    grid: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        usual = record["clip"] == BASE_CLIP if setting == "lr" else record["lr"] == TASKS[record["task"]][2]
+        if usual:
+            grid[record["task"], record["method"]][record[setting]].append(final(record))
+    return {key: row for key, row in sorted(grid.items()) if len(row) > 2}
+
+
+def _range_picture(records: Sequence[Record], tasks: Sequence[str], path: Path) -> bool:
+    grid = _grid(records, "lr")
+    shown = [task for task in tasks if any(key[0] == task for key in grid)]
+    if not shown:
+        return False
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 3.6), squeeze=False)
+    for axis, task in zip(axes[0], shown, strict=True):
+        for method, row in [(m, row) for (t, m), row in grid.items() if t == task]:
+            rates = sorted(row)
+            low, high = zip(*((min(row[r]), max(row[r])) for r in rates), strict=True)
+            (line,) = axis.plot(rates, [_mean(row[r]) for r in rates], marker="o", label=method)
+            axis.fill_between(rates, low, high, alpha=0.15, color=line.get_color())
+        axis.set(title=task, xscale="log", xlabel="learning rate", ylim=(-0.02, 1))
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("final accuracy, mean and range over seeds")
+    axes[0][-1].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return True
 
 
 def _picture(records: Sequence[Record], tasks: Sequence[str], path: Path) -> None:

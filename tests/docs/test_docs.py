@@ -147,3 +147,24 @@ def test_tuning_names_keys_and_settings_that_exist():
             AGPOConfig.from_dict({section: {name: given}} if section else {key: given})
             checked += 1
     assert len(logged) > 10 and checked > 10
+
+
+def test_the_method_page_names_functions_that_exist_and_true_defaults():
+    import agpo_core
+
+    text = (ROOT / "docs/method.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|.*`tests/core/\w+\.py`.*\|$", text.split("## From formula to function")[1], flags=re.M)
+    defaults, checked = agpo_core.AGPOConfig().to_dict(), 0
+    for row in rows[:11]:
+        _, _, functions, keys, *_ = row.split("|")
+        assert all(hasattr(agpo_core, name) for name in re.findall(r"`(\w+)`", functions)), functions
+        section = ""
+        for key, value in re.findall(r"`([\w.]+)` ([\w.-]+?)(?:,|$| )", keys):
+            section, _, name = key.rpartition(".") if "." in key else (section, "", key)
+            found = defaults[section][name]
+            if found is None:
+                continue
+            expected = {"true": True, "false": False}.get(value, value)
+            assert expected == found or float(expected) == found, (key, value, found)
+            checked += 1
+    assert len(rows) >= 11 and checked >= 20

@@ -74,12 +74,15 @@ def test_the_range_that_works_is_unbroken(accuracy: dict[float, float], expected
 
 
 def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("results", "docs"):
+        (tmp_path / folder).mkdir()
     records = [record(m, s, a + s / 100) for m, a in (("grpo", 0.5), ("agpo", 0.6)) for s in range(3)]
     records += [record("grpo", 0, 0.3, lr=lr) for lr in (3e-4, 1e-3)]
-    summary.write(records, tmp_path / "compare.jsonl")
-    table = (tmp_path / "compare.md").read_text()
+    summary.write(records, tmp_path / "results/compare.jsonl", tmp_path / "docs/page.md")
+    table = (tmp_path / "docs/page.md").read_text()
+    assert "(../results/compare_lr.png)" in table and (tmp_path / "results/compare_lr.png").exists()
     assert "| `agpo` | 3 | 0.610 |" in table and "+0.100" in table and "Final accuracy over the learning rate" in table
-    assert (tmp_path / "compare.png").stat().st_size > 5_000
+    assert (tmp_path / "results/compare.png").stat().st_size > 5_000
 
 
 def test_a_cell_runs_and_says_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ ADAPTIVE = (
     "algorithm.agpo.loss.floor=0.02",
     "algorithm.agpo.length.weight=0.3",
     "actor_rollout_ref.actor.optim.lr=3e-3",
+    "algorithm.agpo.step_size.start=1",  # at once: the loss is to be seen to adapt
     "data.max_response_length=32",
     "trainer.total_training_steps=2",
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The presets on the real stack: `grpo` is verl's GRPO, `reference` throws its probe away."""
+"""The presets on the real stack: `grpo` is verl's GRPO, those of the papers do what they say."""
 
 from __future__ import annotations
 
@@ -27,17 +27,27 @@ def test_preset_grpo_trains_like_verls_grpo(launch):
     assert not any(key.startswith("agpo/") for key in other), "without a section algorithm.agpo verl is untouched"
 
 
-def test_preset_reference_discards_its_probe(launch):
-    run = launch(
-        ["algorithm.agpo.preset=reference", "trainer.total_training_steps=2", "data.max_response_length=32",
-         "reward.custom_reward_function.name=by_hash"],
-        reward=stack.HERE / "bad_reward.py",
-    )  # fmt: skip
+TWO_STEPS = ("trainer.total_training_steps=2", "data.max_response_length=32",
+             "reward.custom_reward_function.name=by_hash")  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", ["reference", "agpo_d"])
+def test_presets_that_discard_their_probe(launch, preset):
+    run = launch([f"algorithm.agpo.preset={preset}", *TWO_STEPS], reward=stack.HERE / "bad_reward.py")
     assert run.wait() == 0, run.tail()
-    assert "scoring=uncorrected" in run.log, "said at start-up"
+    assert ("scoring=uncorrected" in run.log) == (preset == "reference"), "said at start-up"
     for data in run.steps().values():
         assert data["agpo/tokens/discarded"] == data["agpo/tokens/probe"] > 0
         assert data["agpo/tokens/generated"] > 1.5 * data["agpo/tokens/discarded"]
+        assert "agpo/step_size/scale" not in data
     for decision in run.decisions():
         assert decision["roles"] == ["rest"] * 4
         assert decision["eps_low"] == decision["eps_high"]
+
+
+def test_preset_agpo_l_trains_without_a_probe(launch):
+    run = launch(["algorithm.agpo.preset=agpo_l", *TWO_STEPS], reward=stack.HERE / "bad_reward.py")
+    assert run.wait() == 0, run.tail()
+    for data in run.steps().values():
+        assert data["agpo/tokens/probe"] == 0 and "agpo/eps/mean" not in data
+        assert {"agpo/masked_share", "agpo/loss/weight_mean", "agpo/length/part"} <= set(data)

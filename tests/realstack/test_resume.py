@@ -39,5 +39,6 @@ def test_killed_run_resumes_with_the_same_decisions(uninterrupted, launch):
     assert resumed.decisions() == uninterrupted.decisions()
     for step, data in resumed.steps().items():
         expected = uninterrupted.steps()[step]
-        for key in ("actor/pg_loss", "agpo/step_kl", "agpo/tokens/generated_cumulative", "agpo/state/updates"):
+        for key in ("actor/pg_loss", "agpo/step_kl", "agpo/tokens/generated_cumulative", "agpo/state/updates",
+                    "agpo/step_size/scale"):  # fmt: skip
             assert data[key] == expected[key], (step, key)

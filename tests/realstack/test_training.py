@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from agpo_core import load_state
+from agpo_core import StepSize, StepSizeConfig, load_state, next_step_size
 from recipe.agpo.checkpoint import read_ledger
 from tests.realstack import stack
 
@@ -65,6 +65,17 @@ def test_every_step_is_logged_with_both_controllers_on(run):
     assert math.isfinite(last["actor/pg_loss"]) and math.isfinite(last["actor/kl_loss"])
     assert last["agpo/step_kl"] != 0.0
     assert last["agpo/state/updates"] == STEPS - 1
+
+
+def test_the_learning_rate_follows_the_drift_of_the_step_before(run):
+    steps, config = run.steps(), StepSizeConfig()
+    size = StepSize(config.start)
+    for number in range(1, STEPS + 1):
+        data = steps[number]
+        assert data["agpo/step_size/scale"] == size.scale
+        assert data["actor/lr"] == steps[1]["actor/lr"] > 0, "the schedule's own rate is logged"
+        size = next_step_size(data["agpo/step_kl_k3"], data["agpo/signal/policy_entropy"], size, config)
+    assert steps[2]["agpo/step_size/scale"] > config.start, "a thirtieth of a small learning rate moves little"
 
 
 def test_sampling_and_scoring_agree_at_per_response_temperatures(run):
