@@ -6,6 +6,8 @@ drifts for all. `reference` throws its probe away, so a step of it costs twice t
 steps. Curves are compared where every run still has tokens left. Finished runs are kept: start it again to go on.
 
     .venv/bin/python benchmarks/learning_curves.py --steps 60 --seeds 0 1 2
+
+Overrides of verl's or AGPO's settings may follow; give such runs folders of their own (--runs, --out).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", default=list(run.METHODS), choices=run.METHODS)
     parser.add_argument("--runs", type=Path, default=Path("runs/curves"))
     parser.add_argument("--out", type=Path, default=HERE / "results", help="where table, JSON and picture go")
+    parser.add_argument("overrides", nargs="*", help="for every run, as on the trainer's command line")
     arguments = parser.parse_args()
     curves = []
     for seed in arguments.seeds:
@@ -42,7 +45,7 @@ def main() -> int:
                 [
                     "--method", method, "--seed", str(seed), "--steps", str(math.ceil(arguments.steps / cost)),
                     "--out", str(folder), f"trainer.test_freq={max(1, arguments.every // cost)}",
-                    f"trainer.save_freq={arguments.every}",
+                    f"trainer.save_freq={arguments.every}", *arguments.overrides,
                 ]
             )  # fmt: skip
             if code:
