@@ -20,7 +20,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "reference": ({"preset": "reference"}, {"aggregation": "seq-mean-token-mean"}),
     "agpo_d": ({"preset": "agpo_d"}, {}),
     "agpo_l": ({"preset": "agpo_l"}, {}),
-    "agpo": ({}, TWICE),  # as the launch scripts run it
+    "agpo": ({}, TWICE),  # preset agpo with ppo_epochs=2; one pass, as verl has it by default, is agpo-epoch
     # each part of agpo left out
     "agpo-temperature": ({"temperature": {"enabled": False}}, TWICE),
     "agpo-clip": ({"clip": {"enabled": False}}, TWICE),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import importlib.util
 import io
 import re
 import shlex
@@ -96,7 +97,8 @@ def takes(arguments: list[str]) -> None:
     if arguments[0] == "-m":
         name, rest = arguments[1], arguments[2:]
         path = ROOT / f"{name.replace('.', '/')}.py"
-        if name == "verl.trainer.main_ppo":
+        if name.startswith("verl."):
+            assert importlib.util.find_spec(name) is not None, name
             return
     else:
         path, rest = ROOT / arguments[0], arguments[1:]
