@@ -91,29 +91,33 @@ def task_table(records: Sequence[Record], task: str) -> list[str]:
     if "grpo" not in methods:
         return []
     grpo = methods["grpo"]
-    target = _mean([final(record) for record in grpo.values()])
     start = _mean([record["curve"][0][1] for record in grpo.values()])
     budget = max(record["curve"][-1][0] for record in grpo.values())
     lines = [
         f"## {task}",
         "",
-        f"From {start:.3f}, about {budget:,} generated tokens, learning rate {lr:g}. Target: GRPO's final mean, "
-        f"{target:.3f}.",
+        f"From {start:.3f}, about {budget:,} generated tokens, learning rate {lr:g}. Ordered by the difference "
+        "from GRPO on the seeds that both have. Target: what GRPO ended at with the same seed.",
         "",
         "| method | seeds | final accuracy | 95 % | minus GRPO | p | area | tokens to target / GRPO's | length "
         "| entropy | groups of equal outcomes | clipped | gradient cosine |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    order = sorted(methods, key=lambda m: -_mean([final(r) for r in methods[m].values()]))
-    base_tokens = [tokens_to(r, target) or r["curve"][-1][0] for r in grpo.values()]
+
+    def ahead(method: str) -> float:
+        common = sorted(set(methods[method]) & set(grpo))
+        return _mean([final(methods[method][s]) - final(grpo[s]) for s in common]) if common else -1.0
+
+    order = sorted(methods, key=lambda m: (-ahead(m), m))
     for method in order:
         runs = methods[method]
         values = [final(runs[s]) for s in sorted(runs)]
         low, high = interval(values)
         common = sorted(set(runs) & set(grpo))
         mine, theirs = [final(runs[s]) for s in common], [final(grpo[s]) for s in common]
-        reached = [tokens_to(r, target) for r in runs.values()]
-        share = "never on some seed" if None in reached else f"{_mean(reached) / _mean(base_tokens):.2f}"  # type: ignore[arg-type]
+        if not common:
+            continue
+        share = _cost([runs[s] for s in common], [grpo[s] for s in common])
         last = [r["last"] for r in runs.values()]
         cosine = _mean([r["means"]["gradient_cosine"] for r in runs.values()])
         lines.append(
@@ -126,6 +130,18 @@ def task_table(records: Sequence[Record], task: str) -> list[str]:
     return [*lines, ""]
 
 
+def _cost(runs: Sequence[Record], grpo: Sequence[Record]) -> str:
+    """Tokens to what GRPO ended at with the same seed, over GRPO's own; means where it was reached."""
+    shares = []
+    for mine, theirs in zip(runs, grpo, strict=True):
+        reached, base = tokens_to(mine, final(theirs)), tokens_to(theirs, final(theirs))
+        if reached is not None and base:
+            shares.append(reached / base)
+    never = len(runs) - len(shares)
+    words = f"never on {never} of {len(runs)}" if never else ""
+    return ", ".join(filter(None, (f"{_mean(shares):.2f}" if shares else "", words)))
+
+
 def range_table(records: Sequence[Record], setting: str) -> list[str]:
     """Mean final accuracy of each method over a grid, and the width of the range that works."""
     grid = _grid(records, setting)
@@ -136,7 +152,8 @@ def range_table(records: Sequence[Record], setting: str) -> list[str]:
     lines = [
         f"## Final accuracy over the {words}",
         "",
-        f"Mean over seeds; the range holds what is within {WITHIN:g} of the method's own best.",
+        f"Mean over the seeds (how many in brackets) that ran at every setting; the range holds what is within "
+        f"{WITHIN:g} of the method's own best.",
         "",
         f"| task | method | {' | '.join(f'{value:g}' for value in values)} | range | high / low |",
         "|---|---|" + "---|" * (len(values) + 2),
@@ -178,13 +195,18 @@ def write(records: Sequence[Record], results: Path, page: Path) -> None:
 
 
 def _grid(records: Sequence[Record], setting: str) -> dict[tuple[str, str], dict[float, list[float]]]:
-    """(task, method) -> setting -> final accuracies, where at least three settings were tried."""
-    grid: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """(task, method) -> setting -> final accuracies, of the seeds that tried every setting, at least three of them."""
+    tried: dict[tuple[str, str], dict[float, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for record in records:
         usual = record["clip"] == BASE_CLIP if setting == "lr" else record["lr"] == TASKS[record["task"]][2]
         if usual:
-            grid[record["task"], record["method"]][record[setting]].append(final(record))
-    return {key: row for key, row in sorted(grid.items()) if len(row) > 2}
+            tried[record["task"], record["method"]][record[setting]][record["seed"]] = final(record)
+    grid = {}
+    for key, row in sorted(tried.items()):
+        seeds = set.intersection(*map(set, row.values()))
+        if len(row) > 2 and seeds:
+            grid[key] = {value: [found[s] for s in sorted(seeds)] for value, found in row.items()}
+    return grid
 
 
 def _range_picture(records: Sequence[Record], tasks: Sequence[str], path: Path) -> bool:
