@@ -19,7 +19,6 @@ from agpo_core.records import (
     Reason,
     ReferenceState,
     StepSignals,
-    StepSize,
     read_signals,
 )
 from agpo_core.stats import SortedGroups, max_dispersion
@@ -34,7 +33,6 @@ __all__ = [
     "Reason",
     "ReferenceState",
     "StepSignals",
-    "StepSize",
     "merge_stats",
     "probe_statistics",
     "update_state",

@@ -38,6 +38,6 @@ if [ -n "${AGPO_TRL:-}" ]; then
 fi
 # The real stack takes minutes: it is not started on code that has failed already.
 if [ -z "$failed" ] && [ "$fast_only" = 0 ]; then
-    stage "realstack" "$PY" -m pytest -m realstack -q -n "$PARALLEL" --dist loadfile "$@"
+    stage "realstack" "$PY" -m pytest -m realstack -q -n "$PARALLEL" --dist loadgroup --durations 40 "$@"
 fi
 [ -z "$failed" ]

@@ -8,7 +8,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 GRPO = {"preset": "grpo"}
 TWICE = {"epochs": 2}  # every batch is passed through twice
@@ -52,12 +52,28 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "allocation": (GRPO | {"allocation": {"enabled": True}}, {}),
     "allocation-biased": (GRPO | {"allocation": {"enabled": True, "weighting": "responses"}}, {}),
 }
-# task -> (accuracy at which the warm start stops, generated tokens, learning rate: GRPO's best of the grid)
-TASKS: dict[str, tuple[float, int, float]] = {
-    "chain_sum": (0.3, 150_000, 1e-4),
-    "number_sorting": (0.3, 150_000, 3e-4),
-    "spell_backward": (0.3, 100_000, 1e-4),
+
+
+class Setting(NamedTuple):
+    """How a task is run.
+
+    Attributes:
+        warm: accuracy at which the warm start stops.
+        budget: generated tokens.
+        lr: learning rate, GRPO's best of the grid.
+    """
+
+    warm: float
+    budget: int
+    lr: float
+
+
+TASKS = {
+    "chain_sum": Setting(0.3, 150_000, 1e-4),
+    "number_sorting": Setting(0.3, 150_000, 3e-4),
+    "spell_backward": Setting(0.3, 100_000, 1e-4),
 }
+CLIP = 0.2
 EVALUATIONS = 12  # over a run
 
 
@@ -69,7 +85,7 @@ class Cell:
     method: str
     seed: int
     lr: float
-    clip: float = 0.2
+    clip: float = CLIP
 
     @property
     def key(self) -> str:
@@ -85,7 +101,7 @@ def run_cell(cell: Cell, cache: Path, device: str = "cpu") -> dict[str, Any]:
 
     torch.set_num_threads(1)
     settings, changes = METHODS[cell.method]
-    budget = TASKS[cell.task][1]
+    budget = TASKS[cell.task].budget
     task = GymTask(cell.task)
     model = warm_model(task, cell.seed, cache).to(device)
     loop = LoopConfig(
@@ -93,7 +109,7 @@ def run_cell(cell: Cell, cache: Path, device: str = "cpu") -> dict[str, Any]:
         eval_every=budget // EVALUATIONS,
     )  # fmt: skip
     if "clip_high" in changes:
-        changes = changes | {"clip_high": cell.clip * changes["clip_high"] / 0.2}
+        changes = changes | {"clip_high": cell.clip * changes["clip_high"] / CLIP}
     agpo = dict(settings)
     # The bounds of an adaptive clip ratio go with its centre.
     clip = {"min": cell.clip / 4, "max": min(0.99, cell.clip * 2)}
@@ -124,7 +140,7 @@ def warm_model(task: Any, seed: int, cache: Path) -> Any:
 
     from examples.inprocess_grpo import build_model, warm_start
 
-    accuracy = TASKS[task.name][0]
+    accuracy = TASKS[task.name].warm
     path = cache / f"{task.name}-{seed}-{accuracy:g}.pt"
     model = build_model(seed)
     if not path.exists():

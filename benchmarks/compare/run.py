@@ -11,16 +11,17 @@ Every finished cell is one line of the results file; a cell that was stopped hal
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import summary
-from benchmarks.compare.cells import METHODS, TASKS, Cell, run_cell
+from benchmarks.compare.cells import CLIP, METHODS, TASKS, Cell, run_cell
 
 RESULTS = Path("benchmarks/results/compare.jsonl")
 PAGE = Path("docs/comparison.md")
@@ -32,10 +33,9 @@ def cells(methods: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], gr
     """Seeds outermost, so that whatever is finished early is balanced."""
 
     def settings(task: str) -> list[tuple[float, float]]:
-        usual = TASKS[task][2]
-        if grid == "lr":
-            return [(lr, 0.2) for lr in LRS]
-        return [(usual, clip) for clip in (CLIPS if grid == "clip" else (0.2,))]
+        lrs = LRS if grid == "lr" else (TASKS[task].lr,)
+        clips = CLIPS if grid == "clip" else (CLIP,)
+        return list(itertools.product(lrs, clips))
 
     return [
         Cell(task, method, seed, lr, clip)
@@ -53,6 +53,24 @@ def done(path: Path) -> dict[str, dict[str, Any]]:
             continue
         found[Cell(*(record[name] for name in ("task", "method", "seed", "lr", "clip"))).key] = record
     return found
+
+
+def check_start(record: dict[str, Any], before: Iterable[dict[str, Any]]) -> None:
+    """Refuse a cell whose warm-started model is not that of the results' other cells of its task and seed.
+
+    The same seed makes another model on another processor, and methods are compared by seed.
+
+    Raises:
+        ValueError: the accuracies at the start differ.
+    """
+    own = record["curve"][0][1]
+    for other in before:
+        if (other["task"], other["seed"]) == (record["task"], record["seed"]) and other["curve"][0][1] != own:
+            raise ValueError(
+                f"{record['task']}, seed {record['seed']}: starts at {own:.4f} here and at "
+                f"{other['curve'][0][1]:.4f} in the results, which another machine made. "
+                "Take other --seeds, or another file for --results"
+            )
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
@@ -86,6 +104,7 @@ def main() -> None:
             running = {pool.submit(run_cell, cell, given.cache, given.device): cell for cell in todo}
             for number, future in enumerate(as_completed(running), 1):
                 record = future.result()
+                check_start(record, before.values())
                 append(given.results, record)
                 accuracy = f"{record['curve'][0][1]:.3f} -> {record['curve'][-1][1]:.3f}"
                 cell = running[future]

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from agpo_core.files import write_atomic
-from benchmarks.compare.cells import TASKS
+from benchmarks.compare.cells import CLIP, TASKS
 
-BASE_CLIP = 0.2
 WITHIN = 0.03
 RESAMPLES = 10_000
 Record = dict[str, Any]
@@ -76,18 +75,18 @@ def working_range(accuracy: dict[float, float]) -> tuple[float, float]:
     return settings[low], settings[high]
 
 
-def by_method(records: Sequence[Record], task: str, lr: float, clip: float) -> dict[str, dict[int, Record]]:
+def by_method(records: Sequence[Record], task: str) -> dict[str, dict[int, Record]]:
+    """method -> seed -> run, at the task's own learning rate and clip ratio."""
     found: dict[str, dict[int, Record]] = defaultdict(dict)
     for record in records:
-        if (record["task"], record["lr"], record["clip"]) == (task, lr, clip):
+        if (record["task"], record["lr"], record["clip"]) == (task, TASKS[task].lr, CLIP):
             found[record["method"]][record["seed"]] = record
     return found
 
 
 def task_table(records: Sequence[Record], task: str) -> list[str]:
     """One row a method at the base setting, against GRPO on the seeds that both have."""
-    lr = TASKS[task][2]
-    methods = by_method(records, task, lr, BASE_CLIP)
+    methods = by_method(records, task)
     if "grpo" not in methods:
         return []
     grpo = methods["grpo"]
@@ -96,49 +95,101 @@ def task_table(records: Sequence[Record], task: str) -> list[str]:
     lines = [
         f"## {task}",
         "",
-        f"From {start:.3f}, about {budget:,} generated tokens, learning rate {lr:g}. Ordered by the difference "
-        "from GRPO on the seeds that both have. Target: what GRPO ended at with the same seed.",
+        f"From {start:.3f}, about {budget:,} generated tokens, learning rate {TASKS[task].lr:g}. Ordered by the "
+        "difference from GRPO on the seeds that both have. Target: what GRPO ended at with the same seed.",
         "",
-        "| method | seeds | final accuracy | 95 % | minus GRPO | p | area | tokens to target / GRPO's | length "
+        "| method | seeds | final accuracy | 95 % | minus GRPO | 95 % | p | area | tokens to target / GRPO's | length "
         "| entropy | groups of equal outcomes | clipped | gradient cosine |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-
-    def ahead(method: str) -> float:
-        common = sorted(set(methods[method]) & set(grpo))
-        return _mean([final(methods[method][s]) - final(grpo[s]) for s in common]) if common else -1.0
-
-    order = sorted(methods, key=lambda m: (-ahead(m), m))
-    for method in order:
-        runs = methods[method]
+    pairs = {m: [(runs[s], grpo[s]) for s in sorted(set(runs) & set(grpo))] for m, runs in methods.items()}
+    ahead = {m: [final(a) - final(b) for a, b in pair] for m, pair in pairs.items() if pair}
+    for method in sorted(ahead, key=lambda m: (-_mean(ahead[m]), m)):
+        runs, pair = methods[method], pairs[method]
         values = [final(runs[s]) for s in sorted(runs)]
-        low, high = interval(values)
-        common = sorted(set(runs) & set(grpo))
-        mine, theirs = [final(runs[s]) for s in common], [final(grpo[s]) for s in common]
-        if not common:
-            continue
-        share = _cost([runs[s] for s in common], [grpo[s] for s in common])
+        p = "" if method == "grpo" else f"{paired_p([final(a) for a, _ in pair], [final(b) for _, b in pair]):.2f}"
         last = [r["last"] for r in runs.values()]
         cosine = _mean([r["means"]["gradient_cosine"] for r in runs.values()])
         lines.append(
-            f"| `{method}` | {len(runs)} | {_mean(values):.3f} | {low:.3f} to {high:.3f} | "
-            f"{_mean(mine) - _mean(theirs):+.3f} | {'' if method == 'grpo' else f'{paired_p(mine, theirs):.2f}'} | "
-            f"{_mean([area(r) for r in runs.values()]):.3f} | {share} | {_mean([m['length'] for m in last]):.1f} | "
+            f"| `{method}` | {len(runs)} | {_mean(values):.3f} | {_span(values, '.3f')} | "
+            f"{_mean(ahead[method]):+.3f} | {_span(ahead[method], '+.3f')} | {p} | "
+            f"{_mean([area(r) for r in runs.values()]):.3f} | {_cost(pair)} | "
+            f"{_mean([m['length'] for m in last]):.1f} | "
             f"{_mean([m['entropy'] for m in last]):.3f} | {_mean([m['zero_variance'] for m in last]):.2f} | "
             f"{_mean([m['clipped'] for m in last]):.4f} | {cosine:.3f} |"
         )
     return [*lines, ""]
 
 
-def _cost(runs: Sequence[Record], grpo: Sequence[Record]) -> str:
-    """Tokens to what GRPO ended at with the same seed, over GRPO's own; means where it was reached."""
+def pooled_table(records: Sequence[Record], tasks: Sequence[str]) -> list[str]:
+    """Each method's difference from GRPO over all tasks and seeds, of the methods that ran on every task."""
+    ahead: dict[str, dict[str, list[float]]] = defaultdict(dict)
+    for task in tasks:
+        methods = by_method(records, task)
+        grpo = methods.get("grpo", {})
+        for method, runs in methods.items():
+            common = sorted(set(runs) & set(grpo))
+            if common and method != "grpo":
+                ahead[method][task] = [final(runs[s]) - final(grpo[s]) for s in common]
+    whole = {m: [d for found in by_task.values() for d in found] for m, by_task in ahead.items()
+             if len(by_task) == len(tasks)}  # fmt: skip
+    if not whole:
+        return []
+    return [
+        "## All tasks",
+        "",
+        "Final accuracy minus GRPO's, over every task and seed that both have; methods that ran on every task.",
+        "",
+        "| method | pairs | minus GRPO | 95 % | ahead of GRPO in |",
+        "|---|---|---|---|---|",
+        *(
+            f"| `{method}` | {len(found)} | {_mean(found):+.3f} | {_span(found, '+.3f')} | "
+            f"{sum(d > 0 for d in found)} of {len(found)} |"
+            for method, found in sorted(whole.items(), key=lambda item: -_mean(item[1]))
+        ),
+        "",
+    ]
+
+
+def rate_table(records: Sequence[Record]) -> list[str]:
+    """Where the learning rate ended, of the methods that adapt it: configured rate times step size."""
+    rates: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        if record["clip"] == CLIP and record["last"].get("lr_scale", 1.0) != 1.0:
+            rates[record["task"], record["method"]][record["lr"]].append(record["lr"] * record["last"]["lr_scale"])
+    rates = {key: row for key, row in rates.items() if len(row) > 2}
+    if not rates:
+        return []
+    values = sorted({value for row in rates.values() for value in row})
+    lines = [
+        "## Where the learning rate ended",
+        "",
+        "Configured rate times step size in the last fifth of the steps, mean over seeds. It cannot go above the "
+        "configured rate.",
+        "",
+        f"| task | method | {' | '.join(f'{value:g}' for value in values)} |",
+        "|---|---|" + "---|" * len(values),
+    ]
+    for (task, method), row in sorted(rates.items()):
+        shown = " | ".join(f"{_mean(row[v]):.1e}" if v in row else "" for v in values)
+        lines.append(f"| {task} | `{method}` | {shown} |")
+    return [*lines, ""]
+
+
+def _span(values: Sequence[float], shape: str) -> str:
+    low, high = interval(values)
+    return f"{low:{shape}} to {high:{shape}}"
+
+
+def _cost(pairs: Sequence[tuple[Record, Record]]) -> str:
+    """Tokens to what GRPO ended at with the same seed, over GRPO's own; mean of the pairs that got there."""
     shares = []
-    for mine, theirs in zip(runs, grpo, strict=True):
+    for mine, theirs in pairs:
         reached, base = tokens_to(mine, final(theirs)), tokens_to(theirs, final(theirs))
         if reached is not None and base:
             shares.append(reached / base)
-    never = len(runs) - len(shares)
-    words = f"never on {never} of {len(runs)}" if never else ""
+    never = len(pairs) - len(shares)
+    words = f"never on {never} of {len(pairs)}" if never else ""
     return ", ".join(filter(None, (f"{_mean(shares):.2f}" if shares else "", words)))
 
 
@@ -185,9 +236,11 @@ def write(records: Sequence[Record], results: Path, page: Path) -> None:
     ]
     for task in tasks:
         lines += task_table(records, task)
+    lines += pooled_table(records, tasks)
     lines += range_table(records, "lr")
     if _range_picture(records, tasks, ranges):
         lines += [f"![Final accuracy over the learning rate]({beside}/{ranges.name})", ""]
+    lines += rate_table(records)
     lines += range_table(records, "clip")
     write_atomic(page, "\n".join(lines))
     _picture(records, tasks, curves)
@@ -198,7 +251,7 @@ def _grid(records: Sequence[Record], setting: str) -> dict[tuple[str, str], dict
     """(task, method) -> setting -> final accuracies, of the seeds that tried every setting, at least three of them."""
     tried: dict[tuple[str, str], dict[float, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for record in records:
-        usual = record["clip"] == BASE_CLIP if setting == "lr" else record["lr"] == TASKS[record["task"]][2]
+        usual = record["clip"] == CLIP if setting == "lr" else record["lr"] == TASKS[record["task"]].lr
         if usual:
             tried[record["task"], record["method"]][record[setting]][record["seed"]] = final(record)
     grid = {}
@@ -236,18 +289,26 @@ def _range_picture(records: Sequence[Record], tasks: Sequence[str], path: Path) 
     return True
 
 
+def _on_the_same_seeds(methods: dict[str, dict[int, Record]]) -> dict[str, dict[int, Record]]:
+    """The methods with five seeds (or with most, if none has five), on the seeds that all of those ran."""
+    enough = min(5, max(map(len, methods.values())))
+    chosen = {method: runs for method, runs in methods.items() if len(runs) >= enough}
+    seeds = set.intersection(*map(set, chosen.values()))
+    return {method: {s: runs[s] for s in seeds} for method, runs in chosen.items()} if seeds else methods
+
+
 def _picture(records: Sequence[Record], tasks: Sequence[str], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shown = [task for task in tasks if by_method(records, task, TASKS[task][2], BASE_CLIP)]
+    shown = [task for task in tasks if by_method(records, task)]
     if not shown:
         return
     figure, axes = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 4), squeeze=False)
     for axis, task in zip(axes[0], shown, strict=True):
-        for method, runs in sorted(by_method(records, task, TASKS[task][2], BASE_CLIP).items()):
+        for method, runs in sorted(_on_the_same_seeds(by_method(records, task)).items()):
             length = min(len(r["curve"]) for r in runs.values())
             tokens = [_mean([r["curve"][i][0] for r in runs.values()]) for i in range(length)]
             accuracy = [_mean([r["curve"][i][1] for r in runs.values()]) for i in range(length)]

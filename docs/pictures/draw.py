@@ -31,21 +31,21 @@ INK, PALE, ACCENT = "#22303c", "#eef2f5", "#0b7285"
 # ---- one step -----------------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT = 960, 470
-# name -> (x, y, width, height, title, lines); what belongs to AGPO is drawn in colour
-BOXES = {
-    "prompts": (20, 50, 130, 70, "prompts", ["P of them"], False),
-    "probe": (190, 50, 150, 70, "probe", ["G_probe responses each,", "at tau_base"], False),
-    "verify": (380, 50, 150, 70, "verifier", ["outcome and vote key", "of every response"], False),
-    "stats": (570, 50, 170, 70, "statistics", ["dispersion, vote entropy,", "skewness"], True),
-    "rest": (190, 200, 150, 70, "the rest", ["G - G_probe responses,", "each prompt at its tau"], False),
-    "tau": (570, 170, 170, 56, "temperature", ["tau per prompt"], True),
-    "eps": (570, 256, 170, 56, "clip ratio", ["eps per prompt"], True),
-    "size": (570, 342, 170, 56, "step size", ["factor on the learning rate"], True),
-    "group": (20, 342, 150, 70, "group", ["G responses, each with", "its own tau"], False),
-    "score": (200, 342, 150, 70, "old log-probs", ["at each response's tau;", "policy entropy H"], False),
-    "update": (390, 342, 140, 70, "updates", ["clipped at each", "response's eps"], False),
-    "state": (785, 200, 155, 100, "state", ["running means", "frozen in a step,", "then folded once"], True),
-}
+# (x, y, width, height, title, lines, whether it belongs to AGPO and is drawn in colour)
+BOXES = [
+    (20, 50, 130, 70, "prompts", ["P of them"], False),
+    (190, 50, 150, 70, "probe", ["G_probe responses each,", "at tau_base"], False),
+    (380, 50, 150, 70, "verifier", ["outcome and vote key", "of every response"], False),
+    (570, 50, 170, 70, "statistics", ["dispersion, vote entropy,", "skewness"], True),
+    (190, 200, 150, 70, "the rest", ["G - G_probe responses,", "each prompt at its tau"], False),
+    (570, 170, 170, 56, "temperature", ["tau per prompt"], True),
+    (570, 256, 170, 56, "clip ratio", ["eps per prompt"], True),
+    (570, 342, 170, 56, "step size", ["factor on the learning rate"], True),
+    (20, 342, 150, 70, "group", ["G responses, each with", "its own tau"], False),
+    (200, 342, 150, 70, "old log-probs", ["at each response's tau;", "policy entropy H"], False),
+    (390, 342, 140, 70, "updates", ["clipped at each", "response's eps"], False),
+    (785, 200, 155, 100, "state", ["running means", "frozen in a step,", "then folded once"], True),
+]
 # (points, label, where the label stands)
 ARROWS = [
     ([(150, 85), (190, 85)], "", None),
@@ -84,7 +84,7 @@ def step_svg() -> str:
         parts.append(f'<path d="{path}" fill="none" stroke="{INK}" stroke-width="1.4" marker-end="url(#tip)"/>')
         if label and place:
             parts.append(f'<text x="{place[0]}" y="{place[1]}" font-size="12" fill="{ACCENT}">{escape(label)}</text>')
-    for x, y, width, height, title, lines, ours in BOXES.values():
+    for x, y, width, height, title, lines, ours in BOXES:
         edge, fill = (ACCENT, "#e3f4f7") if ours else (INK, PALE)
         parts.append(
             f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" fill="{fill}" stroke="{edge}" '

@@ -255,6 +255,6 @@ class AGPOGRPOTrainer(GRPOTrainer):
             metrics[f"agpo/{name}/min"].append(min(values))
             metrics[f"agpo/{name}/max"].append(max(values))
         if self.agpo.step_size.enabled:
-            metrics["agpo/step_size/scale"].append(self.controller.step_size.scale)
+            metrics["agpo/step_size/scale"].append(self._scale)
         if self.agpo.decisions_file:
             write_decisions(Path(self.args.output_dir) / DECISIONS_FILE, rows)

@@ -132,29 +132,13 @@ agpo_install() {
 # What single tests want and training must not see lies in folders of its own. Without them those tests skip and say so.
 # Sets AGPO_BROWSER_PYTHON, AGPO_TRL, AGPO_MEGATRON and AGPO_CORE_PYTHON.
 agpo_test_env() {
-    local browser="$AGPO_VENV/browser" trl="$AGPO_VENV/trl" megatron="$AGPO_VENV/megatron"
+    local browser="$AGPO_VENV/browser" trl="$AGPO_VENV/trl" megatron="$AGPO_VENV/megatron" core="$AGPO_VENV/core"
     if [ -z "${AGPO_BROWSER_PYTHON:-}" ] && agpo_extra "$browser" browser.txt --python "$browser/bin/python"; then
         export AGPO_BROWSER_PYTHON="$browser/bin/python"
     fi
     if agpo_extra "$trl" trl.txt --python "$PY" --target "$trl"; then export AGPO_TRL="$trl"; fi
     if agpo_extra "$megatron" megatron.txt --python "$PY" --target "$megatron"; then export AGPO_MEGATRON="$megatron"; fi
-    if agpo_core_env "$AGPO_VENV/core"; then export AGPO_CORE_PYTHON="$AGPO_VENV/core/bin/python"; fi
-}
-
-# An environment with torch and what torch needs, nothing else: where the built package is tried.
-agpo_core_env() {
-    local folder="$1" wanted
-    wanted="$(agpo_torch && cat "$AGPO_ROOT/requirements/core.txt")"
-    [ "$wanted" = "$(cat "$folder/installed.txt" 2>/dev/null)" ] && return 0
-    [ "${AGPO_NO_SETUP:-0}" = 1 ] && return 1
-    echo "agpo: installing torch into $folder" >&2
-    rm -rf "$folder"
-    AGPO_LOG="$AGPO_VENV/agpo-install.log"
-    agpo_uv_settings
-    { "$PY" -m venv --without-pip "$folder" \
-        && AGPO_INTO="$folder/bin/python" agpo_install_torch \
-        && AGPO_INTO="$folder/bin/python" agpo_uv "${AGPO_UV_ARGS[@]}" -r "$AGPO_ROOT/requirements/core.txt" \
-        && echo "$wanted" >"$folder/installed.txt"; } || { echo "agpo: not installed; its tests will skip." >&2; return 1; }
+    if agpo_extra "$core" core.txt --python "$core/bin/python"; then export AGPO_CORE_PYTHON="$core/bin/python"; fi
 }
 
 # agpo_extra FOLDER LOCK UV_ARGUMENTS...: a folder of requirements/LOCK, made if it is not there.
@@ -163,11 +147,19 @@ agpo_extra() {
     shift 2
     cmp -s "$lock" "$folder/installed.txt" && return 0
     [ "${AGPO_NO_SETUP:-0}" = 1 ] && return 1
-    echo "agpo: installing $lock into $folder" >&2
+    echo "agpo: installing requirements/$(basename "$lock") into $folder" >&2
     rm -rf "$folder"
-    { "$PY" -m venv --without-pip "$folder" \
-        && "$PY" -m uv pip install --quiet --no-deps "$@" -r "$lock" \
-        && cp "$lock" "$folder/installed.txt"; } || { echo "agpo: not installed; its tests will skip." >&2; return 1; }
+    AGPO_LOG="$AGPO_VENV/agpo-install.log"
+    agpo_uv_settings
+    if "$PY" -m venv --without-pip "$folder" \
+        && { ! grep -q '^torch==' "$lock" || AGPO_INTO="$folder/bin/python" agpo_install_torch; } \
+        && "$PY" -m uv pip install --quiet --no-deps "$@" "${AGPO_UV_ARGS[@]}" -r <(grep -v '^torch==' "$lock")
+    then
+        cp "$lock" "$folder/installed.txt"
+    else
+        echo "agpo: not installed; its tests will skip." >&2
+        return 1
+    fi
 }
 
 agpo_env() {

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,28 +44,11 @@ def test_every_command_of_the_readme_is_known_to_a_test():
         "bash scripts/run_grpo_qwen14b.sh",
         "bash scripts/run_ppo_qwen14b.sh",
         "CPU=1 bash scripts/run_agpo_qwen14b.sh",  # tests/realstack/test_scripts.py
-        ".venv/bin/python benchmarks/",  # help runs below
+        ".venv/bin/python benchmarks/",  # tests/docs/test_commands.py
         ".venv/bin/python -m benchmarks.compare.run",  # tests/examples/test_compare.py
     )
     for command in commands():
         assert command.startswith(known), command
-
-
-@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("bash ")])
-def test_scripts_are_valid_bash(command):
-    script = ROOT / command.split()[1]
-    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
-
-
-@pytest.mark.parametrize("command", [c for c in commands() if "benchmarks/" in c])
-def test_benchmarks_take_the_arguments_shown(command):
-    script = ROOT / command.split()[1]
-    shown = {word for word in command.split()[2:] if word.startswith("--")}
-    help_text = subprocess.run(
-        [ROOT / ".venv/bin/python" if (ROOT / ".venv/bin/python").exists() else "python", script, "--help"],
-        capture_output=True, text=True, check=True, cwd=ROOT,
-    ).stdout  # fmt: skip
-    assert all(flag in help_text for flag in shown), (shown, help_text)
 
 
 def test_gpu_command_composes_and_passes_the_checks(tmp_path):

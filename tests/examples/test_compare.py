@@ -12,7 +12,7 @@ import pytest
 from agpo_core import AGPOConfig
 from benchmarks.compare import summary
 from benchmarks.compare.cells import METHODS, Cell
-from benchmarks.compare.run import LRS, append, cells, done
+from benchmarks.compare.run import LRS, append, cells, check_start, done
 from examples.inprocess_grpo import LoopConfig
 
 
@@ -43,6 +43,14 @@ def test_cells_are_balanced_over_seeds_and_resume(tmp_path: Path) -> None:
     finished = done(path)
     assert [c.key in finished for c in wanted] == [True, True, False, False]
     assert len(path.read_bytes().splitlines()) == 3
+
+
+def test_models_of_two_machines_are_not_compared() -> None:
+    here = record("grpo", 0, 0.5)
+    elsewhere = record("agpo", 0, 0.5, curve=[[0, 0.25], [100, 0.5]])
+    check_start(here, [record("agpo", 0, 0.6), elsewhere | {"seed": 1}, elsewhere | {"task": "chain_sum"}])
+    with pytest.raises(ValueError, match=r"seed 0: starts at 0\.2000 here and at 0\.2500.*--seeds"):
+        check_start(here, [elsewhere])
 
 
 def test_area_and_tokens_to_a_target() -> None:
@@ -85,11 +93,36 @@ def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert (tmp_path / "results/compare.png").stat().st_size > 5_000
 
 
+def test_all_tasks_together_and_where_the_rate_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = {"spell_backward": 1e-4, "chain_sum": 1e-4}
+    records = [
+        record(m, s, a + s / 100, task=task, lr=lr)
+        for task, lr in tasks.items() for m, a in (("grpo", 0.5), ("agpo", 0.6)) for s in range(2)
+    ]  # fmt: skip
+    records += [record("clip", 0, 0.9)]
+    last = {name: 0.1 for name in ("length", "entropy", "zero_variance", "clipped", "gradient_cosine")}
+    records += [record("agpo", 0, 0.6, lr=lr, last=last | {"lr_scale": 3e-5 / lr}) for lr in (3e-4, 1e-3, 3e-3)]
+    page = summary.pooled_table(records, list(tasks))
+    assert [line for line in page if "`" in line] == ["| `agpo` | 4 | +0.100 | +0.100 to +0.100 | 4 of 4 |"]
+    ended = summary.rate_table(records)
+    assert "| spell_backward | `agpo` | 3.0e-05 | 3.0e-05 | 3.0e-05 |" in ended
+    assert summary.rate_table(records[:5]) == []
+
+
+def test_the_picture_compares_methods_on_the_same_seeds() -> None:
+    many = {s: record("grpo", s, 0.5) for s in range(8)}
+    few = {"grpo": many, "agpo": {s: many[s] for s in range(3, 8)}, "form": {0: many[0]}}
+    assert {m: sorted(r) for m, r in summary._on_the_same_seeds(few).items()} == {
+        "grpo": [3, 4, 5, 6, 7], "agpo": [3, 4, 5, 6, 7],
+    }  # fmt: skip
+    assert set(summary._on_the_same_seeds({"grpo": {0: many[0]}, "agpo": {1: many[1]}})) == {"grpo", "agpo"}
+
+
 def test_a_cell_runs_and_says_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One cell end to end, with a budget of a few hundred tokens and the smallest warm start."""
     from benchmarks.compare import cells as module
 
-    monkeypatch.setitem(module.TASKS, "spell_backward", (0.0, 400, 1e-3))
+    monkeypatch.setitem(module.TASKS, "spell_backward", module.Setting(0.0, 400, 1e-3))
     found = module.run_cell(Cell("spell_backward", "agpo", 0, 1e-3), tmp_path)
     assert found["curve"][0][0] == 0 and found["curve"][-1][0] >= 400
     assert {"tau", "eps", "kl", "kl_k3", "lr_scale", "entropy", "length"} <= set(found["means"])

@@ -21,6 +21,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "actor_rollout_ref.rollout.layered_summon=true",
     ),
     "KL loss": (f"{ACTOR}.use_kl_loss=true", "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8"),
+    "signed groups": ("algorithm.agpo.advantage.zero_variance=signed",),
     "signed and masked groups": ("algorithm.agpo.advantage.zero_variance=signed_mask",),
     "adaptive loss": ("algorithm.agpo.loss.adaptive=exp",),
     "length reward": ("algorithm.agpo.length.weight=0.2",),
@@ -29,7 +30,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 # Together in one run, with adaptive temperature and clip ratio; the reward function that it is run with.
 COMBINATIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "A": (("clip-higher", "dynamic sampling", "Dr.GRPO", "CISPO"), "unequal"),
-    "B": (("GSPO", "LoRA", "KL loss", "length reward", "signed and masked groups"), "by_hash"),
+    "B": (("GSPO", "LoRA", "KL loss", "length reward", "signed groups"), "by_hash"),
     "C": (
         ("clip-higher", "Dr.GRPO", "LoRA", "signed and masked groups", "adaptive loss", "length reward", "allocation"),
         "unequal",

@@ -142,3 +142,14 @@ def start(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     return Run(folder, metrics, log, marker, process)
+
+
+def check_discarded_probes(run: Run) -> None:
+    """What the presets of the dual-feedback paper do in every step: sample a probe, throw it away, clip evenly."""
+    for data in run.steps().values():
+        assert data["agpo/tokens/discarded"] == data["agpo/tokens/probe"] > 0
+        assert data["agpo/tokens/generated"] > 1.5 * data["agpo/tokens/discarded"]
+        assert "agpo/step_size/scale" not in data
+    for decision in run.decisions():
+        assert decision["roles"] == ["rest"] * 4
+        assert decision["eps_low"] == decision["eps_high"]

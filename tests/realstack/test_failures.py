@@ -11,6 +11,7 @@ from agpo_core import load_state
 from recipe.agpo.checkpoint import read_ledger
 from recipe.agpo.cpu.processes import marked
 from tests.realstack import stack
+from tests.realstack.bad_reward import UP_FOR
 
 
 def _processes(marker, *names):
@@ -94,10 +95,20 @@ def test_dead_vllm_server_is_named_and_nothing_is_corrupt(launch):
 
 
 def test_verifier_outage_stops_with_the_cause(launch):
+    """Two steps of preset agpo_d, each of 8 prompts with 4 responses to throw away and 4 to keep; then no verdicts."""
     run = launch(
-        [*stack.REPLAY, "trainer.total_training_steps=2", "reward.custom_reward_function.name=always_raises"],
+        [
+            "algorithm.agpo.preset=agpo_d",
+            "data.max_response_length=32",
+            "trainer.save_freq=1",
+            "trainer.total_training_steps=40",
+            "reward.custom_reward_function.name=goes_down",
+        ],
         reward=stack.HERE / "bad_reward.py",
     )
     assert run.wait() != 0
     assert "no response got a reward" in run.log, run.tail()
     assert "verifier is down" in run.log
+    assert UP_FOR == 2 * 8 * (4 + 4) and _marked_checkpoint(run)[0] == 2
+    assert sorted(run.steps()) == [1, 2]
+    stack.check_discarded_probes(run)

@@ -8,6 +8,8 @@ import pytest
 from recipe.agpo.rewards.verdict import UNJUDGED
 from tests.realstack import kinds, stack
 
+pytestmark = pytest.mark.xdist_group("kinds")  # one run for all of them
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, inputs):

@@ -12,6 +12,8 @@ from agpo_core import StepSize, StepSizeConfig, load_state, next_step_size
 from recipe.agpo.checkpoint import read_ledger
 from tests.realstack import stack
 
+pytestmark = pytest.mark.xdist_group("training")  # one run for all of them
+
 STEPS = 3
 
 
