@@ -40,6 +40,9 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "clip, mixed tighter": (GRPO | {"clip": {"enabled": True, "dispersion_gain": -0.4, "vote_entropy_gain": 0.0}}, {}),
     "temperature, cooled": (GRPO | {"temperature": {"enabled": True, "gain": -0.15}}, {}),
     "temperature, 0.4": (GRPO | {"temperature": {"enabled": True, "gain": 0.4}}, {}),
+    # agpo with the temperature turned round: certain prompts heated, uncertain ones cooled
+    "agpo, cooled": ({"temperature": {"gain": -0.15}}, TWICE),
+    "agpo, cooled more": ({"temperature": {"gain": -0.3}}, TWICE),
     # the step size with half and twice the drift
     "step_size, 0.0025": (GRPO | {"step_size": {"enabled": True, "drift_target": 0.0025}}, {}),
     "step_size, 0.01": (GRPO | {"step_size": {"enabled": True, "drift_target": 0.01}}, {}),

@@ -16,6 +16,7 @@ from benchmarks.compare.cells import CLIP, TASKS
 
 WITHIN = 0.03
 RESAMPLES = 10_000
+BOLD = {"agpo": "#0b7285", "grpo": "#22303c", "reference": "#d9480f"}  # the lines that stand out of the picture
 Record = dict[str, Any]
 
 
@@ -308,12 +309,15 @@ def _picture(records: Sequence[Record], tasks: Sequence[str], path: Path) -> Non
         return
     figure, axes = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 4), squeeze=False)
     for axis, task in zip(axes[0], shown, strict=True):
-        for method, runs in sorted(_on_the_same_seeds(by_method(records, task)).items()):
+        for number, (method, runs) in enumerate(sorted(_on_the_same_seeds(by_method(records, task)).items())):
             length = min(len(r["curve"]) for r in runs.values())
             tokens = [_mean([r["curve"][i][0] for r in runs.values()]) for i in range(length)]
             accuracy = [_mean([r["curve"][i][1] for r in runs.values()]) for i in range(length)]
-            bold = method in ("grpo", "agpo", "reference")
-            axis.plot(tokens, accuracy, label=method, linewidth=2.2 if bold else 1.0, alpha=1.0 if bold else 0.6)
+            if method in BOLD:
+                axis.plot(tokens, accuracy, label=method, linewidth=2.4, color=BOLD[method], zorder=3)
+            else:
+                pale = plt.get_cmap("tab20")(number % 20)
+                axis.plot(tokens, accuracy, label=method, linewidth=1.0, alpha=0.6, color=pale)
         axis.set_title(task)
         axis.set_xlabel("generated tokens")
         axis.grid(alpha=0.3)
