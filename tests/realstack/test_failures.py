@@ -73,7 +73,9 @@ def test_dead_vllm_server_is_named_and_nothing_is_corrupt(launch):
             "trainer.save_freq=1",
             "data.max_response_length=32",
             "reward.custom_reward_function.name=by_hash",
-            # The other way of scoring, so that it runs on the real stack once.
+            # The other ways of scoring and of weighting, so that they run on the real stack once.
+            "algorithm.agpo.allocation.enabled=true",
+            "algorithm.agpo.allocation.weighting=responses",
             "algorithm.agpo.scoring=corrected",
             "algorithm.rollout_correction.rollout_is=token",
             "actor_rollout_ref.rollout.calculate_log_probs=True",
@@ -83,6 +85,7 @@ def test_dead_vllm_server_is_named_and_nothing_is_corrupt(launch):
     run.wait_for(lambda: 3 in run.steps())
     assert run.steps()[3]["agpo/tau/min"] < run.steps()[3]["agpo/tau/max"]
     assert 0.5 < run.steps()[3]["rollout_corr/rollout_is_mean"] < 1.5
+    assert run.steps()[3]["agpo/group_size/min"] < run.steps()[3]["agpo/group_size/max"]
     victims = list(_processes(run.marker, "vLLMHttpServer", "VLLM::EngineCore"))
     assert victims, "no vLLM process found"
     for pid in victims:
