@@ -85,6 +85,19 @@ def by_method(records: Sequence[Record], task: str) -> dict[str, dict[int, Recor
     return found
 
 
+def ahead_of_grpo(methods: dict[str, dict[int, Record]]) -> dict[str, list[float]]:
+    """method -> final accuracy minus GRPO's, by seed; without the methods that share no seed with it."""
+    pairs = pairs_with_grpo(methods)
+    return {method: [final(mine) - final(grpo) for mine, grpo in pair] for method, pair in pairs.items()}
+
+
+def pairs_with_grpo(methods: dict[str, dict[int, Record]]) -> dict[str, list[tuple[Record, Record]]]:
+    """method -> (run, GRPO's run) of each seed that both have; without the methods that share none."""
+    grpo = methods.get("grpo", {})
+    pairs = {m: [(runs[s], grpo[s]) for s in sorted(set(runs) & set(grpo))] for m, runs in methods.items()}
+    return {method: pair for method, pair in pairs.items() if pair}
+
+
 def task_table(records: Sequence[Record], task: str) -> list[str]:
     """One row a method at the base setting, against GRPO on the seeds that both have."""
     methods = by_method(records, task)
@@ -103,8 +116,7 @@ def task_table(records: Sequence[Record], task: str) -> list[str]:
         "| entropy | groups of equal outcomes | clipped | gradient cosine |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    pairs = {m: [(runs[s], grpo[s]) for s in sorted(set(runs) & set(grpo))] for m, runs in methods.items()}
-    ahead = {m: [final(a) - final(b) for a, b in pair] for m, pair in pairs.items() if pair}
+    pairs, ahead = pairs_with_grpo(methods), ahead_of_grpo(methods)
     for method in sorted(ahead, key=lambda m: (-_mean(ahead[m]), m)):
         runs, pair = methods[method], pairs[method]
         values = [final(runs[s]) for s in sorted(runs)]
@@ -124,16 +136,9 @@ def task_table(records: Sequence[Record], task: str) -> list[str]:
 
 def pooled_table(records: Sequence[Record], tasks: Sequence[str]) -> list[str]:
     """Each method's difference from GRPO over all tasks and seeds, of the methods that ran on every task."""
-    ahead: dict[str, dict[str, list[float]]] = defaultdict(dict)
-    for task in tasks:
-        methods = by_method(records, task)
-        grpo = methods.get("grpo", {})
-        for method, runs in methods.items():
-            common = sorted(set(runs) & set(grpo))
-            if common and method != "grpo":
-                ahead[method][task] = [final(runs[s]) - final(grpo[s]) for s in common]
-    whole = {m: [d for found in by_task.values() for d in found] for m, by_task in ahead.items()
-             if len(by_task) == len(tasks)}  # fmt: skip
+    by_task = [ahead_of_grpo(by_method(records, task)) for task in tasks]
+    everywhere = set.intersection(*map(set, by_task)) - {"grpo"}
+    whole = {method: [d for ahead in by_task for d in ahead[method]] for method in sorted(everywhere)}
     if not whole:
         return []
     return [

@@ -133,17 +133,17 @@ agpo_install() {
 # Sets AGPO_BROWSER_PYTHON, AGPO_TRL, AGPO_MEGATRON and AGPO_CORE_PYTHON.
 agpo_test_env() {
     local browser="$AGPO_VENV/browser" trl="$AGPO_VENV/trl" megatron="$AGPO_VENV/megatron" core="$AGPO_VENV/core"
-    if [ -z "${AGPO_BROWSER_PYTHON:-}" ] && agpo_extra "$browser" browser.txt --python "$browser/bin/python"; then
+    if [ -z "${AGPO_BROWSER_PYTHON:-}" ] && agpo_extra "$browser" browser.txt; then
         export AGPO_BROWSER_PYTHON="$browser/bin/python"
     fi
-    if agpo_extra "$trl" trl.txt --python "$PY" --target "$trl"; then export AGPO_TRL="$trl"; fi
-    if agpo_extra "$megatron" megatron.txt --python "$PY" --target "$megatron"; then export AGPO_MEGATRON="$megatron"; fi
-    if agpo_extra "$core" core.txt --python "$core/bin/python"; then export AGPO_CORE_PYTHON="$core/bin/python"; fi
+    if agpo_extra "$trl" trl.txt --target "$trl"; then export AGPO_TRL="$trl"; fi
+    if agpo_extra "$megatron" megatron.txt --target "$megatron"; then export AGPO_MEGATRON="$megatron"; fi
+    if agpo_extra "$core" core.txt; then export AGPO_CORE_PYTHON="$core/bin/python"; fi
 }
 
-# agpo_extra FOLDER LOCK UV_ARGUMENTS...: a folder of requirements/LOCK, made if it is not there.
+# agpo_extra FOLDER LOCK [--target FOLDER]: requirements/LOCK in an environment of its own, or beside ours; made once.
 agpo_extra() {
-    local folder="$1" lock="$AGPO_ROOT/requirements/$2"
+    local folder="$1" lock="$AGPO_ROOT/requirements/$2" AGPO_INTO="$1/bin/python"
     shift 2
     cmp -s "$lock" "$folder/installed.txt" && return 0
     [ "${AGPO_NO_SETUP:-0}" = 1 ] && return 1
@@ -152,8 +152,8 @@ agpo_extra() {
     AGPO_LOG="$AGPO_VENV/agpo-install.log"
     agpo_uv_settings
     if "$PY" -m venv --without-pip "$folder" \
-        && { ! grep -q '^torch==' "$lock" || AGPO_INTO="$folder/bin/python" agpo_install_torch; } \
-        && "$PY" -m uv pip install --quiet --no-deps "$@" "${AGPO_UV_ARGS[@]}" -r <(grep -v '^torch==' "$lock")
+        && { ! grep -q '^torch==' "$lock" || agpo_install_torch; } \
+        && agpo_uv "$@" "${AGPO_UV_ARGS[@]}" -r <(grep -v '^torch==' "$lock")
     then
         cp "$lock" "$folder/installed.txt"
     else
