@@ -114,4 +114,5 @@ def test_verifier_outage_stops_with_the_cause(launch):
     assert "verifier is down" in run.log
     assert UP_FOR == 2 * 8 * (4 + 4) and _marked_checkpoint(run)[0] == 2
     assert sorted(run.steps()) == [1, 2]
+    assert "scoring=uncorrected" not in run.log, "that is preset reference"
     stack.check_discarded_probes(run)
