@@ -86,12 +86,6 @@ def joined(between: str) -> bool:
     return match is not None and match.group("joint") is not None
 
 
-def last_answer(text: str) -> Box | None:
-    """What the last boxes of a written solution hold: one content, or several with commas between."""
-    found = groups(text, boxes(text)[0], 1)
-    return found[-1] if found else None
-
-
 def _together(parts: list[Box]) -> Box:
     contents: list[str] = []
     keys: set[str] = set()

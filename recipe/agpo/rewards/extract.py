@@ -36,11 +36,11 @@ _FIRM = ("box", "tag", "heading")
 _MOST = 24  # statements of a response that are read, from the last one
 _TAIL_LINES = 3  # without a statement, the last lines in which a formula or a number is looked for
 
-_INSIDE = re.compile(r"[\w.^\\{*]\S")  # what stands before a digit that does not begin a number
+_INSIDE = re.compile(r"[a-zA-Z0-9_.^\\{*]\S")  # what stands before a digit that does not begin a number
 _SHORT_UNIT = re.compile(r"(?<=\d)([mghsLlJNWVKCF])$")  # 1250m: in prose a unit, not a variable
 _BOLD = re.compile(r"(?<!\S)(\*\*|__)([^*_\n]+)\1(?!\w)")
 _CLOSING_BOLD = re.compile(r"(?<=[\w$)}%])\*\*(?=[\s.,;:!]|$)")
-_NUMERIC = re.compile(r"\d|\\[a-zA-Z]")
+_NUMERIC = re.compile(r"\d|\\(?!text|mbox|mathrm|mathbf|quad|qquad)[a-zA-Z]")
 _LETTER = re.compile(r"[a-zA-Z\u4e00-\u9fff≠]")
 _MATHEMATICAL = re.compile(
     r"\d"
@@ -212,7 +212,7 @@ def settled(answer: str) -> tuple[str, bool]:
         # "not defined" is an answer in words.
         return answer, _mathematical(rest)
     but_not = wording.BUT_NOT.search(answer)
-    if but_not and _NUMERIC.search(answer, but_not.end()):
+    if but_not and _mathematical(tidy(answer[but_not.end() :])):
         before = tidy(answer[: but_not.start()])
         if re.search(r"(?:^|\s)(?:is|are|was|does|do|can|could|will|would|should)$", before):
             return answer, True
@@ -252,7 +252,8 @@ def _statements(text: str) -> Iterator[_Statement]:
         if way == "heading" and len(sentence) > 40 and not FORMULA.match(sentence) and _WORD.match(sentence):
             continue  # prose below the heading: no statement of its own
         if "box" in sentence and (inner := groups(sentence, boxes(sentence)[0], 1)):
-            sentence = _inside_box(inner[-1].content)
+            box = inner[-1]
+            sentence = sentence if _denied_around(sentence, box.start, box.end) else _inside_box(box.content)
         yield _Statement(start, end, sentence, way)
 
 
@@ -426,6 +427,9 @@ def _last_number(line: str) -> Extracted | None:
         return _expression(line)
     last = numbers[-1]
     if _denied_around(line, last.start(), last.end()):
+        exclusion = wording.BUT_NOT.match(line, numbers[-2].end()) if len(numbers) > 1 else None
+        if exclusion and exclusion.end() >= last.start():  # "3, not 5"
+            return _last_number(line[: numbers[-2].end()])
         return Extracted(last.group().strip(), False, True)
     if len(numbers) > 1 and wording.BETWEEN_ALTERNATIVES.fullmatch(line, numbers[-2].end(), last.start() + 1):
         return Extracted(line[numbers[-2].start() : last.end()].strip(), False, True)

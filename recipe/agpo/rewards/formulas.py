@@ -18,11 +18,12 @@ FORMULA = re.compile(
     r"(?P<block>(?:[^\\]|\\(?!begin\{(?:align|gather|equation)).){1,4000}?)\\end\{(?P=name)(?P=star)\}",
     re.DOTALL,
 )
-_ROWS = re.compile(
+_ENVIRONMENT = re.compile(
     r"\\begin\{(?:align(?:ed|at)?|gather(?:ed)?|equation|multline|eqnarray|split|cases)\*?\}"
     r"|\\end\{\w+\*?\}"
 )
-_CASES = re.compile(r"\\begin\{(?:[pbvBV]?matrix|smallmatrix|array|cases)\*?\}")
+_ROW_END = re.compile(r"\\\\(?:\[[^\]]*\])?")
+_MATRIX = re.compile(r"\\begin\{(?:[pbvBV]?matrix|smallmatrix|array|cases)\*?\}")
 _ARROW = re.compile(r"\\(?:implies|Rightarrow|Longrightarrow|therefore|Leftrightarrow|iff)(?![a-zA-Z])|[⇒∴⟹]")
 _PROSE = re.compile(r"(?<![\\a-zA-Z])[a-z]{3,}\s+[a-z]{2,}", re.IGNORECASE)
 _IN_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|mbox|mathrm|operatorname)\s*\{[^{}]*\}")
@@ -59,13 +60,11 @@ _GROUPS = ("display", "inline", "bracket", "paren", "block")
 def value(inside: str) -> str:
     r"""What a formula says in the end: the last row of a derivation, what follows the last arrow."""
     text = inside.strip()
-    if "\\begin" in text and not _CASES.search(text):
-        text = _ROWS.sub("", text)
-        rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", text) if row.strip(" &\n")]
+    if "\\\\" in text and not _MATRIX.search(text):
+        rows = [row for row in _ROW_END.split(_ENVIRONMENT.sub("", text)) if row.strip(" &\n")]
         text = rows[-1] if rows else ""
-        text = text.replace("&", "")
-    elif "\\\\" in text and "\\begin" not in text:
-        text = [row for row in text.split("\\\\") if row.strip()][-1:][0] if text.replace("\\\\", "").strip() else ""
+    if not _MATRIX.search(text):
+        text = _ENVIRONMENT.sub("", text).replace("&", "")
     text = _ARROW.split(text)[-1]
     text = re.sub(r"\\(?:tag|label)\{[^{}]*\}|\\nonumber|\\notag|\\blacksquare|\\square|\\qed", "", text)
-    return text.strip(" \t\r\n.,;:。，；").removesuffix("\\").strip()
+    return text.lstrip(" \t\r\n,;:。，；").rstrip(" \t\r\n.,;:。，；").removesuffix("\\").strip()

@@ -97,8 +97,7 @@ REASON = _words(
     r"|assuming|this|we|obtained|using|that is|but|and[ \t]+(?:we|this|that|it|i|so|hence|thus|therefore|the|our"
     r"|you|they|he",
     r"|she))\b|i\.e\.|因为|所以|由于|即|其中|因此|故|这|证|我们|满足|符合|但)",
-    r"|(?<=[^\s,])[ \t]+(?:(?:because|since|therefore|hence|thus)|so[ \t]+(?:we|that|the|it|this|i)|as[ \t]+(?:we"
-    r"|it|the|there",
+    r"|(?<=[^\s,])[ \t]+(?:(?:because|since|therefore|hence|thus)|so[ \t]+(?:we|that|the|it|this|i)|and[ \t]+(?:we|this|that|it|so|hence|thus|therefore)|as[ \t]+(?:we|it|the|there",
     r"|required|desired|expected|shown|needed|claimed|above|before))\b|(?<=[^\s,，])[ \t]*(?:因为|由于)",
 )
 FILLER = _words(
@@ -130,7 +129,8 @@ ABOUT = _words(
     r"|based|due",
     r"|because|achieved|reached|supported|satisfied|acceptable|good|fine|ok|okay|precise|reliable|independent|to be"
     r"|that we",
-    r"|computed|calculated|determined|used|sought)(?![a-zA-Z])[^\d\\$]*",
+    r"|computed|calculated|determined|used|sought)(?![a-zA-Z])(?:[^\d\\$]*|\s+(?:by|from|with|using|through|via|since|as"
+    r"|because|when|if|for|in)\b.*)",
 )
 ABOUT_ZH = _words(
     r"(?:完全|都|也|确实|显然|应该|就|很|非常|唯一|已经?|是)*(?:正确|对的?|合理|准确|错误?|错的|可靠|唯一|成立|有效"
@@ -178,16 +178,16 @@ DENIED = _words(
     r"|不等于|不为|≠"
     r"|\\neq?)(?![a-zA-Z])\s*"
 )
-_NOT_BE = r"(?:isn|wasn|can|couldn|wouldn|won|doesn)['’]t"
+_NOT_BE = r"(?:isn|wasn|can|couldn|wouldn|won)['’]t"
 DENIED_BEFORE = _words(
     r"(?:\bnot|n['’]t|\bnever|\bcannot|\brather than|\binstead of|不是|而非|并非|不等于|不为|≠|\\neq?)",
     r"(?:\s+(?:be|equal(?: to)?|the answer|a solution))?[\s$\\(\[*:]*$",
 )
 DENIED_AFTER = _words(
-    rf"[\s$*\\)\]}}]*(?:(?:is|was|would be|cannot be|does|can|could|must)\s*(?:(?:definitely|clearly"
-    rf"|certainly)\s+)?(?:not|wrong|incorrect"
-    rf"|false|impossible|too (?:large|small|big|high|low))\b|{_NOT_BE}\b|cannot be\b|不是|不对|不正确|是?错|不符合"
-    rf"|不可能|不成立)",
+    r"[\s$*\\)\]}]*(?:(?:is|was|would be|can|could|must)\s*(?:(?:definitely|clearly|certainly)\s+)?(?:not|wrong|incorrect",
+    r"|false|impossible|too (?:large|small|big|high|low))\b",
+    rf"|{_NOT_BE}\b|cannot be\b|do(?:es)?(?: not|n['’]t) (?:work|satisfy|hold|fit)",
+    r"|不是|不对|不正确|是?错|不符合|不可能|不成立)",
 )
 UNSURE = _words(
     r"\b(?:maybe|perhaps|possibly|probably|might|could|may (?:also )?be|alternatively|or else|unless|not sure)\b",
@@ -203,7 +203,7 @@ BETWEEN_ALTERNATIVES = _words(r"[^.\d]{0,20}?(?:\bor\b|或|\bmaybe\b|\bperhaps\b
 
 # ---- prose around a formula
 ARITHMETIC = _words(
-    r"\b(?:times|plus|minus|over|divided|multiplied|squared?|cubed?|million|billion|trillion|thousand|hundred"
+    r"\b(?:times|plus|minus|over|divided|multiplied|squared|cubed|million|billion|trillion|thousand|hundred"
     r"|dozens?|percent",
     r"|half|twice|double|triple|third|quarter|root|factorial|mod|modulo|remainder|choose|power|logarithm|inverse"
     r"|reciprocal",
