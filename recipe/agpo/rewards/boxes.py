@@ -89,10 +89,10 @@ def joined(between: str) -> bool:
 def _together(parts: list[Box]) -> Box:
     contents: list[str] = []
     keys: set[str] = set()
-    for part in parts:
+    for part in reversed(parts):
         # "15 39/40, or 639/40" is one value in two spellings.
         key = canonical(part.content).key
         if key not in keys:
             keys.add(key)
-            contents.append(part.content.strip())
+            contents.insert(0, part.content.strip())
     return Box(parts[0].start, parts[-1].end, ", ".join(contents))

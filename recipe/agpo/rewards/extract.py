@@ -334,10 +334,10 @@ def _sentence(text: str, start: int) -> tuple[int, str]:
         ):
             position = stop.start()
             break
-    return position, _without_reason(text[skipped:position])
+    return position, without_reason(text[skipped:position])
 
 
-def _without_reason(sentence: str) -> str:
+def without_reason(sentence: str) -> str:
     """ "5, because ..." is 5, but what follows is kept where it may be another answer."""
     spans: list[Formula] | None = None
     for reason in wording.REASON.finditer(sentence):
