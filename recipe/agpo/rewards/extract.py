@@ -54,6 +54,8 @@ _NAME = re.compile(
     r"[a-zA-Z](?:_\{?\w+\}?)?|\\(?!pi|infty|emptyset|varnothing)[a-zA-Z]+|[A-Z]{2,4}|[a-zA-Z]\([a-z]\)"
     r"|\\(?:triangle|angle|odot)\s*[A-Z]{1,4}|\\overline\{[A-Z]+\}"
 )
+_PI = re.compile(r"(?<=\d)\s*\*?\s*pi(?![a-zA-Z])", re.IGNORECASE)  # 12 pi
+_SAME_NAME = re.compile(r"\s*([a-zA-Z](?:_\{?\w+\}?)?)\s*=(?!.*=)\s*")
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 # Behind a number: "3x", "3^2", "3\pi", "3 pi", "3 * 4" are not 3.
 _GOES_ON = re.compile(r"[a-zA-Z\\*^_{!]|\s*(?:\\[a-zA-Z]|[*^/+]\s*[\w\\(]|(?:pi|sqrt|[a-zA-Z])\b(?!\s+[a-z]))")
@@ -147,7 +149,7 @@ def mathematical_answer(response: str) -> Extracted | None:
     found = final_answer(response, remarks=False)
     if found is None:
         return last_value(response)
-    return found if found.denied else Extracted(_narrowed(found.text), True)
+    return found if found.denied else Extracted(_PI.sub(r"\\pi", _narrowed(found.text)), True)
 
 
 def last_value(response: str) -> Extracted | None:
@@ -332,7 +334,9 @@ def _sentence(text: str, start: int) -> tuple[int, str]:
             or (depth == 0 and wording.SENTENCE_END.match(text, stop.start()))
             or (character == "<" and text.startswith("</answer>", stop.start()))
         ):
-            position = stop.start()
+            # A digit before the exclamation mark at the very end: a factorial.
+            factorial = character == "!" and text[stop.start() - 1] in "0123456789)}" and not text[stop.end() :].strip()
+            position = stop.end() if factorial else stop.start()
             break
     return position, without_reason(text[skipped:position])
 
@@ -405,7 +409,11 @@ def _value_of_line(line: str) -> Extracted | None:
         return number
     if not chosen:
         return None
-    answer = ", ".join(value(formula.inside) for formula in chosen)
+    values = [value(formula.inside) for formula in chosen]
+    names = {name.group(1) if (name := _SAME_NAME.match(one)) else None for one in values}
+    if len(values) > 1 and len(names) == 1 and None not in names:
+        values = [_SAME_NAME.sub("", one, count=1) for one in values]  # x = 3 or x = 5
+    answer = ", ".join(values)
     if _denied_around(line, chosen[0].start, end):
         return Extracted(answer, False, True)
     if len(answer) > MAX_ANSWER:
@@ -450,4 +458,4 @@ def _expression(line: str) -> Extracted | None:
     part = tidy(sentence[start.end() :] if start else sentence)
     if not re.search(r"[\d\\]", part) or len(_WORD.findall(_TEXT.sub("", part))) > 1:
         return None
-    return Extracted(part, False)
+    return Extracted(_PI.sub(r"\\pi", part), False)
