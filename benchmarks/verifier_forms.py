@@ -37,7 +37,7 @@ FORMS = {
     "因此": "因此，所求的值为\n$${a}$$",
     "answer tags": "<answer>${a}$</answer>",
     "box, remark": "So the answer is $\\boxed{{{a}}}$, and we are done. This answer is correct.",
-    "display box, closing sentence": "\\[\n\\boxed{{{a}}}\n\\]\nThis completes the solution. The result is as required.",
+    "display box, closing sentence": "\\[\n\\boxed{{{a}}}\n\\]\nThis completes the solution.",
     "no statement, display formula": "Hence the requested value equals\n\\[\n{a}\n\\]",
     "no statement, prose behind": "Hence we get ${a}$, as desired.",
     "several boxes": None,
@@ -103,7 +103,7 @@ def forms(golds: list[str], verifier: Verifier, pool: WorkerPool) -> dict[str, A
 def labelled(rows: list[dict[str, Any]], verifier: Verifier, pool: WorkerPool) -> dict[str, Any]:
     """Agreement with the labels, and each case that differs as problem and response number."""
     cases = [
-        (row["idx"], k, text, str(row["gt"]), bool(row["score"][k]))
+        (row["idx"], k, text, str(row.get("answer") or row["gt"]), bool(row["score"][k]))
         for row in rows
         for k, text in enumerate(row["code"])
     ]

@@ -21,27 +21,30 @@ _ALONE = re.compile(r"[(\[（【]?\s*([A-Ja-j])\s*[)\]）】]?\s*[.:：、。,]?
 _SEVERAL = re.compile(r"[(\[（]?([A-J])(?:\s*(?:[,，、&/]|and|or|和|或)?\s*[(（]?([A-J])[)）]?){1,9}[)\]）]?")
 _LEADING = re.compile(r"[(\[（【]?([A-J])\s*[)\]）】.:：、,，]\s*\S")
 # One letter or several, in brackets or not; a small letter only in brackets.
-_LETTER = r"(?:\*\*)?(?:[(（\[【]([A-Ja-j])[)）\]】]|([A-J](?:\s?[、,，和&]?\s?[A-J])*)(?![A-Za-z’']))"
+_LETTER = r"(?:\*\*)?(?:[(（\[【]([A-Ja-j])[)）\]】]|([A-J](?:\s?[、,，和&]?\s?[A-J]){0,9})(?![A-Za-z’']))"
 _NAMED = re.compile(
-    r"(?:(?<![A-Za-z])(?i:options?|choices?|choose|picks?|select|goe?s? with)(?:\s+(?i:is|would be|must be|option|answer|choice))*"
+    r"(?:(?<![A-Za-z])(?i:options?|choices?|choose|picks?|select|goe?s? with)(?:\s+(?i:is|would be|must be|option"
+    r"|answer|choice))*"
     r"|选项|选择|(?<!不)(?<!不能)选)\s*(?:是|为)?\s*[:：]?\s*" + _LETTER
 )
 _NAMED_SMALL = re.compile(r"(?i:\b(?:option|choice))\s+([a-j])(?=[.,;:]?\s*$)")
 _VERDICT = re.compile(
     _LETTER
-    + r"\s*(?:选项|项)?\s*(?:(?:is|was|must be|should be)\s+(?:the\s+|indeed\s+|therefore\s+)*(?:correct|right|best|true|only|answer)(?![A-Za-z])"
+    + r"\s*(?:选项|项)?\s*(?:(?:is|was|must be|should be)\s+(?:the\s+|indeed\s+|therefore\s+)*(?:correct|right|best"
+    r"|true|only|answer)(?![A-Za-z])"
     r"|(?:works|fits|holds|it is)(?![A-Za-z])|正确|对(?![于称应])|成立|符合|满足)"
 )
 _CONCLUDED = re.compile(
-    r"(?:(?<![A-Za-z])(?i:it[’']?s|it is|that[’']?s|but(?: rather)?|leav(?:es?|ing)(?: only)?|(?:correct|right|best|final)\s+"
+    r"(?:(?<![A-Za-z])(?i:it[’']?s|it is|that[’']?s|but(?: rather)?|leav(?:es?|ing)(?: only)?|(?:correct|right|best"
+    r"|final)\s+"
     r"(?:option|choice|answer|letter)\s+(?:is|must be)|it (?:must|should|has to) be|so|thus|hence|therefore)"
-    r"(?:\s+(?i:clearly|definitely|obviously|just|simply|the answer is|is|option))*|∴|所以|因此|故|综上|而是|只剩)[\s,，:：]*"
-    + _LETTER
-    + r"(?=\s*(?:[.,;:!)。，；！*]|$|because\b|since\b|as\b))"
+    r"(?:\s+(?i:clearly|definitely|obviously|just|simply|the answer is|is|option))*|∴|所以|因此|故|综上|而是"
+    r"|只剩)[\s,，:：]*" + _LETTER + r"(?=\s*(?:[.,;:!)。，；！*]|$|because\b|since\b|as\b))"
     r"|(?<![A-Za-z])(?i:only|just)\s+(?i:option\s+)?"
     + _LETTER
     + r"\s+(?:is|works|fits|satisfies|holds|remains|gives|matches|makes|can)(?![A-Za-z])"
-    r"|(?:正确|错误|成立|合适|恰当|符合(?:题意|条件|要求)?|满足(?:题意|条件|要求)?)的?(?:一项|选项|说法|结论|答案|命题|图[像象形])?(?:应该?|只有|就)?"
+    r"|(?:正确|错误|成立|合适|恰当|符合(?:题意|条件|要求)?|满足(?:题意|条件|要求)?)的?(?:一项|选项|说法|结论|答案"
+    r"|命题|图[像象形])?(?:应该?|只有|就)?"
     r"(?:是|为|有)\s*[:：]?\s*(?:选项)?\s*" + _LETTER
 )
 _NAMED_AFTER = re.compile(r"(?<![A-Za-z])([A-J])\s*(?:选项|项)")
@@ -49,7 +52,8 @@ _BRACKETED = re.compile(r"[(（\[]([A-J])[)）\]]")
 # Options that the text rules out: "not A", "A is too small", 不选A, A错误.
 _ONE = r"(?:(?i:option|choice)\s+)?[(（\[]?[A-J][)）\]]?(?![A-Za-z’'])"
 _EXCLUDED = re.compile(
-    r"(?:[,，(（]\s*)?(?:(?<![A-Za-z])(?i:not|neither|nor|rather than|instead of|except(?: for)?|rules? out|eliminates?|exclud(?:e|ing)|unlike)"
+    r"(?:[,，(（]\s*)?(?:(?<![A-Za-z])(?i:not|neither|nor|rather than|instead of|except(?: for)?|rules? out"
+    r"|eliminates?|exclud(?:e|ing)|unlike)"
     r"|不选|不能选|不是|而非|排除|除了|除去)\s*(?:选项)?\s*"
     + _ONE
     + r"(?:\s*(?:,|，|、|and|or|nor|和|或)\s*"
@@ -57,9 +61,12 @@ _EXCLUDED = re.compile(
     + r")*\s*[)）]?"
     r"|(?<![A-Za-z])"
     + _ONE
-    + r"\s*(?:选项|项)?\s*(?:(?i:(?:is|was|are|would be|looks?|seems?)\s+(?:also\s+|clearly\s+|obviously\s+|far\s+|much\s+|way\s+)?"
-    r"(?:not|wrong|incorrect|false|too|impossible|excluded|eliminated|ruled out)|isn[’']t|can(?:no|[’'])t|does(?: not|n[’']t)|fails?)"
-    r"(?![A-Za-z])[^,.;，。；]*|[^A-Z,，。；]{0,6}(?:错误|不正确|不对|不符合?|不成立|不满足|错(?![A-Za-z])|排除)[^,，。；]{0,6})"
+    + r"\s*(?:选项|项)?\s*(?:(?i:(?:is|was|are|would be|looks?|seems?)\s+(?:also\s+|clearly\s+|obviously\s+|far\s+"
+    r"|much\s+|way\s+)?"
+    r"(?:not|wrong|incorrect|false|too|impossible|excluded|eliminated|ruled out)|isn[’']t|can(?:no|[’'])t|does(?: not"
+    r"|n[’']t)|fails?)"
+    r"(?![A-Za-z])[^,.;，。；]*|[^A-Z,，。；]{0,6}(?:错误|不正确|不对|不符合?|不成立|不满足|错(?![A-Za-z])"
+    r"|排除)[^,，。；]{0,6})"
 )
 _UNSURE = re.compile(r"(?<![a-z])(?:or|maybe|perhaps|possibly|either|might|could)(?![a-z])|或|可能|也许", re.IGNORECASE)
 _MENTION = re.compile(r"(?<![A-Za-z0-9\\'’])([A-J])(?![A-Za-z0-9’'])")

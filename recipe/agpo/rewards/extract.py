@@ -5,8 +5,8 @@ A response may state an answer in several ways: ``\boxed{72}``, ``#### 72``, ``T
 </answer>``, a heading ``**Final Answer**`` with the answer below it, ``答案是72``, ``故选：B``. The rules:
 
 - The statement that stands last counts. A right answer followed by a wrong one is the wrong one.
-- A remark about the answer ("the answer is correct", ``#### Check``, 答案是正确的) is no statement, nor is a rounded
-  value behind an exact box, nor a "result" or "solution" behind a box, unless the response says that it corrects itself.
+- A remark about the answer ("the answer is correct", ``#### Check``, 答案是正确的) is no statement. Nor is a rounded
+  value behind an exact box, nor a "result" behind a box, unless the response says that it corrects itself.
 - A box inside a statement ("the answer is \boxed{72}") is its content, and so is a statement inside a box.
 - Boxes joined by commas, "and" or "or" are one answer with several parts; otherwise the last box counts.
 - "not 72" states nothing, "not 72 but 73" and "73, not 72" state 73, "72 but maybe 73" is no single answer.
@@ -426,7 +426,7 @@ def _value_of_line(line: str) -> Extracted | None:
     return Extracted(answer, False)
 
 
-def _last_number(line: str) -> Extracted | None:
+def _last_number(line: str, excluding: bool = False) -> Extracted | None:
     """The last number of a line without formulas, with its unit; a number inside an expression is not cut out of it."""
     # A match may begin with spaces: what stands before them does not touch the number.
     line = " " + normalised(_BOLD.sub(r"\2", line[-MAX_ANSWER:]))
@@ -436,8 +436,8 @@ def _last_number(line: str) -> Extracted | None:
     last = numbers[-1]
     if _denied_around(line, last.start(), last.end()):
         exclusion = wording.BUT_NOT.match(line, numbers[-2].end()) if len(numbers) > 1 else None
-        if exclusion and exclusion.end() >= last.start():  # "3, not 5"
-            return _last_number(line[: numbers[-2].end()])
+        if exclusion and exclusion.end() >= last.start() and not excluding:  # "3, not 5"
+            return _last_number(line[: numbers[-2].end()], excluding=True)
         return Extracted(last.group().strip(), False, True)
     if len(numbers) > 1 and wording.BETWEEN_ALTERNATIVES.fullmatch(line, numbers[-2].end(), last.start() + 1):
         return Extracted(line[numbers[-2].start() : last.end()].strip(), False, True)

@@ -97,13 +97,15 @@ REASON = _words(
     r"|assuming|this|we|obtained|using|that is|but|and[ \t]+(?:we|this|that|it|i|so|hence|thus|therefore|the|our"
     r"|you|they|he",
     r"|she))\b|i\.e\.|因为|所以|由于|即|其中|因此|故|这|证|我们|满足|符合|但)",
-    r"|(?<=[^\s,])[ \t]+(?:(?:because|since|therefore|hence|thus)|so[ \t]+(?:we|that|the|it|this|i)|and[ \t]+(?:we|this|that|it|so|hence|thus|therefore)|as[ \t]+(?:we|it|the|there",
+    r"|(?<=[^\s,])[ \t]+(?:(?:because|since|therefore|hence|thus)|so[ \t]+(?:we|that|the|it|this|i)|and[ \t]+(?:we"
+    r"|this|that|it|so|hence|thus|therefore)|as[ \t]+(?:we|it|the|there",
     r"|required|desired|expected|shown|needed|claimed|above|before))\b|(?<=[^\s,，])[ \t]*(?:因为|由于)",
 )
 FILLER = _words(
     r"^(?:(?:(?:therefore|thus|hence|clearly|simply|just|exactly|equal to|approximately|about|roughly|given by"
     r"|indeed|also",
-    r"|now|then|in fact|of course|finally|again|probably|likely|most likely|maybe|perhaps|possibly)\b|约|大约|等于|可能|也许)[ \t,:]*)+",
+    r"|now|then|in fact|of course|finally|again|probably|likely|most likely|maybe|perhaps|possibly)\b|约|大约|等于"
+    r"|可能|也许)[ \t,:]*)+",
 )
 ROUNDED = _words(r"[\s*_$:]*(?:approximately|about|roughly|around|nearly|close to|≈|\\approx|约|大约|近似)")
 
@@ -129,7 +131,8 @@ ABOUT = _words(
     r"|based|due",
     r"|because|achieved|reached|supported|satisfied|acceptable|good|fine|ok|okay|precise|reliable|independent|to be"
     r"|that we",
-    r"|computed|calculated|determined|used|sought)(?![a-zA-Z])(?:[^\d\\$]*|\s+(?:by|from|with|using|through|via|since|as"
+    r"|computed|calculated|determined|used|sought)(?![a-zA-Z])(?:[^\d\\$]*|\s+(?:by|from|with|using|through|via|since"
+    r"|as"
     r"|because|when|if|for|in)\b.*)",
 )
 ABOUT_ZH = _words(
@@ -184,7 +187,8 @@ DENIED_BEFORE = _words(
     r"(?:\s+(?:be|equal(?: to)?|the answer|a solution))?[\s$\\(\[*:]*$",
 )
 DENIED_AFTER = _words(
-    r"[\s$*\\)\]}]*(?:(?:is|was|would be|can|could|must)\s*(?:(?:definitely|clearly|certainly)\s+)?(?:not|wrong|incorrect",
+    r"[\s$*\\)\]}]*(?:(?:is|was|would be|can|could|must)\s*(?:(?:definitely|clearly|certainly)\s+)?(?:not|wrong"
+    r"|incorrect",
     r"|false|impossible|too (?:large|small|big|high|low))\b",
     rf"|{_NOT_BE}\b|cannot be\b|do(?:es)?(?: not|n['’]t) (?:work|satisfy|hold|fit)",
     r"|不是|不对|不正确|是?错|不符合|不可能|不成立)",
