@@ -47,7 +47,7 @@ _MATHEMATICAL = re.compile(
     r"|\\[a-zA-Z]|[=<>^+∞π√≤≥]|^-?[a-zA-Z]$|(?<![a-zA-Z])[a-zA-Z]\s*[-*/]\s*[a-zA-Z(](?![a-zA-Z])"
 )
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt)?|mbox|mathrm|mathbf)\s*\{([^{}]*)\}")
-_SECTION_WORD = re.compile(r"[\s*_]*(?:[a-z]{3}|[\u4e00-\u9fff]{2})", re.IGNORECASE)
+_SECTION_WORD = re.compile(r"[\s*_]*(?:\d{1,2}[.)]\s+)?(?:[a-z]{3}|[\u4e00-\u9fff]{2})", re.IGNORECASE)
 _STOP = re.compile(FORMULA.pattern + r"|[{}()\[\]\n.!?。！？<]", re.DOTALL)
 _RELATION = re.compile(r"[=<>≤≥≠∈]|\\(?:leq?|geq?|neq?|in|lt|gt|le|ge)(?![a-zA-Z])")
 _NAME = re.compile(
@@ -205,26 +205,29 @@ def settled(answer: str) -> tuple[str, bool]:
     """
     if not _LETTER.search(answer):
         return answer, False
-    but = wording.NOT_BUT.match(answer)
+    plain = _TEXT.sub(r"\1", answer) if "{" in answer else answer  # \text{not } 72
+    but = wording.NOT_BUT.match(plain)
     if but:
-        answer = tidy(but.group("yes"))
-    denied = wording.DENIED.match(answer)
+        answer = plain = tidy(but.group("yes"))
+    denied = wording.DENIED.match(plain)
     if denied:
-        rest = tidy(answer[denied.end() :])
         # "not defined" is an answer in words.
-        return answer, _mathematical(rest)
-    but_not = wording.BUT_NOT.search(answer)
-    if but_not and _mathematical(tidy(answer[but_not.end() :])):
-        before = tidy(answer[: but_not.start()])
+        return answer, _mathematical(tidy(plain[denied.end() :]))
+    but_not = wording.BUT_NOT.search(plain)
+    if but_not and _mathematical(tidy(plain[but_not.end() :])):
+        before = tidy(plain[: but_not.start()])
         if re.search(r"(?:^|\s)(?:is|are|was|does|do|can|could|will|would|should)$", before):
             return answer, True
         if _mathematical(before):
-            answer = before
-    unsure = wording.UNSURE.search(answer) or wording.BUT.search(answer)
-    if unsure and unsure.start() > 0 and _NUMERIC.search(answer, unsure.end()):
-        if _NUMERIC.search(answer, 0, unsure.start()):
-            return answer, True
-    return answer, _NUMERIC.search(answer) is not None and wording.DENIED_AFTER.search(answer) is not None
+            answer = plain = before
+    if _NUMERIC.search(plain) is None:
+        return answer, False
+    # Another value behind "maybe" or "but".
+    last = max((m.end() for doubt in (wording.UNSURE, wording.BUT) for m in doubt.finditer(plain)), default=0)
+    first = min((m.start() for doubt in (wording.UNSURE, wording.BUT) for m in doubt.finditer(plain, 1)), default=0)
+    if _NUMERIC.search(plain, 0, first) and _NUMERIC.search(plain, last):
+        return answer, True
+    return answer, wording.DENIED_AFTER.search(plain) is not None
 
 
 def _mathematical(answer: str) -> bool:
@@ -410,7 +413,7 @@ def _value_of_line(line: str) -> Extracted | None:
     if not chosen:
         return None
     values = [value(formula.inside) for formula in chosen]
-    names = {name.group(1) if (name := _SAME_NAME.match(one)) else None for one in values}
+    names = {named.group(1) if (named := _SAME_NAME.match(one)) else None for one in values}
     if len(values) > 1 and len(names) == 1 and None not in names:
         values = [_SAME_NAME.sub("", one, count=1) for one in values]  # x = 3 or x = 5
     answer = ", ".join(values)
