@@ -252,7 +252,8 @@ def _statements(text: str) -> Iterator[_Statement]:
             return
         start, behind, way = following
         end, sentence = _sentence(text, behind)
-        if way == "marker" and _is_section(sentence, text[end:]):
+        line, _, below = text[behind : behind + 2 * MAX_ANSWER].partition("\n")
+        if way == "marker" and _is_section(line, below):
             continue
         if way == "heading" and len(sentence) > 40 and not FORMULA.match(sentence) and _WORD.match(sentence):
             continue  # prose below the heading: no statement of its own
@@ -262,11 +263,11 @@ def _statements(text: str) -> Iterator[_Statement]:
         yield _Statement(start, end, sentence, way)
 
 
-def _is_section(sentence: str, behind: str) -> bool:
+def _is_section(line: str, below: str) -> bool:
     """Whether ``####`` opens a section ("#### Check") and not an answer."""
-    if not _SECTION_WORD.match(sentence):
+    if not _SECTION_WORD.match(line):
         return False
-    return bool(behind.strip()) or wording.SECTION.fullmatch(tidy(sentence)) is not None
+    return bool(below.strip()) or wording.SECTION.fullmatch(tidy(line)) is not None
 
 
 def _inside_box(content: str) -> str:
