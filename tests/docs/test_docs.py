@@ -25,7 +25,8 @@ def commands():
 
 def test_links_inside_the_readme_lead_to_a_heading():
     """As a forge makes anchors of headings: lower case, no punctuation, dashes for spaces."""
-    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", README, re.M)}
+    titles = re.findall(r"^#+ (.+)$", README, flags=re.M)
+    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
     links = set(re.findall(r"\]\(#([^)]+)\)", README))
     assert links and links <= anchors, links - anchors
 
