@@ -275,7 +275,7 @@ def _status(report: dict[str, Any], stderr: str) -> str:
 
 
 def _pipes() -> tuple[list[int], list[int]]:
-    """Our and the child's ends of stdin, stdout, stderr and status; the child's numbers are above those it will have."""
+    """Our and the child's ends of stdin, stdout, stderr and status; the child's lie above the numbers it will have."""
     pairs = [os.pipe() for _ in range(4)]
     ours, theirs = [], []
     for number, pair in enumerate(pairs):
