@@ -20,6 +20,7 @@ import os
 import resource
 import select
 import signal
+import site
 import struct
 import sys
 import time
@@ -96,7 +97,7 @@ EPERM, ENOSYS = 1, 38
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    sys.path.extend(settings["paths"])
+    sys.path.extend([*settings["paths"], *filter(os.path.isdir, site.getsitepackages())])
     source = os.path.join(settings["folder"], "program.py")
     with open(source, "rb") as file:
         code = file.read()
@@ -105,6 +106,10 @@ def main() -> None:
 
 def run_source(code: bytes, path: str) -> None:
     """Run Python source as ``python path`` does, in this interpreter."""
+    # The start without "site" spares its .pth files, which run code; what it gives to programs is here.
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
     module = types.ModuleType("__main__")
     module.__file__ = path
     sys.modules["__main__"], sys.argv = module, [path]
@@ -510,7 +515,7 @@ def read_only(place: str) -> None:
 
 def confine(settings: dict, rooted: bool) -> tuple:
     """Confine this process for good; returns the layers that hold and a descriptor that the supervisor must take."""
-    off, held, listener = settings["off"], ["namespaces"] if rooted else []
+    off, held = settings["off"], ["namespaces"] if rooted else []
     # Kernels before 5.14 count the user's processes outside as well.
     release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
     limits(settings, processes=rooted and release >= (5, 14))

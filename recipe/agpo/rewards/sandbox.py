@@ -140,7 +140,7 @@ def run(
         interpreter = os.path.realpath(sys.executable)
         return os.posix_spawn(
             interpreter,
-            [interpreter, "-I", "-B", jail.__file__, json.dumps(settings)],
+            [interpreter, "-I", "-S", "-B", jail.__file__, json.dumps(settings)],
             {"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"},
             file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(descriptors)],
         )
