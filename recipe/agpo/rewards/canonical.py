@@ -86,9 +86,9 @@ _UNIT = re.compile(
 EXCLAMATION = re.compile(r"(?<![\d)}\]!])(?<!\b[a-zA-Z])!+\s*$|！+\s*$")
 # Words that take an answer back, doubt it, or give a bound in its place.
 HEDGE = re.compile(
-    r"\b(?:not|no|non|never|neither|nor|isn|aren|wasn|cannot|but|maybe|perhaps|possibly|probably|likely|might|may|could"
+    r"\b(?:not|no|never|neither|nor|isn|aren|wasn|cannot|but|maybe|perhaps|possibly|probably|likely|might|may|could"
     r"|wrong|incorrect|false|except|unless|instead|rather|although|however|either|versus|vs|(?:more|less|fewer) than"
-    r"|at (?:least|most))\b|n['’]t\b|[不非]|没有|错|可能|也许|大概|但|而是|以上|以下",
+    r"|at (?:least|most))\b|n['’]t\b|不是|并非|不对|不等于|错|可能|也许|大概|但|而是|以上|以下",
     re.IGNORECASE,
 )
 _NOT_A_UNIT = re.compile(
