@@ -8,7 +8,7 @@ Both files stay where they are: only figures, test ids and our own reasons are w
 is skipped.
 
 - Pairs: every (gold, answer, verdict) that the parametrised tests of Math-Verify spell out. The answer is put into a
-  box: the last formula of a sentence, else the whole text; a response that has a box already, or is longer than
+  box: the last formula of a sentence, else its last number, else the whole text; a response that has a box already, or is longer than
   ``LONG``, stays as it is. Math-Verify itself is run on the same responses, with the settings of each test. Where we
   disagree on purpose, ``ON_PURPOSE`` says why.
 - Changes: one digit, one sign or one bracket of a gold is changed at random (with a seed), and the result is given as
@@ -36,6 +36,7 @@ from recipe.agpo.rewards.pool import WorkerPool
 RESULTS = Path(__file__).resolve().parent / "results"
 LONG = 300
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)(?<!\\)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+_NUMBER = re.compile(r"(?<![\w.,])[$€]?\d[\d.,]*(?:[€$²\w]*)")
 _BRACKETS = {"(": "[", ")": "]", "[": "(", "]": ")"}
 
 # Test id -> why our verdict differs from the one that the test expects.
@@ -80,13 +81,18 @@ def boxed(answer: str) -> str:
     if "boxed" in answer or len(answer) > LONG:
         return answer
     formulas = list(_FORMULA.finditer(answer))
-    inside = next(group for group in formulas[-1].groups() if group) if formulas else answer
+    numbers = _NUMBER.findall(answer)
+    inside = answer
+    if formulas:
+        inside = next(group for group in formulas[-1].groups() if group)
+    elif numbers and len(answer.split()) > 4:
+        inside = numbers[-1]
     return f"\\boxed{{{inside.strip()}}}"
 
 
 def reference(gold: str) -> str:
     """The gold of a pair as data preparation reads it: of a solution, what stands in its box."""
-    found = final_answer(gold) if "boxed" in gold else None
+    found = final_answer(gold) if "boxed" in gold or len(gold) > LONG else None
     return found.text if found else gold
 
 

@@ -219,7 +219,7 @@ def normalised(answer: str) -> str:
     text = unicodedata.normalize("NFKC", answer.rstrip("！ ").encode("utf-8", "replace").decode("utf-8"))
     text = INVISIBLE.sub("", END_TOKENS.sub("", text))
     text = text.replace("−", "-").replace("–", "-").replace("×", "\\times")
-    text = _NO_SPACE.sub("", text)
+    text = _NO_SPACE.sub("", text).replace('\\"', "")
     text = text.replace("\\$", "$").replace("{,}", ",").replace("\\%", "%")
     text = re.sub(r"π(?![a-zA-Z])", r"\\pi", text).replace("π", "\\pi ").replace("√", "\\sqrt ")
     if "\\begin" not in text and "&" not in text:

@@ -58,13 +58,23 @@ def compare(found: Extracted, gold: str) -> Judgement | Work:
     reference = canonical(gold)
     candidates = [] if _other_variable(text, gold) else readings(text, keep_equation="=" in gold)
     for candidate in candidates:
-        if same(candidate, reference) or _same_text(candidate.key, reference.key):
+        if same(candidate, reference) or _same_text(candidate.key, reference.key) or _decimal_comma(text, gold):
             return Judgement(1.0, found.asked_form, reference.key)
     answer = candidates[-1] if candidates else canonical(text)
     right, wrong = Judgement(1.0, found.asked_form, reference.key), Judgement(0.0, found.asked_form, answer.key)
     if not candidates or (answer.number is not None and reference.number is not None) or wordy(answer) or wordy(reference):
         return wrong
     return Work(EQUAL, [formula(text), formula(gold)], lambda equal: right if equal else wrong)
+
+
+def _decimal_comma(text: str, gold: str) -> bool:
+    """1000,99 for 1000.99, where the comma can be no other: no thousands, and not the list of a reference."""
+    text, gold = normalised(text), normalised(gold)
+    if re.fullmatch(r"-?0,\d{3,}", gold):
+        gold = gold.replace(",", ".")
+    if re.fullmatch(r"-?\d+,(?!\d{3}$)\d+|-?0,\d+", text):
+        text = text.replace(",", ".")
+    return all(re.fullmatch(r"-?\d+\.\d+", one) for one in (text, gold)) and same(canonical(text), canonical(gold))
 
 
 def _other_variable(text: str, gold: str) -> bool:
