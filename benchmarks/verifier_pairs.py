@@ -40,7 +40,31 @@ _NUMBER = re.compile(r"(?<![\w.,])[$€]?\d[\d.,]*(?:[€$²\w]*)")
 _BRACKETS = {"(": "[", ")": "]", "[": "(", "]": ")"}
 
 # Test id -> why our verdict differs from the one that the test expects.
-ON_PURPOSE: dict[str, str] = {}
+_ESCAPED = "every backslash is doubled, so that the text holds line breaks in place of commands"
+_SPACING = "the box leaves nothing of the line breaks that the test is about"
+ON_PURPOSE: dict[str, str] = {
+    "test_all.py::test_number_extraction[6]": "a reference with a comma is a list here, not a decimal of continental Europe",
+    "test_all.py::test_latex_notation[5]": _SPACING,
+    "test_all.py::test_latex_notation[6]": _SPACING,
+    "test_all.py::test_latex_notation[9]": "the equation is false; its last side alone is not the answer",
+    "test_all.py::test_latex_notation_math[5]": _ESCAPED,
+    "test_all.py::test_relations_math[13]": "the answer says that a third is about 11",
+    "test_all.py::test_relations_math[16]": "the answer says that a third is about 1.3",
+    "test_all.py::test_relations_math[21]": "the reference is a false equation with an unknown command",
+    "test_all.py::test_complex_math_expressions[7]": "the test allows an error of half a hundredth; here 0.33 is not a third",
+    "test_all.py::test_complex_math_expressions[13]": "the test allows an error of half a hundredth; 2.6667 has five digits",
+    "test_all.py::test_math_extraction_edge_cases[5]": "the answer is taken back, and the new solution is cut off",
+    "test_all.py::test_math_extraction_additional_cases[27]": "boxes without anything between them are not joined",
+    "test_all.py::test_set_rel_assymetry[3]": "an interval equals its inequality on either side; the test switches one side off",
+    "test_boxed.py::test_boxed[0]": _ESCAPED,
+    "test_boxed.py::test_boxed[1]": _ESCAPED,
+    "test_boxed.py::test_boxed[2]": _ESCAPED,
+    "test_numina_cases.py::test_numina_cases[24]": "the box of the reference is never closed",
+    "test_open_thoughts.py::test_open_thoughts[14]": "words between two boxes part them; only commas and conjunctions join",
+    "test_open_thoughts.py::test_open_thoughts[27]": "words between two boxes part them; only commas and conjunctions join",
+    "test_strict.py::test_strict_variable_comparison[1]": "the test exchanges the variables; here f(x) is not f(y)",
+    "test_yujianll.py::test_string_extraction[9]": "the test expects 1 + 1/e to equal 1 - 1/e",
+}
 
 
 @dataclass(frozen=True)
@@ -80,13 +104,10 @@ def boxed(answer: str) -> str:
     """A response that states the answer in a box."""
     if "boxed" in answer or len(answer) > LONG:
         return answer
-    formulas = list(_FORMULA.finditer(answer))
-    numbers = _NUMBER.findall(answer)
-    inside = answer
-    if formulas:
-        inside = next(group for group in formulas[-1].groups() if group)
-    elif numbers and len(answer.split()) > 4:
-        inside = numbers[-1]
+    found = [(m.end(), next(group for group in m.groups() if group)) for m in _FORMULA.finditer(answer)]
+    if len(answer.split()) > 4:
+        found += [(m.end(), m.group().rstrip(".")) for m in _NUMBER.finditer(_FORMULA.sub(lambda m: " " * len(m[0]), answer))]
+    inside = max(found)[1] if found else answer
     return f"\\boxed{{{inside.strip()}}}"
 
 

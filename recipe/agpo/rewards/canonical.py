@@ -80,7 +80,7 @@ _DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree|degrees?\b)", r
 _UNIT = re.compile(
     r"\s+[a-zA-Zµμ$](?:[^\W\d]|[\s/.'$²³{}\\-]|\^\s*\{?\s*-?\d|(?<=[a-zA-Z])-?[1-4](?![\d.]))*|"
     r"\s*[\u4e00-\u9fff](?:[\u4e00-\u9fff/]|[^\W\d])*|"
-    r"\s*(?:cm|mm|km|kg|mg|ml|mL|min|hr|hrs|sec|ft|mph|kmh|km/h|m/s|cm\^?\{?2\}?|m\^\{?2\}?|cm²|m²|cm\^?\{?3\}?)"
+    r"\s*(?:cm|mm|km|kg|mg|ml|mL|min|hr|hrs|sec|ft|mph|kmh|km/h|m/s|cm\^?\{?2\}?|m\^\{?2\}?|cm²|m²|cm\^?\{?3\}?|[ckm]?m[23]|[€£¥])"
 )
 # An exclamation mark behind words; behind a number, a bracket or a single letter it is a factorial.
 EXCLAMATION = re.compile(r"(?<![\d)}\]!])(?<!\b[a-zA-Z])!+\s*$|！+\s*$")

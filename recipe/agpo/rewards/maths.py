@@ -24,6 +24,8 @@ _STATED = re.compile(
     r"(?:\s*\})?\s*(?=\S)",
     re.IGNORECASE,
 )
+# "The largest number of points in the graph of f(x) is 19"
+_SENTENCE = re.compile(r".*[A-Za-z]{2,}.*(?<![a-zA-Z])(?:is|are|equals|be)\s+(?:equal to\s+)?([^a-z]*)|.*[\u4e00-\u9fff].*[是为]([^是为]*)")
 _UNITS = (
     r"(?:(?:square|cubic|sq\.?)\s+)?(?:units?|cm|mm|km|kg|inch(?:es)?|feet|foot|ft|(?:centi|milli|kilo)?(?:meters?|metres?)"
     r"|yards?|miles?|degrees?|radians?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|dollars?|cents?|euros?|pounds?"
@@ -110,6 +112,11 @@ def readings(text: str, keep_equation: bool) -> list[Canonical]:
         if named.number is not None or named.key != "x:":
             found.append(named)
     last = normalised(text)
+    sentence = _SENTENCE.fullmatch(last)
+    if found[-1].number is None and sentence:
+        end = canonical(sentence.group(1) or sentence.group(2) or "")
+        if end.number is not None:
+            return [*found, end]
     numbers = _LONE_NUMBER.findall(last)
     if found[-1].number is None and len(numbers) == 1 and not re.search(r"[\\^_={}()\[\]|<>!~≈]", last):
         around = last.replace(numbers[0], " ", 1)
