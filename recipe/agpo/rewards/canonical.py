@@ -58,7 +58,11 @@ _MAGNITUDES = {
     "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
     "lakh": 10**5, "crore": 10**7, "百": 10**2, "千": 10**3, "万": 10**4, "亿": 10**8, "萬": 10**4, "億": 10**8,
 }  # fmt: skip
-_MAGNITUDE = re.compile(rf"\s*(?:({'|'.join(m for m in _MAGNITUDES if m.isascii())})s?(?![a-zA-Z])|(百(?!分)|千(?![米克瓦卡焦帕赫伏安升字])|[万亿萬億]))", re.IGNORECASE)
+_MAGNITUDE = re.compile(
+    rf"\s*(?:({'|'.join(m for m in _MAGNITUDES if m.isascii())})s?(?![a-zA-Z])"
+    r"|(百(?!分)|千(?![米克瓦卡焦帕赫伏安升字])|[万亿萬億]))",
+    re.IGNORECASE,
+)
 NUMBER = re.compile(
     rf"(?P<sign>[-+]?)\s*(?:"
     rf"(?P<whole>\d+)?\s*\\frac\s*\{{\s*(?P<in>[-+]?\d+)\s*\}}\s*\{{\s*(?P<id>\d+)\s*\}}"
@@ -208,7 +212,8 @@ def within_rounding(rounded: Any, number: Any, places: int) -> bool:
     if not isinstance(number, Fraction):  # mpmath's
         number = number.real
         one = number.context.mpf(1)
-        return bool(abs(one * rounded.numerator / rounded.denominator - number) <= one * half.numerator / half.denominator)
+        error = abs(one * rounded.numerator / rounded.denominator - number)
+        return bool(error <= one * half.numerator / half.denominator)
     return bool(abs(rounded - number) <= half)
 
 
@@ -281,10 +286,14 @@ def _quantity(text: str) -> tuple[Fraction, bool, str] | None:
     degree = _DEGREE.match(rest)
     if degree:
         rest = rest[degree.end() :]
-    if rest.strip(" .") and (not _UNIT.fullmatch(rest.rstrip(" .")) or _NOT_A_UNIT.search(rest) or HEDGE.search(rest)):
+    if rest.strip(" .") and not _is_unit(rest.rstrip(" .")):
         return None
     unit = re.sub(r"\s+", " ", rest).strip(" .")
     return value, percent is not None, "degree" if degree and not unit else unit
+
+
+def _is_unit(text: str) -> bool:
+    return _UNIT.fullmatch(text) is not None and not _NOT_A_UNIT.search(text) and not HEDGE.search(text)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -343,7 +352,7 @@ def _words(text: str) -> tuple[Fraction, bool, str] | None:
         match = _CHINESE.match(text)
         assert match is not None
         value, rest = _chinese(match.group(0)), text[match.end() :]
-        unit = not rest or (len(rest) <= 4 and _UNIT.fullmatch(rest) and not _NOT_A_UNIT.search(rest) and not HEDGE.search(rest))
+        unit = not rest or (len(rest) <= 4 and _is_unit(rest))
         if value is not None and unit:
             return Fraction(value), False, rest
     return None

@@ -25,7 +25,7 @@ _STATED = re.compile(
     re.IGNORECASE,
 )
 # "The largest number of points in the graph of f(x) is 19"
-_SENTENCE = re.compile(r".*[A-Za-z]{2,}.*(?<![a-zA-Z])(?:is|are|equals|be)\s+(?:equal to\s+)?([^a-z]*)|.*[\u4e00-\u9fff].*[是为]([^是为]*)")
+_IS = re.compile(r"(?<![a-zA-Z])(?:is|are|equals|be)(?:\s+equal to)?(?![a-zA-Z])|(?<!不)[是为]")
 _UNITS = (
     r"(?:(?:square|cubic|sq\.?)\s+)?(?:units?|cm|mm|km|kg|inch(?:es)?|feet|foot|ft|(?:centi|milli|kilo)?(?:meters?|metres?)"
     r"|yards?|miles?|degrees?|radians?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|dollars?|cents?|euros?|pounds?"
@@ -33,7 +33,8 @@ _UNITS = (
 )
 # Units in text, and the usual ones in plain letters behind a space, where an expression or a part of a list ends.
 _UNIT_BEHIND = re.compile(
-    r"(?<=[\w)}\]!])\s*(?:\\[,;: ]|~)*(?:\\(?:text(?:bf|rm|it|normal)?|mbox|mathrm|rm)\s*\{\s*(?!(?:and|or|if|for|e|i|d|mod|或|和)\s*\})"
+    r"(?<=[\w)}\]!])\s*(?:\\[,;: ]|~)*(?:\\(?:text(?:bf|rm|it|normal)?|mbox|mathrm|rm)\s*\{\s*"
+    r"(?!(?:and|or|if|for|e|i|d|mod|或|和)\s*\})"
     rf"[~\s]*[A-Za-z\u4e00-\u9fff][^{{}}\d=<>+*]*\}}|\s+{_UNITS}(?![a-zA-Z]))\s*(?:\^\s*\{{?\s*[-−]?\d\s*\}}?)?\s*"
     r"(?=$|[,，;；、)\]}]|\\(?:text|quad|\})|and\b|or\b)"
 )
@@ -64,17 +65,18 @@ def compare(found: Extracted, gold: str) -> Judgement | Work:
             return Judgement(1.0, found.asked_form, reference.key)
     answer = candidates[-1] if candidates else canonical(text)
     right, wrong = Judgement(1.0, found.asked_form, reference.key), Judgement(0.0, found.asked_form, answer.key)
-    if not candidates or (answer.number is not None and reference.number is not None) or wordy(answer) or wordy(reference):
+    numbers = answer.number is not None and reference.number is not None
+    if not candidates or numbers or wordy(answer) or wordy(reference):
         return wrong
     return Work(EQUAL, [formula(text), formula(gold)], lambda equal: right if equal else wrong)
 
 
 def _decimal_comma(text: str, gold: str) -> bool:
-    """1000,99 for 1000.99, where the comma can be no other: no thousands, and not the list of a reference."""
+    """1000,99 for 1000.99 and 0,125 for 0.125: the comma stands neither for thousands nor in a list."""
     text, gold = normalised(text), normalised(gold)
     if re.fullmatch(r"-?0,\d{3,}", gold):
         gold = gold.replace(",", ".")
-    if re.fullmatch(r"-?\d+,(?!\d{3}$)\d+|-?0,\d+", text):
+    if re.fullmatch(r"-?\d{4,},\d+|-?0,\d{3,}", text):
         text = text.replace(",", ".")
     return all(re.fullmatch(r"-?\d+\.\d+", one) for one in (text, gold)) and same(canonical(text), canonical(gold))
 
@@ -112,11 +114,9 @@ def readings(text: str, keep_equation: bool) -> list[Canonical]:
         if named.number is not None or named.key != "x:":
             found.append(named)
     last = normalised(text)
-    sentence = _SENTENCE.fullmatch(last)
-    if found[-1].number is None and sentence:
-        end = canonical(sentence.group(1) or sentence.group(2) or "")
-        if end.number is not None:
-            return [*found, end]
+    verbs = list(_IS.finditer(last)) if found[-1].number is None else []
+    if verbs and (value := canonical(last[verbs[-1].end() :])).number is not None:
+        return [*found, value]
     numbers = _LONE_NUMBER.findall(last)
     if found[-1].number is None and len(numbers) == 1 and not re.search(r"[\\^_={}()\[\]|<>!~≈]", last):
         around = last.replace(numbers[0], " ", 1)

@@ -70,13 +70,17 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?")
 _NOBODY_WRITES = re.compile(rf"\d{{{MAX_DIGITS + 1},}}|(?:[-+]\s*){{5,}}|(?:\^\s*\w+\s*){{4,}}")
 _CUP = re.compile(r"\\cup(?![a-zA-Z])|∪")
 _OPENING, _CLOSING = "([{⟨", ")]}⟩"
-_GREEK = (
+_BRACKETS = (
+    ("\\{", "\\}", "set"), ("\\lbrace", "\\rbrace", "set"), ("\\langle", "\\rangle", "()"), ("⟨", "⟩", "()"),
+    ("{", "}", "set"), ("(", ")", "()"), ("[", "]", "[]"), ("(", "]", "(]"), ("[", ")", "[)"),
+)  # fmt: skip
+GREEK = (
     "alpha|beta|gamma|Gamma|delta|Delta|epsilon|varepsilon|zeta|eta|theta|Theta|vartheta|iota|kappa|lambda|Lambda|mu|nu"
     "|xi|Xi|rho|varrho|sigma|Sigma|tau|upsilon|phi|Phi|varphi|chi|psi|Psi|omega|Omega|ell|hbar|pi|Pi"
 )
 _ACCENT = r"\\(?:vec|overrightarrow|overline|hat|bar|tilde|widehat|boldsymbol|mathcal|mathbb)\{[^{}]{1,12}\}"
 _SCRIPTS = r"(?:'|\\prime|_\{[^{}]{1,20}\}|_[A-Za-z0-9]|\^\{?(?:'|\\prime|\*|-1)\}?)*"
-_NAME = rf"(?:[A-Za-z]|\\(?:{_GREEK})(?![a-zA-Z])|{_ACCENT}){_SCRIPTS}"
+_NAME = rf"(?:[A-Za-z]|\\(?:{GREEK})(?![a-zA-Z])|{_ACCENT}){_SCRIPTS}"
 _POINTS = r"(?:\\(?:m?angle|triangle|odot|square)\s*|m\\angle\s*)?[A-Z](?:[A-Z']|_\{?\d\}?)*"
 _CALL = rf"(?:{_NAME}|\\(?:Pr|det|max|min|deg|dim|gcd|lcm|sin|cos|tan|cot|sec|csc)(?:\^\{{?[-\d]+\}}?)?)"
 _FUNCTION = rf"{_CALL}\s*[(\[][^()\[\]=<>]{{1,40}}[)\]]"
@@ -178,9 +182,7 @@ def _read(text: str, thousands: bool, depth: int) -> Node:
 
 
 def _bracketed(text: str, thousands: bool, depth: int) -> Node | None:
-    for opening, closing, kind in (("\\{", "\\}", "set"), ("\\lbrace", "\\rbrace", "set"), ("\\langle", "\\rangle", "()"),
-                                   ("⟨", "⟩", "()"), ("{", "}", "set"), ("(", ")", "()"), ("[", "]", "[]"),
-                                   ("(", "]", "(]"), ("[", ")", "[)")):  # fmt: skip
+    for opening, closing, kind in _BRACKETS:
         if not (text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing)):
             continue
         inside = text[len(opening) : len(text) - len(closing)]
@@ -210,7 +212,7 @@ def _unlabelled(items: tuple[Node, ...]) -> tuple[Node, ...]:
 
 def _plus_minus(text: str) -> list[str]:
     count = len(re.findall(r"\\pm(?![a-zA-Z])|±", text))
-    if count > 2:
+    if not 1 <= count <= 2:
         return [text]
     opposite = re.search(r"\\mp(?![a-zA-Z])|∓", text) is not None
     found = []
@@ -241,7 +243,7 @@ def _top_level(text: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
     if re.search(r"\\begin\s*\{", text):
         return []
     depth, depths = 0, []
-    for position, character in enumerate(text):
+    for character in text:
         if character in _OPENING:
             depth += 1
         elif character in _CLOSING:

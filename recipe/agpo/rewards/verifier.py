@@ -202,7 +202,7 @@ class Verifier:
                 finish(symbolic.grouped(len(answers), lambda i, j: equal[max(i, j), min(i, j)]))
 
         for i, j in pairs:
-            job = self.pool.submit(_PAIR, [answers[i], answers[j]], symbolic.PAIR_LIMIT_S)
+            job = self.pool.submit(_PAIR, [answers[i], answers[j]], 2 * symbolic.PAIR_LIMIT_S)
             job.add_done_callback(functools.partial(one, (i, j)))
 
 
