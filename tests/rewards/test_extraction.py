@@ -82,7 +82,7 @@ def test_boxes() -> None:
         ("Hence the area is $13\\pi$.", "13\\pi"),
         ("Hence the area is\n\\[\nS = 13\\pi.\n\\]", "S = 13\\pi"),
         ("Hence\n$$13\\pi$$\nThis completes the solution.", "13\\pi"),
-        ("We get\n\\begin{align*}\nS &= \\pi r^2 \\\\\n&= 13\\pi\n\\end{align*}", "= 13\\pi"),
+        ("We get\n\\begin{align*}\nS &= \\pi r^2 \\\\\n&= 13\\pi\n\\end{align*}", "13\\pi"),
         ("Thus $a = 2 \\implies b = 13\\pi$", "b = 13\\pi"),
         ("So the area is 13\\pi.", "13\\pi"),
         ("So the area is 13π.", "13\\pi"),
@@ -181,7 +181,7 @@ def test_comparisons_and_intervals_are_no_tokens() -> None:
 def test_formulas() -> None:
     found = formulas("$a$ then \\(b\\), $$c$$ and \\[d\\] for $5 or $6 but not \\$7$")
     assert [f.inside for f in found] == ["a", "b", "c", "d"]
-    assert value("\\begin{aligned} x &= 1 \\\\ &= 2 \\end{aligned}") == "= 2"
+    assert value("\\begin{aligned} x &= 1 \\\\ &= 2 \\end{aligned}") == "2"
     assert value("\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}.") == "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"
 
 
@@ -195,10 +195,10 @@ FRAGMENTS = (
 
 
 def judged_s(fragment: str, length: int) -> float:
-    """CPU seconds to judge a response of one repeated fragment, the least of three."""
+    """CPU seconds to judge a response of one repeated fragment, the less of two."""
     response = (fragment * (length // len(fragment) + 1))[:length]
     times = []
-    for _ in range(3):
+    for _ in range(2):
         started = time.process_time()
         maths.judge(response, "7", {}), numeric.judge(response, "7", {}), text.judge(response, "7", {})
         choice.judge(response, "A", {"options": ["6", "7"]}), gold.last_box(response)

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from recipe.agpo.rewards import wording
 from recipe.agpo.rewards.boxes import boxes, groups, joined
-from recipe.agpo.rewards.canonical import NUMBER, canonical, normalised
+from recipe.agpo.rewards.canonical import EXCLAMATION, NUMBER, canonical, normalised
 from recipe.agpo.rewards.formulas import FORMULA, Formula, formulas, value
 from recipe.agpo.rewards.visible import visible
 
@@ -182,7 +182,7 @@ def tidy(answer: str) -> str:
     text = _BOLD.sub(r"\2", answer.strip())
     for _ in range(3):
         before = text
-        text = text.strip(" \t\r\n*_`:：#>")
+        text = text.strip(" \t\r\n*_`:：#")
         if text.count("**") == 1:  # its partner was part of the statement: "**Answer: 72** apples"
             text = _CLOSING_BOLD.sub("", text)
         text = wording.FILLER.sub("", text)
@@ -190,7 +190,7 @@ def tidy(answer: str) -> str:
             inside = text[len(opening) : len(text) - len(closing)]
             if len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing):
                 text = inside if opening not in inside else text
-        text = text.rstrip(" \t,，;；。．！!")
+        text = EXCLAMATION.sub("", text.rstrip(" \t,，;；。．！"))
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
         if text == before:

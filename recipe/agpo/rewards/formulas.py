@@ -64,7 +64,7 @@ def value(inside: str) -> str:
         rows = [row for row in _ROW_END.split(_ENVIRONMENT.sub("", text)) if row.strip(" &\n")]
         text = rows[-1] if rows else ""
     if not _MATRIX.search(text):
-        text = _ENVIRONMENT.sub("", text).replace("&", "")
+        text = _ENVIRONMENT.sub("", text).replace("&", "").strip().removeprefix("=")
     text = _ARROW.split(text)[-1]
     text = re.sub(r"\\(?:tag|label)\{[^{}]*\}|\\nonumber|\\notag|\\blacksquare|\\square|\\qed", "", text)
     return text.lstrip(" \t\r\n,;:。，；").rstrip(" \t\r\n.,;:。，；").removesuffix("\\").strip()

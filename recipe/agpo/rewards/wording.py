@@ -104,8 +104,7 @@ REASON = _words(
 FILLER = _words(
     r"^(?:(?:(?:therefore|thus|hence|clearly|simply|just|exactly|equal to|approximately|about|roughly|given by"
     r"|indeed|also",
-    r"|now|then|in fact|of course|finally|again|probably|likely|most likely|maybe|perhaps|possibly)\b|约|大约|等于"
-    r"|可能|也许)[ \t,:]*)+",
+    r"|now|then|in fact|of course|finally|again|probably|likely|most likely)\b|约|大约|等于)[ \t,:]*)+",
 )
 ROUNDED = _words(r"[\s*_$:]*(?:approximately|about|roughly|around|nearly|close to|≈|\\approx|约|大约|近似)")
 
