@@ -75,7 +75,7 @@ def test_the_same_keys_whatever_happens(verifier: Verifier, kind, response, gold
     ("body", "outcome", "status"),
     [
         ("a, b = map(int, input().split())\nprint(a + b)", 1.0, "ok"),
-        ("a, b = map(int, input().split())\nprint(float(a + b), end='')", 1.0, "ok"),
+        ("a, b = map(int, input().split())\nprint(float(a + b), end='')", 0.0, "ok"),
         ("a, b = map(int, input().split())\nprint(a - b)", 0.0, "ok"),
         ("print(3)", 0.0, "ok"),
         ("raise SystemExit(1)", 0.0, "ok"),
@@ -93,7 +93,7 @@ def test_programs(verifier: Verifier, body: str, outcome: float, status: str) ->
 
 
 def test_which_program_of_a_response_counts(verifier: Verifier) -> None:
-    wrong = program("print(0)")
+    wrong = program("a, b = map(int, input().split())\nprint(0)")
     assert verifier.verify(wrong + ADDS, TESTS, "code").outcome == 1.0
     assert verifier.verify(ADDS + wrong, TESTS, "code").outcome == 0.0
     bare = verifier.verify("a, b = map(int, input().split())\nprint(a + b)", TESTS, "code")
