@@ -140,8 +140,8 @@ class LedgerMixin(Trainer):
         )
 
     def _load_checkpoint(self) -> None:
-        for folder in (self._root, *self._root.glob("global_step_*")):
-            remove_leftovers(folder, "agpo_*")  # of a start that was killed while it saved
+        for place in (self._root, *self._root.glob("global_step_*")):
+            remove_leftovers(place, "agpo_*")  # of a start that was killed while it saved
         super()._load_checkpoint()
         if self.global_steps == 0:
             return

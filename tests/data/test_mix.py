@@ -9,20 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.agpo.data import DataError, mix, prepare
+from recipe.agpo.data import DataError, mix
 from recipe.agpo.data.manifest import manifest_path
 from recipe.agpo.data.mix import _largest, _quotas
 from recipe.agpo.data.rows import RowWriter, iter_rows
-from tests.data.samples import gsm8k, write_jsonl
+from tests.data.samples import gsm8k, prepare_few, write_jsonl
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """gsm8k with 60 rows and math with 10."""
     folder = tmp_path_factory.mktemp("sets")
-    prepare("gsm8k", str(write_jsonl(folder / "train.jsonl", [gsm8k(i) for i in range(60)])), folder)
+    prepare_few("gsm8k", str(write_jsonl(folder / "train.jsonl", [gsm8k(i) for i in range(60)])), folder)
     records = [{"problem": f"Find {i}.", "solution": f"\\boxed{{{i}}}"} for i in range(10)]
-    prepare("math", str(write_jsonl(folder / "m" / "train.jsonl", records)), folder)
+    prepare_few("math", str(write_jsonl(folder / "m" / "train.jsonl", records)), folder)
     return folder
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from recipe.agpo.data import BENCHMARKS, DataError, Options, benchmark, prepare, prepare_gym
+from recipe.agpo.data import BENCHMARKS, DataError, Options, benchmark, prepare_gym
 from recipe.agpo.data.manifest import read_manifest
 from recipe.agpo.data.rows import RowWriter, iter_rows, make_row, schema
 from recipe.agpo.data.sources import Record, Source, split_named
 from recipe.agpo.data.templates import TEMPLATES, without_instruction
 from recipe.agpo.rewards.verdict import Judgement
-from tests.data.samples import IDS, SAMPLES, Sample, gsm8k, write_jsonl
+from tests.data.samples import IDS, SAMPLES, Sample, gsm8k, prepare_few, write_jsonl
 
 prepare_module = importlib.import_module("recipe.agpo.data.prepare")
 
@@ -38,7 +38,7 @@ def adds_up(manifest: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("sample", SAMPLES, ids=IDS)
 def test_each_public_format(sample: Sample, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in" / "test.jsonl", [sample.record])
-    (manifest,) = prepare(sample.name, str(source), tmp_path)
+    (manifest,) = prepare_few(sample.name, str(source), tmp_path)
     assert manifest["counts"]["written"] == 1, manifest["skipped"]
     (row,) = rows_of(tmp_path / sample.name, "test")
     assert row["data_source"] == sample.name
@@ -60,7 +60,7 @@ def test_every_benchmark_has_a_sample() -> None:
 
 
 def test_columns_are_verls(tmp_path: Path) -> None:
-    prepare("gsm8k", str(write_jsonl(tmp_path / "train.jsonl", [gsm8k(1)])), tmp_path)
+    prepare_few("gsm8k", str(write_jsonl(tmp_path / "train.jsonl", [gsm8k(1)])), tmp_path)
     file = pq.ParquetFile(tmp_path / "gsm8k" / "train.parquet")
     assert file.schema_arrow.equals(schema())
     assert file.schema_arrow.names == ["data_source", "prompt", "ability", "reward_model", "extra_info"]
@@ -68,7 +68,7 @@ def test_columns_are_verls(tmp_path: Path) -> None:
 
 def test_options_stand_in_the_prompt(tmp_path: Path) -> None:
     sample = next(s for s in SAMPLES if s.name == "sat_math")
-    prepare("sat_math", str(write_jsonl(tmp_path / "x.jsonl", [sample.record])), tmp_path)
+    prepare_few("sat_math", str(write_jsonl(tmp_path / "x.jsonl", [sample.record])), tmp_path)
     content = rows_of(tmp_path / "sat_math", "test")[0]["prompt"][0]["content"]
     assert content.startswith("What is $2+2$?\n\nA. $3$\nB. $4$\nC. $5$\nD. $6$\n\n")
     assert without_instruction(content).endswith("D. $6$")
@@ -89,7 +89,7 @@ def test_math_folder_json_parquet_and_data_layouts(tmp_path: Path) -> None:
             file = folder / split / "algebra" / f"{i}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(record(i)))
-    manifests = prepare("math", str(folder), tmp_path / "a")
+    manifests = prepare_few("math", str(folder), tmp_path / "a")
     assert [m["split"] for m in manifests] == ["train", "test"]
     golds = [row["reward_model"]["ground_truth"] for row in rows_of(tmp_path / "a" / "math", "train")]
     assert golds == ["1", "2", "10"]  # by number, not by the order of the disk
@@ -102,7 +102,7 @@ def test_math_folder_json_parquet_and_data_layouts(tmp_path: Path) -> None:
 
     pq.write_table(pa.Table.from_pylist([record(1), record(2)]), table)
     for source, bad in ((array, 1), (wrong_suffix, 0), (table, 0)):
-        (manifest,) = prepare("math", str(source), tmp_path / "d")
+        (manifest,) = prepare_few("math", str(source), tmp_path / "d")
         assert (manifest["rows"], manifest["counts"]["skipped"]["bad_json"]) == (2, bad)
 
 
@@ -111,7 +111,7 @@ def test_many_source_files_have_one_hash(tmp_path: Path) -> None:
         file = tmp_path / "test" / f"{i}.json"
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps({"problem": f"p{i}", "solution": f"\\boxed{{{i}}}"}))
-    (manifest,) = prepare("math", str(tmp_path), tmp_path / "out")
+    (manifest,) = prepare_few("math", str(tmp_path), tmp_path / "out")
     assert manifest["source"]["count"] == 21 and "files" not in manifest["source"]
 
 
@@ -136,32 +136,32 @@ def test_split_named(name: str, split: str | None) -> None:
 
 def test_test_only_benchmark_is_test_whatever_the_file_is_called(tmp_path: Path) -> None:
     sample = next(s for s in SAMPLES if s.name == "aime24")
-    (manifest,) = prepare("aime24", str(write_jsonl(tmp_path / "train.jsonl", [sample.record])), tmp_path)
+    (manifest,) = prepare_few("aime24", str(write_jsonl(tmp_path / "train.jsonl", [sample.record])), tmp_path)
     assert manifest["split"] == "test"
     with pytest.raises(DataError, match="allow-test-for-training"):
-        prepare("aime24", str(tmp_path / "train.jsonl"), tmp_path, split="train")
+        prepare_few("aime24", str(tmp_path / "train.jsonl"), tmp_path, split="train")
 
 
 def test_split_that_cannot_be_told_is_refused(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "rows.jsonl", [gsm8k(1)])
     with pytest.raises(DataError, match="does not tell the split"):
-        prepare("gsm8k", str(source), tmp_path)
-    (manifest,) = prepare("gsm8k", str(source), tmp_path, split="train")
+        prepare_few("gsm8k", str(source), tmp_path)
+    (manifest,) = prepare_few("gsm8k", str(source), tmp_path, split="train")
     assert manifest["split"] == "train"
 
 
 def test_test_file_cannot_be_called_train(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "test.jsonl", [gsm8k(1)])
     with pytest.raises(DataError, match="only test"):
-        prepare("gsm8k", str(source), tmp_path, split="train")
+        prepare_few("gsm8k", str(source), tmp_path, split="train")
 
 
 def test_missing_source(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        prepare("gsm8k", str(tmp_path / "nothing"), tmp_path)
+        prepare_few("gsm8k", str(tmp_path / "nothing"), tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no .jsonl"):
-        prepare("gsm8k", str(tmp_path / "empty"), tmp_path)
+        prepare_few("gsm8k", str(tmp_path / "empty"), tmp_path)
     with pytest.raises(DataError, match="gsm8k"):
         benchmark("gsm9k")
 
@@ -187,7 +187,7 @@ def test_bad_rows_are_counted_and_listed(tmp_path: Path) -> None:
         {"question": gsm8k(1)["question"].replace(" ", "  "), "answer": "#### 99"},
         gsm8k(2),
     ]
-    (manifest,) = prepare("gsm8k", str(write_jsonl(tmp_path / "train.jsonl", records)), tmp_path)
+    (manifest,) = prepare_few("gsm8k", str(write_jsonl(tmp_path / "train.jsonl", records)), tmp_path)
     skipped = {reason: count for reason, count in manifest["counts"]["skipped"].items() if count}
     assert skipped == {
         "bad_json": 3, "bad_row": 6, "unparseable_gold": 1, "duplicate": 1, "conflicting_duplicate": 1,
@@ -219,25 +219,25 @@ def test_bad_rows_are_counted_and_listed(tmp_path: Path) -> None:
 )
 def test_bad_row_of_each_format(name: str, change: dict[str, Any], tmp_path: Path) -> None:
     record = next(s.record for s in SAMPLES if s.name == name) | change
-    (manifest,) = prepare(name, str(write_jsonl(tmp_path / "test.jsonl", [record])), tmp_path)
+    (manifest,) = prepare_few(name, str(write_jsonl(tmp_path / "test.jsonl", [record])), tmp_path)
     assert manifest["counts"]["skipped"]["bad_row"] == 1 and manifest["rows"] == 0 and adds_up(manifest)
 
 
 def test_gold_that_is_no_option_is_skipped(tmp_path: Path) -> None:
     record = next(s.record for s in SAMPLES if s.name == "sat_math") | {"Answer": "E"}
-    (manifest,) = prepare("sat_math", str(write_jsonl(tmp_path / "x.jsonl", [record])), tmp_path)
+    (manifest,) = prepare_few("sat_math", str(write_jsonl(tmp_path / "x.jsonl", [record])), tmp_path)
     assert manifest["counts"]["skipped"]["unparseable_gold"] == 1
 
 
 def test_skipped_rows_in_the_manifest_are_capped_but_all_are_in_the_file(tmp_path: Path) -> None:
-    (manifest,) = prepare("gsm8k", str(write_jsonl(tmp_path / "train.jsonl", [gsm8k(1)] * 31)), tmp_path)
+    (manifest,) = prepare_few("gsm8k", str(write_jsonl(tmp_path / "train.jsonl", [gsm8k(1)] * 31)), tmp_path)
     assert len(manifest["skipped"]) == 20 and manifest["counts"]["skipped"]["duplicate"] == 30
     assert len((tmp_path / "gsm8k" / "train.skipped.jsonl").read_text().splitlines()) == 30
 
 
 def test_duplicates_can_be_kept(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "test.jsonl", [gsm8k(1), gsm8k(1)])
-    (manifest,) = prepare("gsm8k", str(source), tmp_path, options=Options(keep_duplicates=True))
+    (manifest,) = prepare_few("gsm8k", str(source), tmp_path, options=Options(keep_duplicates=True))
     assert manifest["rows"] == 2
 
 
@@ -246,7 +246,7 @@ def test_duplicates_can_be_kept(tmp_path: Path) -> None:
 
 def test_limit_takes_the_first_and_stops_reading(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "train.jsonl", [gsm8k(i) for i in range(9)])
-    (manifest,) = prepare("gsm8k", str(source), tmp_path, options=Options(limit=3))
+    (manifest,) = prepare_few("gsm8k", str(source), tmp_path, options=Options(limit=3))
     assert manifest["counts"]["read"] == manifest["counts"]["written"] == 3
 
 
@@ -254,7 +254,7 @@ def test_limit_with_a_seed_draws_rows(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "train.jsonl", [gsm8k(i) for i in range(40)])
     chosen = []
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
-        (manifest,) = prepare("gsm8k", str(source), tmp_path / out, options=Options(limit=10, seed=seed))
+        (manifest,) = prepare_few("gsm8k", str(source), tmp_path / out, options=Options(limit=10, seed=seed))
         assert adds_up(manifest) and manifest["counts"]["skipped"]["not_sampled"] == 30
         chosen.append([row["extra_info"]["index"] for row in rows_of(tmp_path / out / "gsm8k", "train")])
     assert chosen[0] == chosen[1] == sorted(chosen[0]) and chosen[0] != chosen[2] and len(chosen[0]) == 10
@@ -284,7 +284,7 @@ def test_prompts_that_are_too_long(tokenizer: Any, extra: int, tmp_path: Path, m
     words = len(TEMPLATES["boxed-1"].instruction.split()) + extra
     source = write_jsonl(tmp_path / "train.jsonl", [gsm8k(1, "one two three"), gsm8k(2, "one two three four")])
     options = Options(max_prompt_tokens=words + 3, tokenizer="/somewhere/tiny")
-    (manifest,) = prepare("gsm8k", str(source), tmp_path, options=options)
+    (manifest,) = prepare_few("gsm8k", str(source), tmp_path, options=options)
     assert manifest["rows"] == 1 and manifest["counts"]["skipped"]["too_long"] == 1
     assert manifest["skipped"][0]["detail"] == f"{words + 4} tokens, at most {words + 3}"
     assert manifest["options"]["tokenizer"] == "tiny"  # no path of this machine
@@ -298,21 +298,21 @@ def test_options_are_checked() -> None:
 
 def test_template_can_be_chosen(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "train.jsonl", [gsm8k(1)])
-    (manifest,) = prepare("gsm8k", str(source), tmp_path, options=Options(template="boxed-zh-1"))
+    (manifest,) = prepare_few("gsm8k", str(source), tmp_path, options=Options(template="boxed-zh-1"))
     assert manifest["template"]["name"] == "boxed-zh-1" and manifest["template"]["version"] == 1
     assert "请" in rows_of(tmp_path / "gsm8k", "train")[0]["prompt"][0]["content"]
     with pytest.raises(DataError, match="boxed-1"):
-        prepare("gsm8k", str(source), tmp_path, options=Options(template="boxed-9"))
+        prepare_few("gsm8k", str(source), tmp_path, options=Options(template="boxed-9"))
     with pytest.raises(DataError, match="options"):
-        prepare("gsm8k", str(source), tmp_path, options=Options(template="letter-1"))
+        prepare_few("gsm8k", str(source), tmp_path, options=Options(template="letter-1"))
 
 
 def test_rows_that_overlap_an_evaluation_set_are_left_out(tmp_path: Path) -> None:
     text = "A farmer sells twelve crates of apples on Monday and nine crates on Tuesday at the market"
-    prepare("gsm8k", str(write_jsonl(tmp_path / "test.jsonl", [gsm8k(1, text)])), tmp_path)
+    prepare_few("gsm8k", str(write_jsonl(tmp_path / "test.jsonl", [gsm8k(1, text)])), tmp_path)
     source = write_jsonl(tmp_path / "train.jsonl", [gsm8k(2, text + ", how many?"), gsm8k(3)])
     options = Options(against=(tmp_path / "gsm8k" / "test.parquet",))
-    (manifest,) = prepare("gsm8k", str(source), tmp_path, options=options)
+    (manifest,) = prepare_few("gsm8k", str(source), tmp_path, options=options)
     assert manifest["rows"] == 1 and manifest["counts"]["skipped"]["overlap"] == 1
     assert "gsm8k/test.parquet row 0" in manifest["skipped"][0]["detail"]
 
@@ -324,7 +324,7 @@ def test_same_input_same_manifest_and_rows(tmp_path: Path) -> None:
     texts = []
     for name in ("here", "there"):
         source = write_jsonl(tmp_path / name / "train.jsonl", [gsm8k(i) for i in range(20)] + [gsm8k(3)])
-        prepare("gsm8k", str(source), tmp_path / name)
+        prepare_few("gsm8k", str(source), tmp_path / name)
         folder = tmp_path / name / "gsm8k"
         texts.append([(folder / f"train.{end}").read_bytes() for end in ("manifest.json", "skipped.jsonl", "parquet")])
     assert texts[0] == texts[1]
@@ -334,7 +334,7 @@ def test_content_hash_follows_the_rows(tmp_path: Path) -> None:
     hashes = []
     for numbers in ([1, 2], [2, 1], [1, 2, 3]):
         source = write_jsonl(tmp_path / "train.jsonl", [gsm8k(i) for i in numbers])
-        hashes.append(prepare("gsm8k", str(source), tmp_path)[0]["content_sha256"])
+        hashes.append(prepare_few("gsm8k", str(source), tmp_path)[0]["content_sha256"])
     assert len(set(hashes)) == 3
 
 
@@ -354,7 +354,7 @@ def test_a_failure_leaves_the_earlier_files_and_no_parts(tmp_path: Path) -> None
 
 
 def test_manifest_that_does_not_fit_its_file_is_refused(tmp_path: Path) -> None:
-    prepare("gsm8k", str(write_jsonl(tmp_path / "train.jsonl", [gsm8k(1)])), tmp_path)
+    prepare_few("gsm8k", str(write_jsonl(tmp_path / "train.jsonl", [gsm8k(1)])), tmp_path)
     path = tmp_path / "gsm8k" / "train.parquet"
     assert (read_manifest(path) or {})["rows"] == 1
     writer = RowWriter(path)
@@ -421,7 +421,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[dict[str, A
 
 def test_hub_is_streamed_at_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_hub(monkeypatch, {"train": [gsm8k(1), gsm8k(2)], "test": [gsm8k(3)], "train_zh_test": []})
-    manifests = prepare("gsm8k", "hub", tmp_path)
+    manifests = prepare_few("gsm8k", "hub", tmp_path)
     assert [(m["split"], m["rows"]) for m in manifests] == [("train", 2), ("test", 1)]
     assert calls[0] == {
         "name": "openai/gsm8k", "config": "main", "split": "train", "revision": "c0ffee", "streaming": True,
@@ -433,7 +433,7 @@ def test_hub_is_streamed_at_one_commit(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_hub_split_of_a_test_only_benchmark_is_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_hub(monkeypatch, {"train": [next(s.record for s in SAMPLES if s.name == "aime24")]})
-    (manifest,) = prepare("aime24", "some/aime", tmp_path)
+    (manifest,) = prepare_few("aime24", "some/aime", tmp_path)
     assert manifest["split"] == "test" and not manifest["training_allowed"]
 
 
@@ -441,9 +441,9 @@ def test_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     fake_hub(monkeypatch, {})
     monkeypatch.delattr(sys.modules["huggingface_hub"], "HfApi")
     with pytest.raises(DataError, match="cannot reach openai/gsm8k .*--from PATH"):
-        prepare("gsm8k", "hub", tmp_path)
+        prepare_few("gsm8k", "hub", tmp_path)
     with pytest.raises(DataError, match="no public copy"):
-        prepare("sat_math", "hub", tmp_path)
+        prepare_few("sat_math", "hub", tmp_path)
 
 
 # ---- reasoning-gym -----------------------------------------------------------------------------------------
@@ -490,4 +490,4 @@ def test_generated_task_errors(gym: None, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(DataError, match="no generated task"):
         prepare_gym("gsm8k", tmp_path, size=1)
     with pytest.raises(DataError, match="takes no source"):
-        prepare("reasoning_gym:chain_sum", "x", tmp_path)
+        prepare_few("reasoning_gym:chain_sum", "x", tmp_path)

@@ -268,7 +268,7 @@ def test_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == f"{folder.name}: 6 steps, ok\npage: {folder / 'report.html'}\n"
     assert report.run(arguments(folder / "absent")) == 2
     assert report.run(arguments(folder, out=tmp_path / "no" / "folder.html")) == 2
-    assert "absent" in capsys.readouterr().out
+    assert "absent" in capsys.readouterr().err
 
 
 def test_command_is_understood() -> None:

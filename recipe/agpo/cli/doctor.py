@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo.files import FileError, check_folder, write_text
+
 DISTRIBUTION = "agpo-verl"
 PYTHON_RANGE = ((3, 11), (3, 13))
 OK, WARN, FAIL = "ok", "warn", "FAIL"
@@ -58,6 +60,10 @@ class Row:
 
 def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: Path | None = None) -> int:
     """Print the report; 1 if any row says FAIL, else 0. ``ranks``, ``folder``: see :func:`cluster.cluster_rows`."""
+    if ranks is not None and ranks < 1:
+        raise FileError(f"--ranks {ranks}: must be at least 1")
+    if folder is not None:
+        check_folder(folder)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # what matters of verl's warnings is a row here
     started = time.monotonic()
@@ -71,7 +77,7 @@ def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: 
     verdict = f"training cannot start: {failures} FAIL" if failures else "training can start"
     print(f"\n{verdict} ({time.monotonic() - started:.0f} s)")
     if json_path is not None:
-        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+        write_text(json_path, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return 1 if failures else 0
 
 

@@ -77,8 +77,14 @@ def _accuracies(folder: Path) -> dict[str, dict[str, tuple[float, str]]]:
         raise EvaluationError(f"{folder} has {missing} responses without a verdict: run its evaluation to the end")
     found: dict[str, dict[str, tuple[float, str]]] = {}
     for (benchmark, problem), line in verdicts.items():
-        right = [(verdict["outcome"] or 0.0) >= FULL_MARKS for verdict in line["verdicts"]]
-        found.setdefault(benchmark, {})[problem] = (sum(right) / len(right) if right else 0.0, line["gold"])
+        try:
+            right = [(verdict["outcome"] or 0.0) >= FULL_MARKS for verdict in line["verdicts"]]
+            found.setdefault(benchmark, {})[problem] = (sum(right) / len(right) if right else 0.0, str(line["gold"]))
+        except (KeyError, TypeError) as error:
+            raise EvaluationError(
+                f"{folder / VERDICTS}: the verdicts on {benchmark} {problem} are damaged ({type(error).__name__}: "
+                f"{error}); judge that evaluation again with --rejudge"
+            ) from error
     return found
 
 

@@ -6,7 +6,6 @@ Nothing here raises because of what a file contains: a run that crashed is the o
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 from agpo_core import AGPOConfig
 from recipe.agpo.checkpoint import DECISIONS_FILE, LEDGER_FILE, STATE_FILE
+from recipe.agpo.files import FileError, kind_of, parse_json
 from recipe.agpo.report.decisions import Decisions
 from recipe.agpo.report.jsonl import FileNote, finite, read_lines, step_of
 from recipe.agpo.report.samples import Sample, read_samples
@@ -117,9 +117,12 @@ def read_run(path: Path, name: str | None = None) -> Run:
 
     Raises:
         FileNotFoundError: nothing is there.
+        FileError: it is neither a folder nor a regular file.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such run folder or metrics file")
+    if not path.is_dir() and not path.is_file():
+        raise FileError(f"{path} is {kind_of(path)}: name a run folder or a metrics file")
     folder = path if path.is_dir() else path.parent
     files = sorted(path.glob("metrics*.jsonl"), key=_natural) if path.is_dir() else [path]
     notes: list[FileNote] = []
@@ -205,7 +208,7 @@ def _settings(run: Run, path: Path) -> AGPOConfig | None:
     config = extra.get("config") if isinstance(extra, dict) else None
     try:
         return AGPOConfig.from_dict(config) if isinstance(config, dict) else None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         run.problems.append(f"{path.parent.name}/{path.name}: settings of another version ({error})")
         return None
 
@@ -215,9 +218,9 @@ def _document(run: Run, path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, ValueError, RecursionError) as error:
-        run.problems.append(f"{path.parent.name}/{path.name}: not readable ({type(error).__name__})")
+        value = parse_json(path.read_bytes().decode("utf-8", errors="replace"))
+    except (OSError, ValueError) as error:
+        run.problems.append(f"{path.parent.name}/{path.name}: not readable ({error})")
         return {}
     return value if isinstance(value, dict) else {}
 
