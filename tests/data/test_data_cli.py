@@ -33,7 +33,8 @@ def test_prepare_check_mix_show(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_show_applies_the_chat_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(tmp_path / "train.jsonl", [gsm8k(1, "How many?")])
-    assert main(["data", "prepare", "gsm8k", "--from", str(tmp_path / "train.jsonl"), "--out", str(tmp_path), "--custom"]) == 0
+    source = ["--from", str(tmp_path / "train.jsonl"), "--custom"]
+    assert main(["data", "prepare", "gsm8k", *source, "--out", str(tmp_path)]) == 0
     path = tmp_path / "gsm8k" / "train.parquet"
     text = shown(path, 3, ChatTokenizer())
     assert "<user> How many?" in text and "<assistant>" in text and "tokens " in text and "gold   3" in text

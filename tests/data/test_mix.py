@@ -119,3 +119,15 @@ def test_errors(sets: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=match):
             mix(weights, sets, tmp_path, size=size)
+
+
+def test_a_mixture_does_not_replace_its_source(sets: Path) -> None:
+    path = sets / "gsm8k" / "train.parquet"
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="gsm8k itself"):
+        mix({"gsm8k": 1.0, "math": 1.0}, sets, sets / "gsm8k", size=3)
+    link = sets / "link"
+    link.symlink_to(sets / "gsm8k")
+    with pytest.raises(DataError, match="gsm8k itself"):
+        mix({"gsm8k": 1.0}, sets, link, size=3)
+    assert path.read_bytes() == before

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from recipe.agpo.data import BENCHMARKS, DataError, Options, benchmark, prepare_gym
+from recipe.agpo.data import BENCHMARKS, DataError, Options, benchmark, mix, prepare, prepare_gym
 from recipe.agpo.data.manifest import read_manifest
 from recipe.agpo.data.rows import RowWriter, iter_rows, make_row, schema
 from recipe.agpo.data.sources import Record, Source, split_named
@@ -20,6 +21,7 @@ from recipe.agpo.data.templates import TEMPLATES, without_instruction
 from recipe.agpo.rewards.verdict import Judgement
 from tests.data.samples import IDS, SAMPLES, Sample, gsm8k, prepare_few, write_jsonl
 
+CUSTOM = Options(custom=True)
 prepare_module = importlib.import_module("recipe.agpo.data.prepare")
 
 
@@ -136,7 +138,15 @@ def test_split_named(name: str, split: str | None) -> None:
 
 def test_test_only_benchmark_is_test_whatever_the_file_is_called(tmp_path: Path) -> None:
     sample = next(s for s in SAMPLES if s.name == "aime24")
-    (manifest,) = prepare_few("aime24", str(write_jsonl(tmp_path / "train.jsonl", [sample.record])), tmp_path)
+    source = str(write_jsonl(tmp_path / "train.jsonl", [sample.record]))
+    with pytest.raises(DataError, match="looks like training data.*--split test"):
+        prepare_few("aime24", source, tmp_path)
+    with pytest.raises(DataError, match="looks like training data"):
+        prepare_few("aime24", str(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "aime24").exists() and not (tmp_path / "out").exists()
+    (manifest,) = prepare_few("aime24", source, tmp_path, split="test")
+    assert manifest["split"] == "test"
+    (manifest,) = prepare_few("aime24", str(write_jsonl(tmp_path / "x.jsonl", [sample.record])), tmp_path)
     assert manifest["split"] == "test"
     with pytest.raises(DataError, match="allow-test-for-training"):
         prepare_few("aime24", str(tmp_path / "train.jsonl"), tmp_path, split="train")
@@ -218,14 +228,15 @@ def test_bad_rows_are_counted_and_listed(tmp_path: Path) -> None:
     ],
 )
 def test_bad_row_of_each_format(name: str, change: dict[str, Any], tmp_path: Path) -> None:
-    record = next(s.record for s in SAMPLES if s.name == name) | change
-    (manifest,) = prepare_few(name, str(write_jsonl(tmp_path / "test.jsonl", [record])), tmp_path)
-    assert manifest["counts"]["skipped"]["bad_row"] == 1 and manifest["rows"] == 0 and adds_up(manifest)
+    good = next(s.record for s in SAMPLES if s.name == name)
+    (manifest,) = prepare_few(name, str(write_jsonl(tmp_path / "test.jsonl", [good | change, good])), tmp_path)
+    assert manifest["counts"]["skipped"]["bad_row"] == 1 and manifest["rows"] == 1 and adds_up(manifest)
 
 
 def test_gold_that_is_no_option_is_skipped(tmp_path: Path) -> None:
-    record = next(s.record for s in SAMPLES if s.name == "sat_math") | {"Answer": "E"}
-    (manifest,) = prepare_few("sat_math", str(write_jsonl(tmp_path / "x.jsonl", [record])), tmp_path)
+    good = next(s.record for s in SAMPLES if s.name == "sat_math")
+    source = write_jsonl(tmp_path / "x.jsonl", [good | {"Answer": "E"}, good])
+    (manifest,) = prepare_few("sat_math", str(source), tmp_path)
     assert manifest["counts"]["skipped"]["unparseable_gold"] == 1
 
 
@@ -330,6 +341,79 @@ def test_same_input_same_manifest_and_rows(tmp_path: Path) -> None:
     assert texts[0] == texts[1]
 
 
+def few(folder: Path, rows: list[Any], **options: Any) -> list[dict[str, Any]]:
+    """Prepares gsm8k as a user does, from a training file."""
+    return prepare("gsm8k", str(write_jsonl(folder / "in" / "train.jsonl", rows)), folder, options=Options(**options))
+
+
+def test_what_does_not_look_like_the_benchmark_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = {"train": (50,), "test": (50,)}
+    monkeypatch.setitem(BENCHMARKS, "gsm8k", dataclasses.replace(BENCHMARKS["gsm8k"], sizes=size))
+    good = [gsm8k(i) for i in range(46)]
+    assert few(tmp_path, [*good, "{", "[]"])[0]["rows"] == 46
+    folder = tmp_path / "gsm8k"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for rows, words in (
+        (["{"] * 50, "not a single row of 50 was usable.*train.jsonl:1"),
+        ([{"problem": "x"}] * 50, "not a single row of 50.*question is missing"),
+        (["{"] * 6 + good, "6 of 52 records are unreadable, more than 10%.*--custom"),
+        ([gsm8k(i) for i in range(44)], "44 records, the benchmark 50.*--custom"),
+        ([gsm8k(i) for i in range(56)], "56 records, the benchmark 50"),
+        ([], "not a single row of 0"),
+    ):
+        with pytest.raises(DataError, match=words):
+            few(tmp_path, rows)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, words
+    write_jsonl(tmp_path / "in" / "test.jsonl", ["{"])
+    with pytest.raises(DataError, match="gsm8k/test: not a single row"):
+        write_jsonl(tmp_path / "in" / "train.jsonl", [gsm8k(i) for i in range(49)])
+        prepare("gsm8k", str(tmp_path / "in"), tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "one bad split, so neither is written"
+    assert few(tmp_path, [gsm8k(i) for i in range(3)] + ["{"], custom=True)[0]["rows"] == 3
+    assert few(tmp_path, good + ["{"], limit=2)[0]["rows"] == 2, "with --limit the rest is not read"
+
+
+def test_a_failure_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a single row"):
+        prepare("gsm8k", str(write_jsonl(tmp_path / "train.jsonl", ["{"])), tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_set_is_not_written_over_its_source(tmp_path: Path) -> None:
+    few(tmp_path, [gsm8k(1)], custom=True)
+    with pytest.raises(DataError, match="over its own source"):
+        prepare_few("gsm8k", str(tmp_path / "gsm8k" / "train.parquet"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "..", "a/b", "/tmp/x", "reasoning_gym:../x", "reasoning_gym:a/b", "reasoning_gym:..", "reasoning_gym:a:..",
+     "", ".", ".x", "a\x00b", "x" * 300],
+)  # fmt: skip
+def test_names_that_lead_elsewhere_are_refused_before_anything_is_made(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(DataError):
+        prepare_gym(name, out, size=2)
+    with pytest.raises(DataError):
+        prepare_few(name, str(write_jsonl(tmp_path / "in" / "train.jsonl", [gsm8k(1)])), out)
+    with pytest.raises(DataError):
+        mix({name: 1.0}, tmp_path / "in", out, size=1)
+    with pytest.raises(DataError):
+        mix({"gsm8k": 1.0}, tmp_path / "in", out, size=1, split=f"../{name}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_files_of_windows_are_read(tmp_path: Path) -> None:
+    lines = "\r\n".join(json.dumps(gsm8k(i)) for i in range(3)) + "\r\n"
+    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    (manifest,) = prepare_few("gsm8k", str(tmp_path / "train.jsonl"), tmp_path)
+    assert manifest["counts"] == {"read": 3, "written": 3, "skipped": dict.fromkeys(manifest["counts"]["skipped"], 0)}
+    (tmp_path / "test.json").write_bytes(b"\xef\xbb\xbf" + json.dumps([gsm8k(1)]).encode())
+    assert prepare_few("gsm8k", str(tmp_path / "test.json"), tmp_path)[0]["rows"] == 1
+
+
 def test_content_hash_follows_the_rows(tmp_path: Path) -> None:
     hashes = []
     for numbers in ([1, 2], [2, 1], [1, 2, 3]):
@@ -346,10 +430,10 @@ def test_a_failure_leaves_the_earlier_files_and_no_parts(tmp_path: Path) -> None
         if fail:
             raise OSError("disk")
 
-    prepare_module.prepare_source(bench, Source("train", {}, lambda: records(False)), tmp_path, Options())
+    prepare_module.prepare_sources(bench, [Source("train", {}, lambda: records(False))], tmp_path, CUSTOM)
     before = {path.name: path.read_bytes() for path in (tmp_path / "gsm8k").iterdir()}
     with pytest.raises(OSError, match="disk"):
-        prepare_module.prepare_source(bench, Source("train", {}, lambda: records(True)), tmp_path, Options())
+        prepare_module.prepare_sources(bench, [Source("train", {}, lambda: records(True))], tmp_path, CUSTOM)
     assert {path.name: path.read_bytes() for path in (tmp_path / "gsm8k").iterdir()} == before
 
 
@@ -380,7 +464,7 @@ def test_a_stream_of_many_rows_holds_few(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(prepare_module, "RowWriter", Watched)
     source = Source("train", {}, records)
-    manifest = prepare_module.prepare_source(benchmark("gsm8k"), source, tmp_path, Options(), max_rows=100)
+    (manifest,) = prepare_module.prepare_sources(benchmark("gsm8k"), [source], tmp_path, CUSTOM, max_rows=100)
     assert manifest["rows"] == 5_000
     assert writers[0].peak_rows == 100  # never more than one row group
     assert alive <= 1  # the source is never read ahead of the writer
@@ -433,7 +517,9 @@ def test_hub_is_streamed_at_one_commit(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_hub_split_of_a_test_only_benchmark_is_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_hub(monkeypatch, {"train": [next(s.record for s in SAMPLES if s.name == "aime24")]})
-    (manifest,) = prepare_few("aime24", "some/aime", tmp_path)
+    with pytest.raises(DataError, match="no split for test among train.*--split test"):
+        prepare_few("aime24", "some/aime", tmp_path)
+    (manifest,) = prepare_few("aime24", "some/aime", tmp_path, split="test")
     assert manifest["split"] == "test" and not manifest["training_allowed"]
 
 

@@ -43,7 +43,7 @@ def test_mixture_of_test_rows(allow: bool, tmp_path: Path) -> None:
 
 def test_test_only_benchmark(tmp_path: Path) -> None:
     record = next(s.record for s in SAMPLES if s.name == "aime24")
-    prepare_few("aime24", str(write_jsonl(tmp_path / "train.jsonl", [record])), tmp_path)
+    prepare_few("aime24", str(write_jsonl(tmp_path / "problems.jsonl", [record])), tmp_path)
     assert len(check_training_files([tmp_path / "aime24" / "test.parquet"])) == 1
 
 

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         out = arguments.out or _default(arguments.runs)
         _check_out(out)
         write_text(out, page(runs))
-    except FileNotFoundError as error:
+    except (OSError, FileError) as error:
         print(f"agpo report: {error}", file=sys.stderr)
         return 2
     for each in runs:

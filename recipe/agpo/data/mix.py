@@ -71,8 +71,6 @@ def mix(
     if not repeat:
         quotas = _quotas(weights, _largest(weights, size, available))
     total = sum(quotas.values())
-    if not total:
-        raise DataError(f"not one row can be taken in these shares without repeating a set: {available}")
 
     final = Path(out) / f"{split}.parquet"
     over = next((name for name in names if final.exists() and final.samefile(paths[name])), None)

@@ -13,7 +13,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,10 +131,7 @@ def prepare(
     if bench.kind == "gym":
         raise DataError(f"{name} is generated and takes no source: use --size and --seed")
     sources = open_sources(bench, str(source), split, revision)
-    with Replacement() as aside:
-        manifests = [prepare_source(bench, found, out, options or Options(), aside) for found in sources]
-        _replace(aside, [folder_of(out, name) / f"{found.split}.parquet" for found in sources])
-    return manifests
+    return prepare_sources(bench, sources, out, options or Options())
 
 
 def prepare_gym(
@@ -174,18 +171,30 @@ def prepare_gym(
     info = {"kind": "generated", "task": task, "config": settings, "size": size, "version": _gym_version()}
     source = Source(split, info, lambda: _gym_records(task, settings, split, seed, size))
     chosen = replace(options or Options(), limit=None, seed=seed)
+    return prepare_sources(bench, [source], out, chosen)[0]
+
+
+def prepare_sources(
+    bench: Benchmark, sources: Sequence[Source], out: Path, options: Options, max_rows: int | None = None
+) -> list[dict[str, Any]]:
+    """Prepare splits, all or none; see :func:`prepare`. ``max_rows``: rows held at once, None for the default."""
+    finals = [folder_of(Path(out), bench.name) / f"{source.split}.parquet" for source in sources]
     with Replacement() as aside:
-        manifest = prepare_source(bench, source, out, chosen, aside)
-        _replace(aside, [folder_of(out, name) / f"{split}.parquet"])
-    return manifest
+        manifests = [
+            _write_aside(bench, source, final, options, aside, max_rows)
+            for source, final in zip(sources, finals, strict=True)
+        ]
+        # A stopped run never leaves a manifest beside rows that it does not describe: it goes first and comes last.
+        for final in finals:
+            manifest_path(final).unlink(missing_ok=True)
+        aside.commit()
+    return manifests
 
 
-def prepare_source(
-    bench: Benchmark, source: Source, out: Path, options: Options, aside: Replacement, max_rows: int | None = None
+def _write_aside(
+    bench: Benchmark, source: Source, final: Path, options: Options, aside: Replacement, max_rows: int | None
 ) -> dict[str, Any]:
-    """Write one split aside; see :func:`prepare`. ``max_rows``: rows held at once, None for the default."""
     wording = template(options.template or bench.template)
-    final = folder_of(Path(out), bench.name) / f"{source.split}.parquet"
     if any(path.resolve() == final.resolve() for path in source.paths):
         raise DataError(f"{final} would be written over its own source: name another folder with --out")
     skipped_file = final.with_name(f"{source.split}.skipped.jsonl")
@@ -225,13 +234,6 @@ def prepare_source(
     }
     aside.add(manifest_path(final)).write_text(dump(manifest), encoding="utf-8")
     return manifest
-
-
-def _replace(aside: Replacement, finals: Iterable[Path]) -> None:
-    # A stopped run never leaves a manifest beside rows that it does not describe: it goes first and comes last.
-    for final in finals:
-        manifest_path(final).unlink(missing_ok=True)
-    aside.commit()
 
 
 def _check_counts(bench: Benchmark, split: str, options: Options, rows: int, log: _Log) -> None:

@@ -214,8 +214,8 @@ def reading(path: Path) -> Iterator[None]:
     # ValueError: also text that is not UTF-8; OverflowError: dates that Python cannot hold.
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        kind = "parquet file" if path.suffix == ".parquet" else path.suffix.removeprefix(".") or "file"
-        raise DataError(f"{path}: not a readable {kind} ({first}): write or download it again") from error
+        kind = "file" if path.suffix == ".jsonl" else "parquet file"
+        raise DataError(f"{path}: no {kind} that can be read ({first}): write or download it again") from error
 
 
 def _check_file(path: Path) -> None:
