@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -97,7 +98,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.chunk is not None and arguments.chunk < 1:
         raise EvaluationError(f"--chunk must be at least 1, got {arguments.chunk}")
     if arguments.compare is not None:
-        if arguments.compare.resolve() == arguments.out.resolve():
+        if os.path.realpath(arguments.compare) == os.path.realpath(arguments.out):
             raise EvaluationError("--compare names the folder of --out: a run cannot be compared with itself")
         compare.check(arguments.compare)
     check_folder(arguments.out)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import os
 import re
 import unicodedata
 import warnings
@@ -195,7 +196,7 @@ def _write_aside(
     bench: Benchmark, source: Source, final: Path, options: Options, aside: Replacement, max_rows: int | None
 ) -> dict[str, Any]:
     wording = template(options.template or bench.template)
-    if any(path.resolve() == final.resolve() for path in source.paths):
+    if any(os.path.realpath(path) == os.path.realpath(final) for path in source.paths):
         raise DataError(f"{final} would be written over its own source: name another folder with --out")
     skipped_file = final.with_name(f"{source.split}.skipped.jsonl")
     part = aside.add(final)

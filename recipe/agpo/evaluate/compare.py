@@ -72,6 +72,7 @@ def _accuracies(folder: Path) -> dict[str, dict[str, tuple[float, str]]]:
     """Benchmark -> problem -> (accuracy, hash of the reference answer). Not judged and not asked count as wrong."""
     if not (folder / HEADER).is_file() or not (folder / REPORT).is_file():
         raise EvaluationError(f"{folder} is no finished evaluation: it has no {HEADER} or no {REPORT}")
+    read_header(folder)
     verdicts: dict[Key, dict[str, Any]] = read_lines(folder / VERDICTS)
     if missing := len(read_lines(folder / RESPONSES).keys() - verdicts.keys()):
         raise EvaluationError(f"{folder} has {missing} responses without a verdict: run its evaluation to the end")

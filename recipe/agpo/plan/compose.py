@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from recipe.agpo.files import FileError, read_text
 
+SCRIPT_S = 60.0
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "config"
 
 
@@ -74,7 +75,13 @@ def _arguments(target: str) -> tuple[str, list[str]]:
     if not Path(target).is_file():
         raise PlanError("no such script")
     environment = os.environ | {"AGPO_DRY_RUN": "1"}
-    done = subprocess.run(["bash", target], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    try:
+        done = subprocess.run(
+            ["bash", target], env=environment, stdin=subprocess.DEVNULL, capture_output=True, errors="replace",
+            timeout=SCRIPT_S, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise PlanError(f"its dry run did not end in {SCRIPT_S:.0f} s: is it a launch script?") from None
     lines = done.stdout.splitlines()
     if done.returncode or len(lines) < 2 or lines[0] != "--config-name":
         raise PlanError(f"its dry run failed: {(done.stderr or done.stdout).strip()[-500:]}")

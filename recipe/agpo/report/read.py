@@ -6,6 +6,7 @@ Nothing here raises because of what a file contains: a run that crashed is the o
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -127,7 +128,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
     files = sorted(path.glob("metrics*.jsonl"), key=_natural) if path.is_dir() else [path]
     notes: list[FileNote] = []
     records, starts, superseded = _merge([_attempt(file, notes) for file in files])
-    run = Run(name or path.resolve().name, records, starts, superseded, files=notes)
+    run = Run(name or _real(path).name, records, starts, superseded, files=notes)
     if path.is_dir():
         checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
         _read_decisions(run, checkpoints / DECISIONS_FILE)
@@ -139,12 +140,17 @@ def read_run(path: Path, name: str | None = None) -> Run:
 
 def read_runs(paths: list[Path]) -> list[Run]:
     """Read several runs; runs whose folders have the same name are told apart by their parents'."""
-    names = [path.resolve().name for path in paths]
+    names = [_real(path).name for path in paths]
     runs = []
     for i, path in enumerate(paths):
-        name = names[i] if names.count(names[i]) == 1 else f"{path.resolve().parent.name}/{names[i]}"
+        name = names[i] if names.count(names[i]) == 1 else f"{_real(path).parent.name}/{names[i]}"
         runs.append(read_run(path, name))
     return runs
+
+
+def _real(path: Path) -> Path:
+    """The path without links; unlike ``Path.resolve`` it takes links that lead to themselves."""
+    return Path(os.path.realpath(path))
 
 
 def _attempt(path: Path, notes: list[FileNote]) -> list[Record]:
@@ -199,7 +205,7 @@ def _read_checkpoint(run: Run, checkpoints: Path) -> None:
         if run.ledger is None and (folder / LEDGER_FILE).is_file():
             counts = _document(run, folder / LEDGER_FILE).get("ledger")
             if isinstance(counts, dict):
-                whole = {str(k): v for k, v in counts.items() if isinstance(v, int)}
+                whole = {str(k): v for k, v in counts.items() if isinstance(v, int) and finite(v) is not None}
                 run.ledger = int(folder.name.removeprefix("global_step_")), whole
 
 
