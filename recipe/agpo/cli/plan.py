@@ -28,9 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     logging.disable(logging.WARNING)
     from omegaconf.errors import OmegaConfBaseException
 
-    from recipe.agpo.checks import find_problems, find_warnings
     from recipe.agpo.plan import screen
     from recipe.agpo.plan.compose import PlanError, compose, differences
+    from recipe.agpo.preflight import find_problems, find_warnings
 
     target, overrides = arguments.target, list(arguments.overrides)
     if arguments.config_name:
