@@ -141,7 +141,8 @@ def run(
         return os.posix_spawn(
             interpreter,
             [interpreter, "-I", "-S", "-B", jail.__file__, json.dumps(settings)],
-            {"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"},
+            # One arena: those that malloc reserves for each thread would use up the address space.
+            {"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"},
             file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(descriptors)],
         )
 
@@ -270,6 +271,8 @@ def _status(report: dict[str, Any], stderr: str) -> str:
         return str(end)
     if end == "exit" and code == 0:
         return OK
+    if "No space left on device" in stderr:
+        return DISK
     # The kernel's own killer of what uses too much memory sends SIGKILL as well.
     return MEMORY if "MemoryError" in stderr or code == -signal.SIGKILL else ERROR
 
