@@ -217,6 +217,13 @@ def layers() -> tuple[str, ...]:
     return run("", require={}).layers
 
 
+def describe(held: Sequence[str]) -> str:
+    """One line for a person: what holds, and what does not."""
+    missing = ", ".join(layer for layer in LAYERS if layer not in held)
+    text = ", ".join(held) or "no layer"
+    return f"{text}; not on this machine: {missing} (docs/sandbox.md says what that leaves open)" if missing else text
+
+
 def _run(
     start: Callable[[dict[str, Any], list[int]], int],
     stdin: str,
