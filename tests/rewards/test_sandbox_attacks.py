@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -271,6 +272,16 @@ print(call(125 if os.uname().machine == "x86_64" else 90, header, data)[0], any(
         assert ran.stdout.split()[2] == "0", "the bounding set is empty"
 
 
+@without("namespaces", "seccomp")
+def test_no_user_namespace_gives_capabilities_back(off: tuple[str, ...]) -> None:
+    program = """
+x86 = os.uname().machine == "x86_64"
+print(call(272 if x86 else 97, 0x10000000)[0], call(56 if x86 else 220, 0x10000000 | 17, 0, 0, 0, 0)[0])
+"""
+    ran = attack(program, off)
+    assert (ran.status, ran.stdout.split()) == (OK, ["-1", "-1"]), ran
+
+
 # --- what outlives its verdict ---------------------------------------------------------------------------------------
 
 
@@ -332,6 +343,41 @@ def _until(condition, seconds: float = 60.0) -> None:  # noqa: ANN001
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+@without("namespaces", "seccomp")
+def test_a_supervisor_that_is_killed_gives_no_verdict(off: tuple[str, ...]) -> None:
+    marker = "a" + secrets.token_hex(6)
+    program = TOOLS + HIDE.format(marker=marker) + "hide()\ntime.sleep(1000)"
+    with ThreadPoolExecutor() as pool:
+        future = pool.submit(run, program, "", MANY, off=off, require={})
+        _until(lambda: running(marker) or future.done())
+        assert running(marker), "the program has begun"
+        (supervisor,) = _children_with("jail.py")
+        os.kill(supervisor, signal.SIGKILL)
+        with pytest.raises(sandbox.SandboxFailed, match="killed from outside"):
+            future.result()
+    _until(lambda: not running(marker))
+    assert running(marker) == []
+
+
+def _children_with(word: str) -> list[int]:
+    found = []
+    for process in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and word in Path(f"/proc/{process}/cmdline").read_text():
+                found.append(process)
+        except OSError:
+            continue
+    return found
+
+
+def test_a_caller_that_ignores_the_end_of_children() -> None:
+    code = "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nfrom recipe.agpo.rewards.sandbox import run\n"
+    code += "print(run('print(1)').stdout)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
 
 
 # --- limits that are limits ------------------------------------------------------------------------------------------

@@ -57,6 +57,10 @@ class SandboxUnavailable(RuntimeError):
     """This machine cannot confine a program; the message says what to do."""
 
 
+class SandboxFailed(RuntimeError):
+    """There is no verdict, and it is not the program's doing: no memory for its process, a supervisor killed, ..."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a program may use.
@@ -130,6 +134,7 @@ def run(
 
     Raises:
         SandboxUnavailable: a required purpose is confined by no layer. The program has not run.
+        SandboxFailed: the program was not run to its end, through nothing that it did.
     """
     limits = limits or Limits()
 
@@ -171,7 +176,7 @@ def call(
         off, require: as for :func:`run`.
 
     Raises:
-        SandboxUnavailable: as for :func:`run`.
+        SandboxUnavailable, SandboxFailed: as for :func:`run`.
     """
     limits = limits or Limits()
 
@@ -258,13 +263,15 @@ def _run(
         _remove(folder)
     report: dict[str, Any] = json.loads(answer or b"{}")
     held = tuple(report.get("layers", ()))
-    if report.get("code") == jail.UNCONFINED and (missing := _unconfined(held, needed)):
+    text = stderr.decode("utf-8", "replace").strip()
+    if report and not report["started"] and (missing := _unconfined(held, needed)):
         raise SandboxUnavailable(
             f"this machine confines no {' and no '.join(missing)} of a program (layers that hold: "
             f"{', '.join(held) or 'none'}). Use a Linux kernel with seccomp or Landlock, or a remote sandbox "
             "(reward_kwargs runner=package.module:function)."
         )
-    text = stderr.decode("utf-8", "replace").strip()
+    if status == OK and not report.get("started"):
+        raise SandboxFailed(f"the program was not run, or its supervisor was killed from outside: {text[-500:]}")
     if status == OK:
         status = _status(report, text)
     return Ran(
@@ -273,10 +280,10 @@ def _run(
 
 
 def _status(report: dict[str, Any], stderr: str) -> str:
-    end, code = report.get("end", "lost"), report.get("code")
+    end, code = report["end"], report["code"]
     if end in LIMITS:
         return str(end)
-    if end == "exit" and code == 0:
+    if code == 0:
         return OK
     if "No space left on device" in stderr:
         return DISK
@@ -380,10 +387,11 @@ def _converse(
 def _wait(child: int) -> None:
     """Until the supervisor has ended; it is killed, and its program with it, if it does not end by itself."""
     deadline = time.monotonic() + GRACE_S
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(0.001)
+    with contextlib.suppress(ChildProcessError):  # the kernel waits for it where the caller ignores SIGCHLD
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.001)
 
 
 def _remove(folder: str) -> None:
