@@ -26,15 +26,24 @@ PARTS: dict[str, tuple[str, ...]] = {
     "adaptive loss": ("algorithm.agpo.loss.adaptive=exp",),
     "length reward": ("algorithm.agpo.length.weight=0.2",),
     "allocation": ("algorithm.agpo.allocation.enabled=true",),
+    "weighting by responses": ("algorithm.agpo.allocation.weighting=responses",),
+    "corrected scoring": (
+        "algorithm.agpo.scoring=corrected",
+        "algorithm.rollout_correction.rollout_is=token",
+        "actor_rollout_ref.rollout.calculate_log_probs=True",
+    ),
 }
-# Together in one run, with adaptive temperature and clip ratio; the reward function that it is run with.
-COMBINATIONS: dict[str, tuple[tuple[str, ...], str]] = {
-    "A": (("clip-higher", "dynamic sampling", "Dr.GRPO", "CISPO"), "unequal"),
-    "B": (("GSPO", "LoRA", "KL loss", "length reward", "signed groups"), "by_hash"),
+# Together in one run, with adaptive temperature and clip ratio; the planted outcomes that it is run with (planted.py);
+# how the run ends after two steps.
+COMBINATIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "A": (("clip-higher", "dynamic sampling", "Dr.GRPO", "CISPO"), "failing", "vLLM dies"),
+    "B": (("GSPO", "LoRA", "KL loss", "length reward", "signed groups"), "mixed", "done"),
     "C": (
         ("clip-higher", "Dr.GRPO", "LoRA", "signed and masked groups", "adaptive loss", "length reward", "allocation"),
-        "unequal",
+        "goes_down",
+        "no verdicts",
     ),
+    "D": (("allocation", "weighting by responses", "corrected scoring"), "mixed", "done"),
 }
 EXCLUDED = {
     ("allocation", "dynamic sampling"): "both spend a step's responses again",
@@ -61,7 +70,7 @@ def markdown() -> str:
         "|---|---|" + "---|" * len(COMBINATIONS),
     ]
     for part, settings in PARTS.items():
-        marks = " | ".join("yes" if part in parts else "" for parts, _ in COMBINATIONS.values())
+        marks = " | ".join("yes" if part in parts else "" for parts, *_ in COMBINATIONS.values())
         lines.append(f"| {part} | {', '.join(f'`{setting}`' for setting in settings)} | {marks} |")
     lines += ["", "Not together:", ""]
     lines += [f"- {first} and {second}: {why}." for (first, second), why in EXCLUDED.items()]

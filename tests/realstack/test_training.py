@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The full method on verl's own entry point, with real vLLM sampling and a reward function that misbehaves."""
+"""The full method on verl's own entry point, with real vLLM sampling and a reward function that misbehaves.
+
+Which responses fail is planted (planted.py); what is asserted holds whatever vLLM samples.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from tests.realstack import stack
 pytestmark = pytest.mark.xdist_group("training")  # one run for all of them
 
 STEPS = 3
+COUNTED = [f"agpo/verifier/{status}" for status in ("ok", "raised", "timeout", "not_a_number", "non_finite")]
+TIMEOUT_S = 15  # long for a planted verdict on a busy machine; one response waits for it
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +31,11 @@ def run(tmp_path_factory, inputs):
         inputs,
         [
             "algorithm.adv_estimator=agpo",
-            "+algorithm.agpo.reward_timeout_s=5",
+            f"+algorithm.agpo.reward_timeout_s={TIMEOUT_S}",
             "data.max_prompt_length=16",
             "data.max_response_length=24",
             "data.dataloader_num_workers=0",
+            "data.shuffle=false",
             "actor_rollout_ref.rollout.name=vllm",
             "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
             "actor_rollout_ref.rollout.max_model_len=64",
@@ -51,7 +57,7 @@ def run(tmp_path_factory, inputs):
         ],
         module="verl.trainer.main_ppo",
         config=(),
-        reward=stack.HERE / "bad_reward.py",
+        outcomes="faulty",
     )
     code = run.wait()
     assert code == 0, run.tail()
@@ -95,12 +101,11 @@ def test_first_step_is_warm_up_and_later_ones_decide(run):
 
 
 def test_bad_rewards_are_counted_and_carry_nothing(run):
-    counts = {}
-    for data in run.steps().values():
-        for key in ("ok", "raised", "timeout", "not_a_number", "non_finite"):
-            counts[key] = counts.get(key, 0) + data.get(f"agpo/verifier/{key}", 0)
-    assert sum(counts.values()) == STEPS * 8 * 4, counts
-    assert min(counts[key] for key in ("ok", "raised", "not_a_number", "non_finite", "timeout")) > 0, counts
+    for step, data in run.steps().items():
+        counts = {key.removeprefix("agpo/verifier/"): int(value) for key, value in data.items() if key in COUNTED}
+        # One of each kind in every 8 prompts; one response of the first step hangs.
+        faults = {"raised": 1, "non_finite": 1, "not_a_number": 1, "timeout": int(step == 1)}
+        assert counts == faults | {"ok": 8 * 4 - sum(faults.values())}
     for decision in run.decisions():
         for status, outcome in zip(decision["statuses"], decision["outcomes"], strict=True):
             assert (outcome is None) == (status != "ok")
