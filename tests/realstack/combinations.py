@@ -45,6 +45,7 @@ COMBINATIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
     ),
     "D": (("allocation", "weighting by responses", "corrected scoring"), "mixed", "done"),
 }
+NIGHTLY = ("B", "D")  # the others run with every change
 EXCLUDED = {
     ("allocation", "dynamic sampling"): "both spend a step's responses again",
     ("adaptive loss", "CISPO"): "a group's loss is defined on the clipped surrogate",
@@ -62,9 +63,10 @@ def markdown() -> str:
     lines = [
         "# What has run together",
         "",
-        "Written from `tests/realstack/combinations.py`, whose runs `tests/realstack/test_combinations.py` makes: two "
-        "steps each on the",
-        "real stack, with AGPO's adaptive temperature and clip ratio on.",
+        "This page is written from `tests/realstack/combinations.py`. `tests/realstack/test_combinations.py` runs each",
+        "combination for two steps on the real stack, with AGPO's adaptive temperature and clip ratio on:",
+        f"{' and '.join(name for name in COMBINATIONS if name not in NIGHTLY)} with every change, "
+        f"{' and '.join(NIGHTLY)} every night (`bash scripts/run_tests.sh --all`).",
         "",
         "| part | overrides | " + " | ".join(COMBINATIONS) + " |",
         "|---|---|" + "---|" * len(COMBINATIONS),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reward functions that decide by prompt and by the number of the call, never by what the model has sampled.
 
-An untrained model is never right, and vLLM's sampling differs from run to run: outcomes that tests assert on are planted
-here. Runs that use them set ``data.shuffle=false``, so that each batch holds all kinds of prompts.
+An untrained model is never right, and vLLM's sampling differs from run to run: outcomes that tests assert on are
+planted here. Runs that use them set ``data.shuffle=false``, so that each batch holds all kinds of prompts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 GROUP = 4
 # Outcomes of a prompt's responses in the order in which they are scored, by its row in the data file modulo 4. The
-# first two are the probe's. Half of the prompts have groups of equals, as dynamic sampling and zero-variance rules need.
+# first two are the probe's. Half of the groups are equal, as dynamic sampling and the zero-variance rules need.
 OUTCOMES = ((0, 0, 0, 0), (1, 0, 0, 1), (1, 1, 1, 1), (0, 0, 1, 0))
 # What goes wrong: (row modulo 8, number of the response) -> fault.
 FAULTS = {(1, 0): "raise", (5, 2): "nan", (7, 3): "text"}

@@ -12,14 +12,14 @@ import math
 import pytest
 
 from agpo_core import AllocationConfig, ClipConfig, allocate
-from tests.realstack.combinations import COMBINATIONS, overrides
+from tests.realstack.combinations import COMBINATIONS, NIGHTLY, overrides
 from tests.realstack.planted import OUTCOMES
 
 STEPS = 2
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in "AC" else pytest.param(name, marks=pytest.mark.nightly) for name in COMBINATIONS]
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] if name in NIGHTLY else []) for name in COMBINATIONS]
 )
 def test_combination_trains(launch, name):
     parts, outcomes, end = COMBINATIONS[name]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The presets with replayed responses: `grpo` is verl's GRPO, those of the papers do what they say.
 
-That `grpo` leaves verl's loss and advantages alone is tested without a start too: tests/recipe/test_settings.py.
+That `grpo` computes verl's own advantages and leaves verl's loss in place is tested in one process, too:
+tests/recipe/test_estimator.py and tests/recipe/test_actor_loss.py.
 """
 
 from __future__ import annotations

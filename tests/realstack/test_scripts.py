@@ -14,8 +14,8 @@ from recipe.agpo.checkpoint import read_ledger
 from recipe.agpo.cpu.processes import MARKER, end_marked, new_run_id
 from tests.realstack import stack
 
-# A step spends between 32 (each response at least one token) and 768 tokens (32 responses of 24): whatever is sampled, a
-# budget of 2000 is reached after the second step and before the 63rd.
+# A step spends between 32 tokens (one for each response) and 768 (24 for each): whatever is sampled, a budget of 2000
+# is reached after the second step and before the 63rd.
 BUDGET = 2000
 ENDLESS = 99
 
