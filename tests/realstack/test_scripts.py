@@ -10,8 +10,8 @@ import subprocess
 
 import pytest
 
-from recipe.agpo.checkpoint import read_ledger
-from recipe.agpo.cpu.processes import MARKER, end_marked, new_run_id
+from recipe.agpo.processes import MARKER, end_marked, new_run_id
+from recipe.agpo.training.checkpoint import read_ledger
 from tests.realstack import stack
 
 # A step spends between 32 tokens (one for each response) and 768 (24 for each): whatever is sampled, a budget of 2000

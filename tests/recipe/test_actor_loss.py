@@ -17,15 +17,11 @@ from verl.workers.utils.losses import ppo_loss
 
 from agpo_core import AGPOConfig, LossConfig
 from recipe.agpo import plugin  # noqa: F401 - registers the policy loss
-from recipe.agpo.actor_loss import (
+from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, GROUP, GROUP_WEIGHT, ROW_WEIGHT
+from recipe.agpo.training.actor_loss import (
     BASE_LOSS,
     BASE_LOSSES,
-    CLIP_HIGH,
-    CLIP_LOW,
-    GROUP,
-    GROUP_WEIGHT,
     METRIC_PREFIX,
-    ROW_WEIGHT,
     ActorLoss,
     agpo_policy_loss,
 )
@@ -267,7 +263,7 @@ def test_through_ppo_loss_with_equal_columns_it_is_verls_loss(mode: str, extras:
 
 
 def test_preset_grpo_keeps_verls_own_loss_in_the_workers() -> None:
-    from recipe.agpo.trainer import AGPOMixin
+    from recipe.agpo.training.trainer import AGPOMixin
 
     class Settings(AGPOMixin):
         def __init__(self, agpo: AGPOConfig) -> None:

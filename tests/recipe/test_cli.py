@@ -112,7 +112,7 @@ def test_versions() -> None:
     assert judge(None, purpose="maths", kind="gpu").status == WARN
     assert 'pip install "ray==2.60.0"' in judge(None, kind="gpu").fix
     other_verl = judge("2.61.0", name="verl")
-    assert other_verl.status == FAIL and "verl_seams.py" in other_verl.fix
+    assert other_verl.status == FAIL and "verl_api" in other_verl.fix
 
 
 def test_pins_have_one_source() -> None:
@@ -159,7 +159,7 @@ def test_registries_here_and_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_verifier_and_vote_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.vote_key_row().status == OK
-    monkeypatch.setattr("recipe.agpo.scoring.fallback_vote_key", lambda text: "always")
+    monkeypatch.setattr("recipe.agpo.rollout.outcomes.fallback_vote_key", lambda text: "always")
     assert doctor.vote_key_row().status == FAIL
     # The self-test itself runs in tests/rewards/test_verifier.py.
     for problems, status in (([], OK), (["verifier math: ..."], FAIL)):

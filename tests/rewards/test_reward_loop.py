@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from agpo_core import AGPOConfig
-from recipe.agpo import rewards, scoring
+from recipe.agpo import rewards
 from recipe.agpo.main import CONFIG_FOLDER
 from recipe.agpo.quickstart.model import build_tokenizer
 from recipe.agpo.rewards.verdict import BAD_GOLD, LIMIT, NO_ANSWER, OK, TIMEOUT, UNJUDGED
+from recipe.agpo.rollout import outcomes
 
 PRINT_SUM = "```python\nprint(int(input()) + int(input()))\n```"
 ENDLESS = "```python\nwhile True: pass\n```"
@@ -122,7 +123,7 @@ def row(case: Case, text: str, tokenizer: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[scoring.Scored]]:
+def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[outcomes.Scored]]:
     """All responses of all cases at a time, by case."""
     from hydra import compose, initialize_config_dir
     from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
@@ -138,12 +139,12 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[scoring.S
         ])  # fmt: skip
     agpo = AGPOConfig()
 
-    async def score_all() -> dict[str, list[scoring.Scored]]:
+    async def score_all() -> dict[str, list[outcomes.Scored]]:
         worker = RewardLoopWorker(config)
 
-        async def score(case: Case, text: str) -> scoring.Scored:
+        async def score(case: Case, text: str) -> outcomes.Scored:
             answer = await worker.compute_score(row(case, text, worker.input_tokenizer))
-            return scoring.judge(
+            return outcomes.judge(
                 answer["reward_score"], answer["reward_extra_info"], text,
                 outcome_key=agpo.outcome_key, vote_key=agpo.vote_key,
             )  # fmt: skip
@@ -155,7 +156,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[scoring.S
 
 
 @pytest.mark.parametrize("name", list(cases()))
-def test_verdicts(scored: dict[str, list[scoring.Scored]], name: str) -> None:
+def test_verdicts(scored: dict[str, list[outcomes.Scored]], name: str) -> None:
     case, found = cases()[name], scored[name]
     assert [each.status for each in found] == list(case.statuses)
     judged = [i for i, status in enumerate(case.statuses) if status not in UNJUDGED]
@@ -163,6 +164,6 @@ def test_verdicts(scored: dict[str, list[scoring.Scored]], name: str) -> None:
     assert [each.valid for each in found] == [status not in UNJUDGED for status in case.statuses]
 
 
-def test_equal_wrong_answers_are_one_vote(scored: dict[str, list[scoring.Scored]]) -> None:
+def test_equal_wrong_answers_are_one_vote(scored: dict[str, list[outcomes.Scored]]) -> None:
     keys = asyncio.run(rewards.merge_vote_keys([each.vote_key for each in scored["math"]]))
     assert keys[0] == keys[1] and keys[2] == "n:1/2"
