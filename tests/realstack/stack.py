@@ -23,7 +23,7 @@ from recipe.agpo.training.checkpoint import read_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-START_LIMIT = 420
+START_LIMIT = 900  # a guard against hanging: a start takes 70 to 150 s on two cores
 SMALL = (
     "data.train_batch_size=8",
     "data.val_batch_size=8",
@@ -58,9 +58,13 @@ def python_env() -> dict[str, str]:
 
 
 def make_inputs(folder: Path) -> tuple[Path, Path, Path]:
-    """An untrained quickstart model and its data: ``(model, train, val)``."""
+    """An untrained quickstart model and its data: ``(model, train, val)``.
+
+    ``AGPO_TEST_SEED`` chooses other weights, so that the model samples other responses: every test holds for each seed.
+    """
+    seed = int(os.environ.get("AGPO_TEST_SEED", "0"))
     model_folder = folder / "model"
-    quickstart_model.build_model(quickstart_model.ModelConfig(), seed=0).save_pretrained(model_folder)
+    quickstart_model.build_model(quickstart_model.ModelConfig(), seed=seed).save_pretrained(model_folder)
     quickstart_model.build_tokenizer().save_pretrained(model_folder)
     train, val = task.make_data(folder / "data", seed=0, n_train=64, n_val=8)
     return model_folder, train, val

@@ -42,13 +42,13 @@ def _training_processes(folder):
 def test_quickstart_stops_goes_on_and_ends_with_its_summary(tmp_path):
     folder = tmp_path / "quickstart"
     first = _start(folder, 400)
-    deadline = time.monotonic() + 2 * stack.START_LIMIT
+    deadline = time.monotonic() + stack.START_LIMIT
     while _logged_step(folder) < 3:
         assert first.poll() is None, first.stdout.read()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.2)
     first.send_signal(signal.SIGINT)
-    output = first.communicate(timeout=60)[0]
+    output = first.communicate(timeout=stack.START_LIMIT)[0]
     assert first.returncode == 130, output[-3000:]
     assert "goes on from the last checkpoint" in output
     assert _training_processes(folder) == []
@@ -70,5 +70,5 @@ def test_quickstart_stops_goes_on_and_ends_with_its_summary(tmp_path):
     assert (folder / "curves.png").stat().st_size > 10_000
 
     again = _start(folder, saved + 1)
-    output = again.communicate(timeout=60)[0]
+    output = again.communicate(timeout=stack.START_LIMIT)[0]
     assert again.returncode == 0 and "holds a finished run" in output and line.group(0) in output

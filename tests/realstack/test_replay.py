@@ -45,7 +45,7 @@ def whole(tmp_path_factory, inputs):
     try:
         run.wait_for(lambda: LAST in run.steps())
         run.kill("WorkerDict")
-        code = run.wait(180)
+        code = run.wait()
     finally:
         run.stop()
     steps = {step: data for step, data in run.steps().items() if step <= LAST}
