@@ -68,8 +68,11 @@ def test_every_step_is_logged_with_both_controllers_on(run):
     steps = run.steps()
     assert sorted(steps) == list(range(1, STEPS + 1))
     last = steps[STEPS]
-    assert last["agpo/tau/min"] < last["agpo/tau/max"]
-    assert last["agpo/eps/min"] <= last["agpo/eps/max"]
+    assert last["agpo/tau/min"] < 1.0 < last["agpo/tau/max"]
+    assert last["agpo/eps/min"] < last["agpo/eps/max"]
+    # Planted: of eight probes one is split, one has a response without a verdict, the others agree.
+    reasons = {reason: last[f"agpo/tau/reason/{reason}"] for reason in ("heated", "no_probe", "zero_dispersion")}
+    assert reasons == {"heated": 1, "no_probe": 1, "zero_dispersion": 6}
     assert math.isfinite(last["actor/pg_loss"]) and math.isfinite(last["actor/kl_loss"])
     assert last["agpo/step_kl"] != 0.0
     assert last["agpo/state/updates"] == STEPS - 1
