@@ -23,10 +23,11 @@ from recipe.agpo.rewards import (
     compute_score,
     compute_score_sync,
     kind_of,
+    sandbox,
 )
 from recipe.agpo.rewards import maths as maths_module
 from recipe.agpo.rewards.pool import WorkerPool
-from recipe.agpo.rewards.self_test import self_test
+from recipe.agpo.rewards.self_test import confinement, main, self_test
 from recipe.agpo.rewards.verdict import Judgement, Work
 
 KEYS = ["score", "outcome", "acc", "format", "vote_key", "status", "seconds"]
@@ -230,6 +231,14 @@ def test_self_test() -> None:
     assert self_test(["math"], runner=None) == []
     broken = self_test(["code"], runner="tests.rewards.remote:says_three")
     assert broken and "verifier code" in broken[0]
+
+
+def test_the_self_test_says_what_confines_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["code"]) == 0
+    printed = capsys.readouterr().out
+    assert "sandbox: " in printed and all(layer in printed for layer in sandbox.layers())
+    assert "not on this machine: landlock" in sandbox.describe(("namespaces", "seccomp"))
+    assert confinement(["math"]) is None and confinement(["code"], runner="elsewhere:run") is None
 
 
 def test_the_package_needs_neither_torch_nor_verl() -> None:
