@@ -14,9 +14,9 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 from recipe.agpo.rewards.visible import visible
-from typing import Any
 
 MAX_LENGTH = 2_000
 MAX_DIGITS = 60
