@@ -57,11 +57,12 @@ def compare(found: Extracted, gold: str) -> Judgement | Work:
         ):
             return right
         arguments = [[normalised(one) for one in ours], [normalised(part) for part in parts]]
-        return Work(EQUAL_PARTS, arguments, lambda equal: right if equal else wrong)
+        control = [arguments[1], arguments[1]]
+        return Work(EQUAL_PARTS, arguments, lambda equal: right if equal else wrong, control=control, wrong=wrong)
     if (answer.number is not None and reference.number is not None) or _wordy(answer) or _wordy(reference):
         return wrong
     texts = [normalised(text).replace("$", " ") for text in (found.text, gold)]
-    return Work(EQUAL, texts, lambda equal: right if equal else wrong)
+    return Work(EQUAL, texts, lambda equal: right if equal else wrong, control=[texts[1], texts[1]], wrong=wrong)
 
 
 def readings(text: str, keep_equation: bool) -> list[Canonical]:

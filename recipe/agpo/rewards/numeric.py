@@ -74,7 +74,7 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work
     def finish(value: float | None) -> Judgement:
         return right if value is not None and _close(value, target, args) else wrong
 
-    return Work(VALUE, [normalised(found.text.rpartition("=")[2])], finish)
+    return Work(VALUE, [normalised(found.text.rpartition("=")[2])], finish, control=[gold], wrong=wrong)
 
 
 def check_gold(gold: str, args: Mapping[str, Any]) -> str | None:
