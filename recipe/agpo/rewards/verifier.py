@@ -131,6 +131,8 @@ class Verifier:
             if isinstance(judged, Work):
                 self._start(judged, future)
                 return future
+        except PoolClosed as error:
+            judged, seconds = Judgement(0.0, False, "", LOST, str(error)), 0.0
         except Exception as error:  # noqa: BLE001 - a grader's fault is a status, not the end of a run
             judged = _blamed(module, item.gold, args, f"{type(error).__name__}: {error}")
             seconds = time.perf_counter() - started
@@ -167,8 +169,7 @@ class Verifier:
             else:
                 self._explain(work, result, future)
 
-        known = self._controls.get(_control_key(work))
-        if known is not None:
+        if work.control is not None and (known := self._controls.get(_control_key(work))) is not None:
             future.set_result(verdict(known, 0.0, self.format_weight))
             return
         job = self.pool.submit(work.function, work.arguments, work.time_limit_s, confined=work.confined)
