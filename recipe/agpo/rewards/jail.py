@@ -5,19 +5,22 @@ Standard library only, and nothing of this package: it also runs as ``python -I 
 
 Up to three processes, none of which holds anything worth reading:
 
-* the *outer* process enters the namespaces, builds the file tree, and waits;
+* the *outer* process enters the namespaces and waits;
 * with namespaces, the *init* process is number 1 of the new process namespace: when it ends, the kernel kills all
-  that is left in there. It supervises; without namespaces the outer process does;
+  that is left in there. It builds the file tree and supervises; without namespaces the outer process supervises;
 * the *program* drops its capabilities, takes on Landlock and seccomp, and runs the untrusted code. It never executes
   another binary, so that seccomp can refuse ``execve``.
 """
 
+import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import resource
 import select
 import signal
+import site
 import struct
 import sys
 import time
@@ -26,11 +29,14 @@ from collections.abc import Callable
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NAMESPACES = 0x10000000 | 0x40000000 | 0x20000000 | 0x00020000 | 0x08000000 | 0x04000000  # user net pid mount ipc uts
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 22, 24
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_GET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 21, 24
 PR_SET_SECUREBITS, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 28, 36, 38, 47
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
 POLL_S = 0.05  # how often the supervisor looks at what is used
 THREADS = 64
+DEPTH = 100  # of folders, where they must be counted
+NOBODY = 65534
 SLACK_BYTES, SLACK_FILES = 1 << 20, 16  # beyond the limit, so that going over it can be seen
 UNCONFINED = 126
 STATUS = 3  # descriptor on which the supervisor reports
@@ -60,9 +66,9 @@ restart_syscall 219 128, fadvise64 221 223, timer_create 222 107, timer_settime 
 timer_getoverrun 225 109, timer_delete 226 111, clock_gettime 228 113, clock_getres 229 114, clock_nanosleep 230 115,
 exit_group 231 94, epoll_wait 232 -, epoll_ctl 233 21, waitid 247 95, newfstatat 262 79, readlinkat 267 78,
 faccessat 269 48, pselect6 270 72, ppoll 271 73, set_robust_list 273 99, splice 275 76, tee 276 77, epoll_pwait 281 22,
-timerfd_create 283 85, eventfd 284 -, fallocate 285 47, timerfd_settime 286 86, timerfd_gettime 287 87,
+timerfd_create 283 85, eventfd 284 -, timerfd_settime 286 86, timerfd_gettime 287 87,
 signalfd4 289 74, eventfd2 290 19, epoll_create1 291 20, dup3 292 24, pipe2 293 59, preadv 295 69, pwritev 296 70,
-getcpu 309 168, getrandom 318 278, membarrier 324 283, copy_file_range 326 285, preadv2 327 286, pwritev2 328 287,
+getcpu 309 168, getrandom 318 278, membarrier 324 283, preadv2 327 286, pwritev2 328 287,
 statx 332 291, rseq 334 293, close_range 436 436, faccessat2 439 439, epoll_pwait2 441 441
 """
 # Allowed where the files that may be written are confined by another layer.
@@ -83,13 +89,15 @@ PRCTLS = (2, 3, 15, 16, 21, 23, 29, 30, 39, 0x53564D41)
 CLONE_THREAD, CLONE_NEW = 0x00010000, 0x7E020080
 O_TMPFILE = 0o20000000  # the bit of its own; nameless files could not be counted
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | O_TMPFILE
-ALLOW, ERRNO = 0x7FFF0000, 0x00050000
+ALLOW, ERRNO, ASK = 0x7FFF0000, 0x00050000, 0x7FC00000
+SECCOMP, PIDFD_GETFD = {"x86_64": 317, "aarch64": 277}, 438
+NOTIF_RECV, NOTIF_SEND, NOTIF_ADDFD = 0xC0502100, 0xC0182101, 0x40182103
 EPERM, ENOSYS = 1, 38
 
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    sys.path.extend(settings["paths"])
+    sys.path.extend([*settings["paths"], *filter(os.path.isdir, site.getsitepackages())])
     source = os.path.join(settings["folder"], "program.py")
     with open(source, "rb") as file:
         code = file.read()
@@ -98,6 +106,10 @@ def main() -> None:
 
 def run_source(code: bytes, path: str) -> None:
     """Run Python source as ``python path`` does, in this interpreter."""
+    # The start without "site" spares its .pth files, which run code; what it gives to programs is here.
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
     module = types.ModuleType("__main__")
     module.__file__ = path
     sys.modules["__main__"], sys.argv = module, [path]
@@ -118,9 +130,8 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD])
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
     LIBC.prctl(PR_SET_DUMPABLE, 1)  # else the maps of the user namespace cannot be written
-    entered = "namespaces" not in settings["off"] and enter_namespaces()
-    rooted = entered and build_root(settings)
-    os.chdir(settings["folder"])
+    settings["identity"] = None
+    entered = "namespaces" not in settings["off"] and enter_namespaces(settings)
     LIBC.prctl(PR_SET_DUMPABLE, 0)
     if entered:
         alive, _ours = os.pipe()
@@ -139,22 +150,24 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
         if select.select([alive], [], [], 0)[0]:
             os._exit(125)  # the outer process died before we could ask to be told
         os.close(alive)
+    rooted = entered and build_root(settings)
+    os.chdir(settings["folder"])
     supervisor = os.getpid()
     report, write_report = os.pipe()
+    go, write_go = os.pipe()
     program = os.fork()
     if program:
-        os.close(write_report)
-        watch(settings, program, report, rooted)
+        for descriptor in (0, 1, 2, write_report, go):
+            os.close(descriptor)
+        Supervisor(settings, program, rooted).watch(report, write_go)
+    os.close(write_go)
     if not entered and os.getppid() != supervisor:
         os._exit(125)
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGCHLD])
-    held = confine(settings, rooted)
-    if entered and not rooted and "namespaces" in held:
-        held.remove("namespaces")
-    missing = [name for name, layers in settings["require"].items() if not set(layers) & set(held)]
-    os.write(write_report, json.dumps(held).encode())
-    if missing:
+    held, listener = confine(settings, rooted)
+    os.write(write_report, json.dumps([held, listener]).encode())
+    if not os.read(go, 1):
         os._exit(UNCONFINED)
     os.closerange(3, 1 << 16)
     try:
@@ -169,46 +182,167 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
         sys.exit(1)
 
 
-def watch(settings: dict, program: int, report: int, rooted: bool) -> None:
-    """Wait for the program, end it when it exceeds a limit, leave nothing of it alive, report, exit."""
-    for descriptor in (0, 1, 2):
-        os.close(descriptor)
-    held = json.loads(os.read(report, 4096) or b"[]")
-    clock = (~program << 3) | 2  # its CPU time, all threads
-    deadline = time.monotonic() + settings["wall_s"]
-    cpus, end, used, status, stopped = os.cpu_count() or 1, "", 0.0, 0, False
-    while True:
-        left = min(POLL_S, (settings["cpu_s"] - used) / cpus, deadline - time.monotonic())
-        found = signal.sigtimedwait([signal.SIGCHLD, signal.SIGTERM], max(0.002, left))
-        stopped = stopped or (found is not None and found.si_signo == signal.SIGTERM)
-        try:
-            used = time.clock_gettime(clock)
-        except OSError:
-            pass  # it has ended
-        if os.waitid(os.P_PID, program, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            break
-        if stopped or used > settings["cpu_s"] or time.monotonic() > deadline:
+class Supervisor:
+    """Watches over a program: its limits and, where nothing else confines files, what it opens."""
+
+    def __init__(self, settings: dict, program: int, rooted: bool) -> None:
+        self.settings, self.program, self.rooted = settings, program, rooted
+        self.held: list = []
+        self.listener = -1
+        self.pidfd = -1
+        self.folder_device = os.stat(settings["folder"]).st_dev  # counted on its own
+
+    def watch(self, report: int, go: int) -> None:
+        """Wait for the program, end it when it exceeds a limit, leave nothing of it alive, report, exit."""
+        self.start(report, go)
+        settings, program = self.settings, self.program
+        clock = (~program << 3) | 2  # its CPU time, all threads
+        deadline = time.monotonic() + settings["wall_s"]
+        poll, cpus = POLL_S if "seccomp" in self.held else POLL_S / 5, os.cpu_count() or 1
+        end, used, stopped = "", 0.0, False
+        while not end:
+            left = min(poll, (settings["cpu_s"] - used) / cpus, deadline - time.monotonic())
+            stopped = self.wait(max(0.002, left)) or stopped
+            try:
+                used = time.clock_gettime(clock)
+            except OSError:
+                pass  # it has ended
+            if os.waitid(os.P_PID, program, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                break
+            if stopped or used > settings["cpu_s"] or time.monotonic() > deadline:
+                end = "time"
+            else:
+                end = self.exceeded()
+        os.kill(program, signal.SIGKILL)
+        _, status, usage = os.wait4(program, 0)
+        used = max(used, usage.ru_utime + usage.ru_stime)
+        end = end or self.exceeded()
+        if os.getpid() != 1:
+            bury()  # as process 1 of a namespace we need only end
+        code = os.waitstatus_to_exitcode(status)
+        if code == -signal.SIGXCPU or used > settings["cpu_s"]:
             end = "time"
-        elif too_much(settings, program, rooted):
-            end = "disk"
-        if end:
-            break
-    os.kill(program, signal.SIGKILL)
-    _, status, usage = os.wait4(program, 0)
-    used = max(used, usage.ru_utime + usage.ru_stime)
-    if not end and too_much(settings, program, rooted):
-        end = "disk"
-    bury()
-    code = os.waitstatus_to_exitcode(status)
-    if code == -signal.SIGXCPU:
-        end = "time"
-    answer = {"layers": held, "end": end or "exit", "code": code, "cpu_s": used}
-    os.write(STATUS, json.dumps(answer).encode())
-    os._exit(0)
+        answer = {"layers": self.held, "end": end or "exit", "code": code, "cpu_s": used}
+        os.write(STATUS, json.dumps(answer).encode())
+        os._exit(0)
+
+    def start(self, report: int, go: int) -> None:
+        """Let the program begin if it is confined as required."""
+        self.held, listener = json.loads(os.read(report, 4096) or b"[[], -1]")
+        if listener >= 0:
+            self.pidfd = os.pidfd_open(self.program)
+            self.listener = LIBC.syscall(PIDFD_GETFD, self.pidfd, listener, 0)
+            if self.listener < 0:
+                self.held.remove("seccomp")
+        require = self.settings["require"]
+        if all(set(layers) & set(self.held) for layers in require.values()):
+            os.write(go, b"1")
+        os.close(go)
+
+    def wait(self, seconds: float) -> bool:
+        """Until something happens; whether we were told to stop."""
+        if self.listener < 0:
+            found = signal.sigtimedwait([signal.SIGCHLD, signal.SIGTERM], seconds)
+        else:
+            ready = select.select([self.listener, self.pidfd], [], [], seconds)[0]
+            if self.listener in ready:
+                self.open_for_it()
+            found = signal.sigtimedwait([signal.SIGTERM], 0)
+        return found is not None and found.si_signo == signal.SIGTERM
+
+    def open_for_it(self) -> None:
+        """Answer a request to open a file: we open it, so that what was checked is what it gets."""
+        request = bytearray(80)
+        try:
+            fcntl.ioctl(self.listener, NOTIF_RECV, request)
+        except OSError:
+            return  # the program is gone
+        identity, thread, _, number, _, _, *arguments = struct.unpack("=QIIiIQ6Q", request)
+        at = [-100, *arguments[:2]] if number == numbers(CHECKED).get("open") else arguments[:3]
+        folder, (place, flags) = struct.unpack("=i", struct.pack("=I", at[0] & 0xFFFFFFFF))[0], at[1:]
+        descriptor, error = -1, 0
+        try:
+            with open(f"/proc/{thread}/mem", "rb", buffering=0) as memory:
+                memory.seek(place)
+                path = os.fsdecode(memory.read(4096 - place % 4096))
+                if "\0" not in path:
+                    path += os.fsdecode(memory.read(4096))
+            path = path.split("\0", 1)[0]
+            base = f"/proc/{thread}/cwd" if folder == -100 else f"/proc/{thread}/fd/{folder}"
+            descriptor = self.open_allowed(path if path.startswith("/") else f"{base}/{path}", flags & 0xFFFFFFFF)
+            self.give(identity, descriptor, flags & os.O_CLOEXEC)
+        except OSError as failure:
+            error = failure.errno or EPERM
+        except ValueError:
+            error = 22
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        if error:
+            try:
+                fcntl.ioctl(self.listener, NOTIF_SEND, struct.pack("=QqiI", identity, 0, -error, 0))
+            except OSError:
+                pass  # it no longer waits
+
+    def give(self, identity: int, descriptor: int, flags: int) -> None:
+        """Put a descriptor into the program, and let its call return it."""
+        try:
+            fcntl.ioctl(self.listener, NOTIF_ADDFD, struct.pack("=QIIII", identity, 2, descriptor, 0, flags))
+        except OSError as failure:
+            if failure.errno != 22:
+                raise
+            # Kernels before 5.14 need a second call for the answer.
+            number = fcntl.ioctl(self.listener, NOTIF_ADDFD, struct.pack("=QIIII", identity, 0, descriptor, 0, flags))
+            fcntl.ioctl(self.listener, NOTIF_SEND, struct.pack("=QqiI", identity, number, 0, 0))
+
+    def open_allowed(self, path: str, flags: int) -> int:
+        """Open a file for reading if it is one that may be read."""
+        found = os.open(path, os.O_PATH | os.O_CLOEXEC | flags & (os.O_NOFOLLOW | os.O_DIRECTORY))
+        try:
+            name = os.readlink(f"/proc/self/fd/{found}")
+            allowed = [os.path.realpath(place) for place in (*self.settings["readable"], self.settings["folder"])]
+            if not any(name == place or name.startswith(place + "/") for place in [*allowed, "/dev/null"]):
+                raise PermissionError(13, "outside", path)
+            return os.open(f"/proc/self/fd/{found}", flags & ~(os.O_NOFOLLOW | WRITE_FLAGS) | os.O_NONBLOCK)
+        finally:
+            os.close(found)
+
+    def exceeded(self) -> str:
+        """Which limit the program exceeds as a whole, if any."""
+        if too_much(self.settings, self.program, self.rooted):
+            return "disk"
+        # With seccomp the program is one process, and its address space is all the memory that it can have.
+        return "" if "seccomp" in self.held else self.exceeded_together()
+
+    def exceeded_together(self) -> str:
+        """Count the processes of the namespace, their time and their memory, files in memory included."""
+        ours, memory, ticks, count, seen = str(os.getpid()), 0, 0, 0, set()
+        for process in os.listdir("/proc") if self.rooted and os.path.isdir("/proc/self") else [str(self.program)]:
+            if not process.isdigit():
+                continue
+            try:
+                with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
+                    fields = file.read().rpartition(")")[2].split()
+                # Of ourselves only what our dead children have used.
+                ticks += sum(map(int, fields[13:15] if process == ours else fields[11:15]))
+                if process == ours:
+                    continue
+                count += int(fields[17])  # threads
+                memory += max(0, int(fields[21])) * resource.getpagesize()
+                for name in os.listdir(f"/proc/{process}/fd"):
+                    state = os.stat(f"/proc/{process}/fd/{name}")
+                    if (state.st_dev, state.st_ino) not in seen and state.st_dev != self.folder_device:
+                        seen.add((state.st_dev, state.st_ino))
+                        memory += 0 if state.st_nlink else state.st_blocks * 512
+            except OSError:
+                continue  # it has ended
+        if ticks / os.sysconf("SC_CLK_TCK") > self.settings["cpu_s"] + 1:
+            return "time"
+        return "memory" if count > THREADS or memory > self.settings["memory"] else ""
 
 
 def bury() -> None:
-    """End whatever the program left: its orphans are our children. Process namespaces need none of this."""
+    """End whatever the program left: its orphans are our children."""
     while True:
         try:
             with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
@@ -228,44 +362,92 @@ def too_much(settings: dict, program: int, rooted: bool) -> bool:
     if rooted:
         state = os.statvfs(settings["folder"])
         return (state.f_blocks - state.f_bfree) * state.f_frsize > limit or state.f_files - state.f_ffree > most
-    size, count, folders = 0, 0, [settings["folder"]]
-    try:  # what is deleted but open; needs a dumpable program, see confine()
+    left = [limit, most]
+    with contextlib.suppress(OSError):  # what is deleted but open
         for name in os.listdir(f"/proc/{program}/fd"):
-            size += os.stat(f"/proc/{program}/fd/{name}").st_blocks * 512
-    except OSError:
-        pass
-    while folders:
-        try:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    count += 1
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    else:
-                        size += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if size > limit or count > most:
-                        return True
-        except OSError:
-            continue
-    return size > limit
+            held = os.stat(f"/proc/{program}/fd/{name}")
+            left[0] -= 0 if held.st_nlink else held.st_blocks * 512
+    with contextlib.suppress(OSError):
+        folder = os.open(settings["folder"], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        return not subtract(folder, left)
+    return False
 
 
-def enter_namespaces() -> bool:
-    user, group = os.geteuid(), os.getegid()
-    if LIBC.unshare(NAMESPACES) != 0:
-        return False
+def subtract(folder: int, left: list, depth: int = 0) -> bool:
+    """Take what lies in a folder from the bytes and entries that are left; whether it was enough. Closes the folder."""
     try:
-        for name, text in (("setgroups", "deny"), ("uid_map", f"65534 {user} 1"), ("gid_map", f"65534 {group} 1")):
-            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-                file.write(text)
-    except OSError:
-        pass  # unmapped: the overflow user, which may do even less
-    try:  # no user namespaces within, where capabilities could be had again
-        with open("/proc/sys/user/max_user_namespaces", "w", encoding="ascii") as file:
-            file.write("0")
-    except OSError:
-        pass
+        for name in os.listdir(folder):
+            try:
+                state = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                left[0] -= state.st_blocks * 512
+                left[1] -= 1
+                if min(left) < 0 or depth > DEPTH:
+                    return False
+                # Through a descriptor, since the program may put a link in its place meanwhile.
+                inner = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            except OSError:
+                continue  # no folder, or gone
+            try:
+                if not state.st_mode & 0o400:
+                    os.chmod(f"/proc/self/fd/{inner}", 0o700)
+                if not subtract(os.open(f"/proc/self/fd/{inner}", os.O_RDONLY | os.O_DIRECTORY), left, depth + 1):
+                    return False
+            finally:
+                os.close(inner)
+        return left[0] >= 0
+    finally:
+        os.close(folder)
+
+
+def enter_namespaces(settings: dict) -> bool:
+    user, group = os.geteuid(), os.getegid()
+    # The kernel's limit on processes does not count for the superuser: there the program is another user.
+    changes = user == 0 and open_to_all(settings["readable"])
+    if changes:
+        with_both = f"0 {{}} 1\n{NOBODY} {NOBODY} 1"
+        told, tell = os.pipe()
+        outer, helper = os.getpid(), os.fork()  # maps with two users must be written from outside
+        if helper == 0:
+            os.close(tell)
+            mapped = os.read(told, 1) and write_maps(outer, with_both.format(user), with_both.format(group))
+            os._exit(0 if mapped else 1)
+        os.close(told)
+    entered = LIBC.unshare(NAMESPACES) == 0
+    if changes:
+        os.write(tell, b"1" if entered else b"")
+        os.close(tell)
+        changes = os.waitpid(helper, 0)[1] == 0
+        signal.sigtimedwait([signal.SIGCHLD], 0)
+    if not entered:
+        return False
+    if changes:
+        settings["identity"] = NOBODY
+    else:  # without a map: the overflow user, which may do even less
+        write_maps(os.getpid(), f"{NOBODY} {user} 1", f"{NOBODY} {group} 1")
+    # No user namespaces within, where capabilities could be had again. Without seccomp: no System V memory, messages
+    # or semaphores, which belong to no process and have no size limit.
+    for name, text in (
+        ("user/max_user_namespaces", "0"), ("kernel/shmmni", "0"), ("kernel/msgmni", "0"), ("kernel/sem", "0 0 0 0"),
+    ):  # fmt: skip
+        with contextlib.suppress(OSError), open(f"/proc/sys/{name}", "w", encoding="ascii") as file:
+            file.write(text)
     return True
+
+
+def write_maps(process: int, users: str, groups: str) -> bool:
+    try:
+        for name, text in (("setgroups", "deny"), ("uid_map", users), ("gid_map", groups)):
+            if name != "setgroups" or "\n" not in groups:  # only those who may not change groups must say so
+                with open(f"/proc/{process}/{name}", "w", encoding="ascii") as file:
+                    file.write(text)
+    except OSError:
+        return False
+    return True
+
+
+def open_to_all(paths: list) -> bool:
+    """Whether every user may read what lies there; how one gets there does not matter in a file tree of our own."""
+    return all(os.stat(path).st_mode & 0o4 for path in [*paths, os.__file__] if os.path.exists(path))
 
 
 def build_root(settings: dict) -> bool:
@@ -273,9 +455,10 @@ def build_root(settings: dict) -> bool:
     folder = settings["folder"]
     try:
         with open(os.path.join(folder, "program.py"), "rb") as file:
-            program: "bytes | None" = file.read()
+            program = file.read()
     except OSError:
         program = None
+    owner = "" if settings["identity"] is None else f",uid={NOBODY},gid={NOBODY}"
     size, files = (settings["disk_mb"] << 20) + SLACK_BYTES, settings["files"] + SLACK_FILES
     try:
         mount(None, "/", None, MS_REC | MS_PRIVATE)
@@ -290,14 +473,20 @@ def build_root(settings: dict) -> bool:
                 os.makedirs(os.path.dirname(place), exist_ok=True)
                 os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o600))
             mount(path, place, None, MS_BIND | MS_REC)
-            if path != "/dev/null":
+            if not path.startswith("/dev/"):
                 read_only(place)
         own = folder + folder
         os.makedirs(own)
-        mount("tmpfs", own, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},nr_inodes={files},mode=0700")
+        mount("tmpfs", own, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},nr_inodes={files},mode=0700{owner}")
         if program is not None:
             with open(os.path.join(own, "program.py"), "wb") as file:
                 file.write(program)
+                if owner:
+                    os.fchown(file.fileno(), NOBODY, NOBODY)
+        if not seccomp_possible(settings):
+            os.mkdir(folder + "/proc")
+            with contextlib.suppress(OSError):  # refused where the machine's own one is masked
+                mount("proc", folder + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
         mount(None, folder, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
         os.chdir(folder)
         if LIBC.pivot_root(b".", b".") != 0 or LIBC.umount2(b".", 2) != 0:
@@ -324,45 +513,51 @@ def read_only(place: str) -> None:
     mount(None, place, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | flags)
 
 
-def confine(settings: dict, rooted: bool) -> list:
-    """Confine this process for good; returns the layers that hold."""
+def confine(settings: dict, rooted: bool) -> tuple:
+    """Confine this process for good; returns the layers that hold and a descriptor that the supervisor must take."""
     off, held = settings["off"], ["namespaces"] if rooted else []
-    limits(settings)
-    drop_capabilities()
+    # Kernels before 5.14 count the user's processes outside as well.
+    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+    limits(settings, processes=rooted and release >= (5, 14))
+    drop_capabilities(settings["identity"])
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of user takes it back
     LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    # The supervisor looks at what this process has open. Other programs cannot: each layer keeps them out.
+    LIBC.prctl(PR_SET_DUMPABLE, 1)
     if "landlock" not in off and landlock(settings["readable"], settings["folder"]):
         held.append("landlock")
-        # Landlock keeps other programs out; the supervisor counts what this one holds open.
-        LIBC.prctl(PR_SET_DUMPABLE, 0 if rooted else 1)
-    if "seccomp" not in off and seccomp(writes=bool(held)):
+    listener = seccomp(confined=bool(held)) if seccomp_possible(settings) else None
+    if listener is not None:
         held.append("seccomp")
-    return held
+    return held, -1 if listener is None else listener
 
 
-def limits(settings: dict) -> None:
-    memory = settings["memory"]
-    for name, value in (
-        ("AS", memory), ("CPU", int(settings["cpu_s"]) + 2), ("FSIZE", (settings["disk_mb"] << 20) + SLACK_BYTES),
-        ("NOFILE", 64), ("CORE", 0), ("NPROC", THREADS), ("MEMLOCK", 0), ("MSGQUEUE", 0), ("SIGPENDING", 256),
-        ("NICE", 0), ("RTPRIO", 0),
-    ):  # fmt: skip
+def limits(settings: dict, processes: bool) -> None:
+    wanted = {
+        "AS": settings["memory"], "CPU": int(settings["cpu_s"]) + 2, "FSIZE": (settings["disk_mb"] << 20) + SLACK_BYTES,
+        "NOFILE": 64, "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0, "SIGPENDING": 256, "NICE": 0, "RTPRIO": 0,
+    }  # fmt: skip
+    if processes:
+        wanted["NPROC"] = THREADS
+    for name, value in wanted.items():
         kind = getattr(resource, f"RLIMIT_{name}", None)
         if kind is not None:
-            try:
-                _, hard = resource.getrlimit(kind)
-                value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-                resource.setrlimit(kind, (value, value))
-            except (ValueError, OSError):
-                pass
+            _, hard = resource.getrlimit(kind)
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(kind, (value, value))
 
 
-def drop_capabilities() -> None:
-    """All of them, for good. Where this process may not drop them it has none."""
+def drop_capabilities(identity: "int | None") -> None:
+    """All of them, for good, and become another user if so told. Where this may not be done there are none."""
     LIBC.prctl(PR_CAP_AMBIENT, 4, 0, 0, 0)
     for capability in range(64):
         if LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 and ctypes.get_errno() == 22:
             break  # the last one of this kernel
     LIBC.prctl(PR_SET_SECUREBITS, 0b101111, 0, 0, 0)  # user 0 is nobody special
+    if identity is not None:
+        os.setgroups([])
+        os.setresgid(identity, identity, identity)
+        os.setresuid(identity, identity, identity)
     get, put = (125, 126) if os.uname().machine == "x86_64" else (90, 91)  # capget, capset; version 3, this process
     header, data = struct.pack("II", 0x20080522, 0), ctypes.create_string_buffer(24)
     LIBC.syscall(put, header, data)
@@ -402,18 +597,24 @@ def numbers(table: str) -> dict:
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
 
-def seccomp(writes: bool) -> bool:
-    """Only the system calls of the tables above. ``writes``: whether files may be written at all."""
+def seccomp_possible(settings: dict) -> bool:
+    return "seccomp" not in settings["off"] and os.uname().machine in SECCOMP and LIBC.prctl(PR_GET_SECCOMP) >= 0
+
+
+def seccomp(confined: bool) -> "int | None":
+    """Only the system calls of the tables above; None if they cannot be confined.
+
+    confined: whether another layer confines files. If none does, no file may be written, and to open one the
+    supervisor is asked on the descriptor that is returned; else it is -1.
+    """
     machine = os.uname().machine
-    if machine not in ("x86_64", "aarch64") or sys.byteorder != "little":
-        return False
     arch = 0xC000003E if machine == "x86_64" else 0xC00000B7
     code: list = []
 
     def op(kind: int, jump_true: int, jump_false: int, value: int) -> None:
         code.append(struct.pack("HBBI", kind, jump_true, jump_false, value & 0xFFFFFFFF))
 
-    refuse, allow, missing = ((0x06, 0, 0, value) for value in (ERRNO | EPERM, ALLOW, ERRNO | ENOSYS))
+    refuse, allow, missing, ask = ((0x06, 0, 0, value) for value in (ERRNO | EPERM, ALLOW, ERRNO | ENOSYS, ASK))
 
     def argument(index: int) -> tuple:
         return (0x20, 0, 0, 16 + 8 * index)  # its lower half: the kernel takes these arguments as 32 bits
@@ -424,7 +625,8 @@ def seccomp(writes: bool) -> bool:
         return [argument(index), *tests, refuse, allow]
 
     checked = numbers(CHECKED)
-    no_write = O_TMPFILE if writes else WRITE_FLAGS
+    no_write = O_TMPFILE if confined else WRITE_FLAGS
+    opened = allow if confined else ask
     bodies = {
         # Its flags lie in memory, where they cannot be checked; libc then uses clone.
         "clone3": [missing],
@@ -436,8 +638,8 @@ def seccomp(writes: bool) -> bool:
         "prctl": one_of(0, PRCTLS),
         "ioctl": one_of(1, IOCTLS),
         "fcntl": one_of(1, FCNTLS),
-        "open": [argument(1), (0x45, 0, 1, no_write), refuse, allow],
-        "openat": [argument(2), (0x45, 0, 1, no_write), refuse, allow],
+        "open": [argument(1), (0x45, 0, 1, no_write), refuse, opened],
+        "openat": [argument(2), (0x45, 0, 1, no_write), refuse, opened],
     }
     op(0x20, 0, 0, 4)
     op(0x15, 1, 0, arch)
@@ -447,7 +649,7 @@ def seccomp(writes: bool) -> bool:
     op(*refuse)
     op(0x25, 0, 1, HIGHEST)
     op(*missing)
-    for number in [*numbers(ALLOWED).values(), *(numbers(WRITES).values() if writes else ())]:
+    for number in [*numbers(ALLOWED).values(), *(numbers(WRITES).values() if confined else ())]:
         op(0x15, 0, 1, number)
         op(*allow)
     for name, body in bodies.items():
@@ -458,7 +660,10 @@ def seccomp(writes: bool) -> bool:
     op(*refuse)
     buffer = ctypes.create_string_buffer(b"".join(code))
     header = struct.pack("HxxxxxxQ", len(code), ctypes.addressof(buffer))
-    return bool(LIBC.prctl(PR_SET_SECCOMP, 2, header, 0, 0) == 0)
+    listener = LIBC.syscall(SECCOMP[machine], 1, 0 if confined else 8, header)  # 8: with a listener
+    if listener < 0:
+        return None
+    return -1 if confined else int(listener)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def run(
         interpreter = os.path.realpath(sys.executable)
         return os.posix_spawn(
             interpreter,
-            [interpreter, "-I", "-B", jail.__file__, json.dumps(settings)],
+            [interpreter, "-I", "-S", "-B", jail.__file__, json.dumps(settings)],
             {"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"},
             file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(descriptors)],
         )
@@ -275,7 +275,7 @@ def _status(report: dict[str, Any], stderr: str) -> str:
 
 
 def _pipes() -> tuple[list[int], list[int]]:
-    """Our and the child's ends of stdin, stdout, stderr and status; the child's numbers are above those it will have."""
+    """Our and the child's ends of stdin, stdout, stderr and status; the child's lie above the numbers it will have."""
     pairs = [os.pipe() for _ in range(4)]
     ours, theirs = [], []
     for number, pair in enumerate(pairs):
