@@ -28,7 +28,7 @@ from recipe.agpo import rewards, scoring
 from recipe.agpo.allocation import BoardActor
 from recipe.agpo.ledger import CountingManager, CountingWorker
 from recipe.agpo.probe_keys import ProbeKeys
-from recipe.agpo.rewards.verdict import OK, RAISED, TIMEOUT
+from recipe.agpo.rewards.verdict import LOST, OK, RAISED
 from recipe.agpo.scoring import Scored
 from recipe.agpo.settings import agpo_config, resolved
 from recipe.agpo.verl_seams import settle_sessions
@@ -270,7 +270,7 @@ class AGPOAgentLoopWorker(CountingWorker):
         try:
             await asyncio.wait_for(self._compute_score(outputs, kwargs=kwargs), timeout=limit)
         except TimeoutError:
-            scored = scoring.failed(TIMEOUT, f"no reward after {limit:g} s")
+            scored = scoring.failed(LOST, f"no reward after {limit:g} s")
         except Exception as error:  # noqa: BLE001 - whatever a user's reward function raises
             scored = scoring.failed(RAISED, _brief(error))
         else:

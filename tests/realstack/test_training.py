@@ -97,10 +97,10 @@ def test_first_step_is_warm_up_and_later_ones_decide(run):
 def test_bad_rewards_are_counted_and_carry_nothing(run):
     counts = {}
     for data in run.steps().values():
-        for key in ("ok", "raised", "timeout", "not_a_number", "non_finite"):
+        for key in ("ok", "raised", "lost", "not_a_number", "non_finite"):
             counts[key] = counts.get(key, 0) + data.get(f"agpo/verifier/{key}", 0)
     assert sum(counts.values()) == STEPS * 8 * 4, counts
-    assert min(counts[key] for key in ("ok", "raised", "not_a_number", "non_finite", "timeout")) > 0, counts
+    assert min(counts[key] for key in ("ok", "raised", "not_a_number", "non_finite", "lost")) > 0, counts
     for decision in run.decisions():
         for status, outcome in zip(decision["statuses"], decision["outcomes"], strict=True):
             assert (outcome is None) == (status != "ok")
