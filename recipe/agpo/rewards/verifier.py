@@ -103,9 +103,7 @@ class Verifier:
         """Judge one response; blocks."""
         return self.submit(Item(response, gold, kind, args or {})).result()
 
-    async def verify_async(
-        self, response: str, gold: str, kind: str, args: Mapping[str, Any] | None = None
-    ) -> Verdict:
+    async def verify_async(self, response: str, gold: str, kind: str, args: Mapping[str, Any] | None = None) -> Verdict:
         """Judge one response without holding the event loop or a thread."""
         return await asyncio.wrap_future(self.submit(Item(response, gold, kind, args or {})))
 
@@ -323,5 +321,3 @@ def _grader(kind: str) -> Any:
     if kind not in _MODULES:
         raise UnknownKind(f"kind {kind!r}: known are {', '.join(KINDS)}")
     return importlib.import_module(_MODULES[kind])
-
-
