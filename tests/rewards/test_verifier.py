@@ -254,9 +254,18 @@ def test_without_a_control_an_exception_is_the_graders_fault(monkeypatch: pytest
 
 @pytest.mark.parametrize(
     "answer",
-    [r"(x+1)^{9999}", r"\Gamma(10^9)", r"\exp(\exp(\exp(99)))", r"\binom{10^9}{5\cdot 10^8}",
-     "(" * 450 + "x" + ")" * 450, r"\sqrt{" * 200 + "x" + "}" * 200, "-" * 900 + "x", "{" * 450 + "x" + "}" * 450, "\\left(" * 450 + "x"],
-)  # fmt: skip
+    [
+        r"(x+1)^{9999}",
+        r"\Gamma(10^9)",
+        r"\exp(\exp(\exp(99)))",
+        r"\binom{10^9}{5\cdot 10^8}",
+        "(" * 450 + "x" + ")" * 450,
+        r"\sqrt{" * 200 + "x" + "}" * 200,
+        "-" * 900 + "x",
+        "{" * 450 + "x" + "}" * 450,
+        "\\left(" * 450 + "x",
+    ],
+)
 def test_no_wrong_answer_hides_behind_its_cost(answer: str) -> None:
     with WorkerPool(workers=1, time_limit_s=0.5) as pool:
         found = Verifier(pool).verify(f"\\boxed{{{answer}}}", "\\sqrt{2}", "math")
