@@ -55,7 +55,7 @@ def test_every_command_of_the_readme_is_known_to_a_test():
 def test_gpu_command_composes_and_passes_the_checks(tmp_path):
     from hydra import compose, initialize_config_dir
 
-    from recipe.agpo.checks import find_problems, find_warnings
+    from recipe.agpo.preflight import find_problems, find_warnings
     from recipe.agpo.quickstart.task import make_data
 
     command = next(c for c in commands() if "recipe.agpo.main" in c)
@@ -87,7 +87,7 @@ def test_python_snippets_run(page, snippet):
 
 def test_generated_pages_are_current():
     from recipe.agpo.cli.config import markdown_table
-    from recipe.agpo.metrics import glossary_markdown
+    from recipe.agpo.training.metrics import glossary_markdown
     from tests.realstack.combinations import markdown
 
     assert (ROOT / "docs/combinations.md").read_text(encoding="utf-8") == markdown()
@@ -105,20 +105,15 @@ def test_files_that_the_docs_name_exist(page):
             assert (page.parent / link).exists(), link
 
 
-def test_no_placeholder_is_left():
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        assert "@@" not in page.read_text(encoding="utf-8"), page
-
-
 def test_tuning_names_keys_and_settings_that_exist():
     from agpo_core import AGPOConfig
-    from recipe.agpo.metrics import in_glossary
+    from recipe.agpo.training.metrics import in_glossary
 
     text = (ROOT / "docs/tuning.md").read_text(encoding="utf-8")
     logged = {key for key in re.findall(r"`(agpo/[\w/{},*]+)`", text)}
     for key in logged:
-        for single in key.replace("*", "low").replace("{min,max}", "min").split("@@"):
-            assert in_glossary(single) or in_glossary(single.replace("/low", "/ok")), key
+        # A star stands for a side of the clip or for a status.
+        assert any(in_glossary(key.replace("*", name).replace("{min,max}", "min")) for name in ("low", "ok")), key
     settings = re.findall(r"`((?:\w+\.)?\w+)=([\w.]+)`", text)
     sections = AGPOConfig().to_dict()
     checked = 0

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agpo_core import AGPOConfig, ControllerState, StepSignals, TokenLedger, update_state
-from recipe.agpo import checkpoint
-from recipe.agpo.checkpoint import DecisionLog, ResumeError, checkpoint_to_resume, read_ledger, read_state
+from recipe.agpo.training import checkpoint
+from recipe.agpo.training.checkpoint import DecisionLog, ResumeError, checkpoint_to_resume, read_ledger, read_state
 from tests.recipe.steps import gather, two_prompts
 
 

@@ -13,8 +13,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from agpo_core import AGPOConfig, ControllerState, TokenLedger
-from recipe.agpo import checkpoint
-from recipe.agpo.checks import ConfigProblem, before_ray, find_problems, find_warnings
+from recipe.agpo.preflight import ConfigProblem, before_ray, find_problems, find_warnings
+from recipe.agpo.training import checkpoint
 
 Build = Callable[..., Any]
 
@@ -112,7 +112,7 @@ def test_another_verl_version_names_the_seams(good_config: Build, monkeypatch: p
     real = importlib.metadata.version
     fake = lambda name: "0.10.0" if name == "verl" else real(name)  # noqa: E731
     monkeypatch.setattr(importlib.metadata, "version", fake)
-    only(find_problems(good_config()), "verl 0.10.0", "verl==0.9.1", "verl_seams.py")
+    only(find_problems(good_config()), "verl 0.10.0", "verl==0.9.1", "verl_api")
 
 
 SEPARATE = (
@@ -409,7 +409,7 @@ def test_uncorrected_scoring_warns(good_config: Build) -> None:
 
 def test_our_verifiers_are_tried_before_ray(good_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
-    monkeypatch.setattr("recipe.agpo.rewards.self_test.self_test", lambda kinds, runner: tried.append(kinds) or ["no"])
+    monkeypatch.setattr("recipe.agpo.preflight.rewards.self_test", lambda kinds, runner: tried.append(kinds) or ["no"])
     ours = ("reward.custom_reward_function.path=pkg://recipe.agpo.rewards",)
     problems = find_problems(good_config(*ours))
     assert [problem.split("=")[0] for problem in problems] == ["data.train_files", "data.val_files"]

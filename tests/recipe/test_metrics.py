@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from agpo_core import AGPOConfig, ControllerState, StepSignals, TokenLedger, update_state
-from recipe.agpo import scoring
-from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, METRIC_PREFIX
-from recipe.agpo.groups import StepGroups, clip_columns
-from recipe.agpo.ledger import ledger_metrics
-from recipe.agpo.metrics import GLOSSARY, in_glossary, pop_update_sums, step_metrics, update_shares
+from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW
+from recipe.agpo.rewards.verdict import RESPONSE_STATUSES
+from recipe.agpo.training.actor_loss import METRIC_PREFIX
+from recipe.agpo.training.batch import StepGroups
+from recipe.agpo.training.decisions import clip_columns
+from recipe.agpo.training.metrics import GLOSSARY, in_glossary, pop_update_sums, step_metrics, update_shares
+from recipe.agpo.training.token_ledger import ledger_metrics
 from tests.recipe.steps import Row, gather, record, settings, two_prompts
 
 SUMS = {
@@ -49,7 +51,7 @@ def full_step() -> dict[str, float]:
         *two_prompts(),
         *(
             replace(Row("c", i), status=status)
-            for i, status in enumerate(scoring.STATUSES[1:])
+            for i, status in enumerate(RESPONSE_STATUSES[1:])
         ),
         Row("d", 0, record=record(discarded=True, tokens=9, reason="at_max", tau=1.4), tau=1.4),
         Row("pad", 0, padding=True),

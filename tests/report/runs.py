@@ -17,13 +17,14 @@ from typing import Any
 import orjson
 
 from agpo_core import AGPOConfig, ControllerState, Resolved, TokenLedger, update_state
-from recipe.agpo import checkpoint
-from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW
-from recipe.agpo.groups import StepGroups, clip_columns
-from recipe.agpo.ledger import ledger_metrics
-from recipe.agpo.metrics import step_metrics, update_shares
-from recipe.agpo.rollout import PROBE, REST, decide
-from recipe.agpo.scoring import Scored
+from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, PROBE, REST
+from recipe.agpo.rollout.outcomes import Scored
+from recipe.agpo.rollout.probe import decide
+from recipe.agpo.training import checkpoint
+from recipe.agpo.training.batch import StepGroups
+from recipe.agpo.training.decisions import clip_columns, decision_rows
+from recipe.agpo.training.metrics import step_metrics, update_shares
+from recipe.agpo.training.token_ledger import ledger_metrics
 from tests.recipe.steps import Row, gather
 
 ACCURACY = "val-core/sums/acc/mean@1"
@@ -111,7 +112,7 @@ def agpo_run(
             if change is not None:
                 change(step, data)
             log.write(line(step, data))
-            decisions.append(of_step.decision_rows(step))
+            decisions.append(decision_rows(of_step, step))
             state = update_state(of_step.stats, of_step.signals(step_kl=5e-4), state, config)
     last = checkpoints / f"global_step_{first + steps - 1}"
     checkpoint.write_state(last, state, config)
