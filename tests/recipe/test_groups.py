@@ -51,7 +51,7 @@ def test_entropy_is_a_token_mean_over_valid_rows() -> None:
     rows = [
         Row("a", 0, entropy=1.0),
         Row("a", 1, entropy=3.0, length=1),
-        Row("b", 0, entropy=7.0, status="timeout"),
+        Row("b", 0, entropy=7.0, status="lost"),
         PAD,
     ]
     groups = gather(rows)
@@ -146,7 +146,7 @@ def test_a_discarded_probe_speaks_through_its_record() -> None:
     probe = record(
         outcomes=[1.0, None, 0.0],
         vote_keys=["5", "", "6"],
-        statuses=["ok", "timeout", "ok"],
+        statuses=["ok", "lost", "ok"],
         discarded=True,
         tokens=40,
     )
@@ -158,11 +158,11 @@ def test_a_discarded_probe_speaks_through_its_record() -> None:
 
 def test_failed_rows_leave_statistics_and_validity() -> None:
     rows = two_prompts()
-    rows[1] = replace(rows[1], status="timeout")
+    rows[1] = replace(rows[1], status="lost")
     groups = gather(rows)
     assert groups.stats.count.tolist() == [1, 2]
     assert groups.valid == [True, False, *[True] * 6]
-    assert groups.first_failure == "timeout"
+    assert groups.first_failure == "lost"
     assert bool(groups.outcomes[1].isnan())
 
 
@@ -227,7 +227,7 @@ def test_a_prompt_that_is_less_certain_than_usual_is_heated() -> None:
 
 def test_no_probe_response_with_a_reward_means_the_base_temperature() -> None:
     config = AGPOConfig()
-    for nothing in ([], [failed("timeout", ""), failed("raised", "")]):
+    for nothing in ([], [failed("lost", ""), failed("raised", "")]):
         found = decide(nothing, 0, warm_state(config), config, 0.9)
         assert (found.tau, found.reason) == (0.9, "no_probe")
         assert found.outcomes == [None] * len(nothing)

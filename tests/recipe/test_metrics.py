@@ -97,15 +97,15 @@ def test_figures_of_a_hand_made_step() -> None:
         "agpo/verifier/seconds_mean": 0.25,
     }
     assert {key: logged[key] for key in expected} == pytest.approx(expected, rel=1e-6)
-    assert "agpo/verifier/timeout" not in logged and "agpo/state/uncertainty" not in logged
+    assert "agpo/verifier/lost" not in logged and "agpo/state/uncertainty" not in logged
 
 
 def test_discarded_probes_count_for_the_verifier_and_padding_does_not() -> None:
     config = AGPOConfig.from_dict({"probe": {"reuse": False}})
-    probe = record(discarded=True, statuses=["ok", "timeout"], outcomes=[1.0, None])
+    probe = record(discarded=True, statuses=["ok", "lost"], outcomes=[1.0, None])
     groups = gather([Row("a", 0, record=probe), Row("pad", 0, padding=True)], config)
     logged = step_metrics(groups, ControllerState.initial(config), config)
-    assert (logged["agpo/verifier/ok"], logged["agpo/verifier/timeout"]) == (2.0, 1.0)
+    assert (logged["agpo/verifier/ok"], logged["agpo/verifier/lost"]) == (2.0, 1.0)
 
 
 def test_outputs_of_one_session_count_once() -> None:
@@ -125,9 +125,9 @@ def test_preset_grpo_logs_no_controller() -> None:
 
 def test_a_step_in_which_everything_failed_still_logs() -> None:
     config = AGPOConfig()
-    groups = gather([replace(r, status="timeout", record="") for r in two_prompts()])
+    groups = gather([replace(r, status="lost", record="") for r in two_prompts()])
     logged = step_metrics(groups, ControllerState.initial(config), config)
-    assert (logged["agpo/verifier/timeout"], logged["agpo/verifier/ok"]) == (8.0, 0.0)
+    assert (logged["agpo/verifier/lost"], logged["agpo/verifier/ok"]) == (8.0, 0.0)
     assert all(torch.isfinite(torch.tensor(list(logged.values()))).tolist())
 
 

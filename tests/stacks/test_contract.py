@@ -192,7 +192,7 @@ def test_verl(tmp_path: Path) -> None:
 
     def scored(outcome: float, key: str | None) -> scoring.Scored:
         if math.isnan(outcome):
-            return scoring.failed("timeout", "no reward")
+            return scoring.failed("lost", "no reward")
         return scoring.Scored(outcome, outcome, key or "")
 
     def temperature(
@@ -205,7 +205,7 @@ def test_verl(tmp_path: Path) -> None:
         rows = [
             Row(
                 uid=f"{p:03d}", session=g, outcome=outcomes[p][g], vote_key=keys[p][g] or "", role=PROBE,
-                status="timeout" if math.isnan(outcomes[p][g]) else "ok", entropy=signals.policy_entropy or 0.0,
+                status="lost" if math.isnan(outcomes[p][g]) else "ok", entropy=signals.policy_entropy or 0.0,
             )
             for p in range(len(outcomes)) for g in range(len(outcomes[p]))
         ]  # fmt: skip

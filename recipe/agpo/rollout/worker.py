@@ -39,7 +39,7 @@ from recipe.agpo.columns import (
     TOKENS,
     VOTE_KEY,
 )
-from recipe.agpo.rewards.verdict import OK, RAISED, TIMEOUT
+from recipe.agpo.rewards.verdict import LOST, OK, RAISED
 from recipe.agpo.rollout import outcomes as scoring
 from recipe.agpo.rollout.outcomes import Scored
 from recipe.agpo.rollout.probe import decide
@@ -247,7 +247,7 @@ class AGPOAgentLoopWorker(CountingWorker):
         try:
             await asyncio.wait_for(self._compute_score(outputs, kwargs=kwargs), timeout=limit)
         except TimeoutError:
-            scored = scoring.failed(TIMEOUT, f"no reward after {limit:g} s")
+            scored = scoring.failed(LOST, f"no reward after {limit:g} s")
         except Exception as error:  # noqa: BLE001 - whatever a user's reward function raises
             scored = scoring.failed(RAISED, _brief(error))
         else:
