@@ -200,7 +200,7 @@ def test_verl(tmp_path: Path) -> None:
         outcomes: Outcomes, keys: Keys, state: ControllerState, config: AGPOConfig, base: float
     ) -> list[float]:
         groups = [[scored(*pair) for pair in zip(*group, strict=True)] for group in zip(outcomes, keys, strict=True)]
-        return [decide(group, 0, state, config, base).tau for group in groups]
+        return [decide(group, state, config, base).tau for group in groups]
 
     def groups_of(outcomes: Outcomes, keys: Keys, signals: StepSignals, config: AGPOConfig) -> StepGroups:
         rows = [
