@@ -35,6 +35,7 @@ from recipe.agpo.training.batch import StepGroups, collect, merged
 from recipe.agpo.training.decisions import clip_columns, decision_rows, row_weights, updates_of_rows
 from recipe.agpo.training.failures import RolloutFailed, resume_words
 from recipe.agpo.training.token_ledger import LedgerMixin
+from recipe.agpo.verl_api.patching import wrap
 from recipe.agpo.verl_api.row_order import actor_ranks, order_rows
 from recipe.agpo.verl_api.temperature import score_at_own_temperature
 from recipe.agpo.verl_api.updates import LR_SCALE
@@ -67,7 +68,7 @@ class AGPOMixin(LedgerMixin):
         buffer = super()._build_replay_buffer()
         # verl looks for finished prompts every 2 s, which dominates short steps.
         buffer.poll_interval = min(buffer.poll_interval, POLL_SECONDS)
-        buffer.sample = self._named_failures(buffer.sample)
+        wrap(buffer, "sample", ("global_steps", "partition_id", "batch_size"), self._named_failures)
         return buffer
 
     def on_init_end(self) -> None:
