@@ -18,11 +18,11 @@ DETACH = """
 import subprocess, sys
 subprocess.Popen([sys.executable, "-c", {sleeper!r}], start_new_session=True)
 """
-SLEEPER = "import time; print('up', flush=True); time.sleep(120)"
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"
+SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 
-def wait_until(condition, seconds: float = 15.0) -> bool:  # type: ignore[no-untyped-def]
+def wait_until(condition, seconds: float = 120.0) -> bool:  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():

@@ -68,7 +68,7 @@ exit_group 231 94, epoll_wait 232 -, epoll_ctl 233 21, waitid 247 95, newfstatat
 faccessat 269 48, pselect6 270 72, ppoll 271 73, set_robust_list 273 99, splice 275 76, tee 276 77, epoll_pwait 281 22,
 timerfd_create 283 85, eventfd 284 -, timerfd_settime 286 86, timerfd_gettime 287 87,
 signalfd4 289 74, eventfd2 290 19, epoll_create1 291 20, dup3 292 24, pipe2 293 59, preadv 295 69, pwritev 296 70,
-getcpu 309 168, getrandom 318 278, membarrier 324 283, preadv2 327 286, pwritev2 328 287,
+getcpu 309 168, getrandom 318 278, preadv2 327 286, pwritev2 328 287,
 statx 332 291, rseq 334 293, close_range 436 436, faccessat2 439 439, epoll_pwait2 441 441
 """
 # Allowed where the files that may be written are confined by another layer.
@@ -126,8 +126,9 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
         os._exit(125)
     os.setsid()
     os.closerange(STATUS + 1, 1 << 16)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD])
+    for number in (signal.SIGTERM, signal.SIGCHLD):  # a caller may ignore or block them, and that is inherited
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM, signal.SIGCHLD])
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
     LIBC.prctl(PR_SET_DUMPABLE, 1)  # else the maps of the user namespace cannot be written
     settings["identity"] = None
@@ -164,7 +165,7 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
     if not entered and os.getppid() != supervisor:
         os._exit(125)
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGCHLD])
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     held, listener = confine(settings, rooted)
     os.write(write_report, json.dumps([held, listener]).encode())
     if not os.read(go, 1):
@@ -188,6 +189,7 @@ class Supervisor:
     def __init__(self, settings: dict, program: int, rooted: bool) -> None:
         self.settings, self.program, self.rooted = settings, program, rooted
         self.held: list = []
+        self.started = False
         self.listener = -1
         self.pidfd = -1
         self.folder_device = os.stat(settings["folder"]).st_dev  # counted on its own
@@ -222,20 +224,22 @@ class Supervisor:
         code = os.waitstatus_to_exitcode(status)
         if code == -signal.SIGXCPU or used > settings["cpu_s"]:
             end = "time"
-        answer = {"layers": self.held, "end": end or "exit", "code": code, "cpu_s": used}
+        answer = {"layers": self.held, "started": self.started, "end": end or "exit", "code": code, "cpu_s": used}
         os.write(STATUS, json.dumps(answer).encode())
         os._exit(0)
 
     def start(self, report: int, go: int) -> None:
         """Let the program begin if it is confined as required."""
-        self.held, listener = json.loads(os.read(report, 4096) or b"[[], -1]")
+        text = os.read(report, 4096)
+        self.held, listener = json.loads(text or b"[[], -1]")
         if listener >= 0:
             self.pidfd = os.pidfd_open(self.program)
             self.listener = LIBC.syscall(PIDFD_GETFD, self.pidfd, listener, 0)
             if self.listener < 0:
                 self.held.remove("seccomp")
         require = self.settings["require"]
-        if all(set(layers) & set(self.held) for layers in require.values()):
+        self.started = bool(text) and all(set(layers) & set(self.held) for layers in require.values())
+        if self.started:
             os.write(go, b"1")
         os.close(go)
 
@@ -423,7 +427,7 @@ def enter_namespaces(settings: dict) -> bool:
     if changes:
         settings["identity"] = NOBODY
     else:  # without a map: the overflow user, which may do even less
-        write_maps(os.getpid(), f"{NOBODY} {user} 1", f"{NOBODY} {group} 1")
+        write_maps(os.getpid(), f"0 {user} 1", f"0 {group} 1")
     # No user namespaces within, where capabilities could be had again. Without seccomp: no System V memory, messages
     # or semaphores, which belong to no process and have no size limit.
     for name, text in (
