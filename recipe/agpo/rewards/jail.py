@@ -39,6 +39,7 @@ DEPTH = 100  # of folders, where they must be counted
 NOBODY = 65534
 SLACK_BYTES, SLACK_FILES = 1 << 20, 16  # beyond the limit, so that going over it can be seen
 UNCONFINED = 126
+NO_TREE = "no tree"  # namespaces, but no mounts in them: to be tried again without
 STATUS = 3  # descriptor on which the supervisor reports
 
 # Landlock: access rights by ABI version (linux/landlock.h).
@@ -68,7 +69,7 @@ exit_group 231 94, epoll_wait 232 -, epoll_ctl 233 21, waitid 247 95, newfstatat
 faccessat 269 48, pselect6 270 72, ppoll 271 73, set_robust_list 273 99, splice 275 76, tee 276 77, epoll_pwait 281 22,
 timerfd_create 283 85, eventfd 284 -, timerfd_settime 286 86, timerfd_gettime 287 87,
 signalfd4 289 74, eventfd2 290 19, epoll_create1 291 20, dup3 292 24, pipe2 293 59, preadv 295 69, pwritev 296 70,
-getcpu 309 168, getrandom 318 278, membarrier 324 283, preadv2 327 286, pwritev2 328 287,
+getcpu 309 168, getrandom 318 278, preadv2 327 286, pwritev2 328 287,
 statx 332 291, rseq 334 293, close_range 436 436, faccessat2 439 439, epoll_pwait2 441 441
 """
 # Allowed where the files that may be written are confined by another layer.
@@ -126,8 +127,9 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
         os._exit(125)
     os.setsid()
     os.closerange(STATUS + 1, 1 << 16)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD])
+    for number in (signal.SIGTERM, signal.SIGCHLD):  # a caller may ignore or block them, and that is inherited
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM, signal.SIGCHLD])
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
     LIBC.prctl(PR_SET_DUMPABLE, 1)  # else the maps of the user namespace cannot be written
     settings["identity"] = None
@@ -150,7 +152,9 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
         if select.select([alive], [], [], 0)[0]:
             os._exit(125)  # the outer process died before we could ask to be told
         os.close(alive)
-    rooted = entered and build_root(settings)
+    if entered and not build_root(settings):
+        os.write(STATUS, json.dumps({"end": NO_TREE}).encode())
+        os._exit(0)
     os.chdir(settings["folder"])
     supervisor = os.getpid()
     report, write_report = os.pipe()
@@ -159,13 +163,13 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
     if program:
         for descriptor in (0, 1, 2, write_report, go):
             os.close(descriptor)
-        Supervisor(settings, program, rooted).watch(report, write_go)
+        Supervisor(settings, program, entered).watch(report, write_go)
     os.close(write_go)
     if not entered and os.getppid() != supervisor:
         os._exit(125)
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGCHLD])
-    held, listener = confine(settings, rooted)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    held, listener = confine(settings, entered)
     os.write(write_report, json.dumps([held, listener]).encode())
     if not os.read(go, 1):
         os._exit(UNCONFINED)
@@ -185,9 +189,10 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
 class Supervisor:
     """Watches over a program: its limits and, where nothing else confines files, what it opens."""
 
-    def __init__(self, settings: dict, program: int, rooted: bool) -> None:
-        self.settings, self.program, self.rooted = settings, program, rooted
+    def __init__(self, settings: dict, program: int, spaces: bool) -> None:
+        self.settings, self.program, self.spaces = settings, program, spaces
         self.held: list = []
+        self.started = False
         self.listener = -1
         self.pidfd = -1
         self.folder_device = os.stat(settings["folder"]).st_dev  # counted on its own
@@ -222,20 +227,22 @@ class Supervisor:
         code = os.waitstatus_to_exitcode(status)
         if code == -signal.SIGXCPU or used > settings["cpu_s"]:
             end = "time"
-        answer = {"layers": self.held, "end": end or "exit", "code": code, "cpu_s": used}
+        answer = {"layers": self.held, "started": self.started, "end": end or "exit", "code": code, "cpu_s": used}
         os.write(STATUS, json.dumps(answer).encode())
         os._exit(0)
 
     def start(self, report: int, go: int) -> None:
         """Let the program begin if it is confined as required."""
-        self.held, listener = json.loads(os.read(report, 4096) or b"[[], -1]")
+        text = os.read(report, 4096)
+        self.held, listener = json.loads(text or b"[[], -1]")
         if listener >= 0:
             self.pidfd = os.pidfd_open(self.program)
             self.listener = LIBC.syscall(PIDFD_GETFD, self.pidfd, listener, 0)
             if self.listener < 0:
                 self.held.remove("seccomp")
         require = self.settings["require"]
-        if all(set(layers) & set(self.held) for layers in require.values()):
+        self.started = bool(text) and all(set(layers) & set(self.held) for layers in require.values())
+        if self.started:
             os.write(go, b"1")
         os.close(go)
 
@@ -309,7 +316,7 @@ class Supervisor:
 
     def exceeded(self) -> str:
         """Which limit the program exceeds as a whole, if any."""
-        if too_much(self.settings, self.program, self.rooted):
+        if too_much(self.settings, self.program, self.spaces):
             return "disk"
         # With seccomp the program is one process, and its address space is all the memory that it can have.
         return "" if "seccomp" in self.held else self.exceeded_together()
@@ -317,7 +324,7 @@ class Supervisor:
     def exceeded_together(self) -> str:
         """Count the processes of the namespace, their time and their memory, files in memory included."""
         ours, memory, ticks, count, seen = str(os.getpid()), 0, 0, 0, set()
-        for process in os.listdir("/proc") if self.rooted and os.path.isdir("/proc/self") else [str(self.program)]:
+        for process in os.listdir("/proc") if self.spaces and os.path.isdir("/proc/self") else [str(self.program)]:
             if not process.isdigit():
                 continue
             try:
@@ -356,10 +363,10 @@ def bury() -> None:
             return
 
 
-def too_much(settings: dict, program: int, rooted: bool) -> bool:
+def too_much(settings: dict, program: int, spaces: bool) -> bool:
     """Whether the files of the program exceed their limits."""
     limit, most = settings["disk_mb"] << 20, settings["files"]
-    if rooted:
+    if spaces:
         state = os.statvfs(settings["folder"])
         return (state.f_blocks - state.f_bfree) * state.f_frsize > limit or state.f_files - state.f_ffree > most
     left = [limit, most]
@@ -423,7 +430,7 @@ def enter_namespaces(settings: dict) -> bool:
     if changes:
         settings["identity"] = NOBODY
     else:  # without a map: the overflow user, which may do even less
-        write_maps(os.getpid(), f"{NOBODY} {user} 1", f"{NOBODY} {group} 1")
+        write_maps(os.getpid(), f"0 {user} 1", f"0 {group} 1")
     # No user namespaces within, where capabilities could be had again. Without seccomp: no System V memory, messages
     # or semaphores, which belong to no process and have no size limit.
     for name, text in (
@@ -513,12 +520,12 @@ def read_only(place: str) -> None:
     mount(None, place, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | flags)
 
 
-def confine(settings: dict, rooted: bool) -> tuple:
+def confine(settings: dict, spaces: bool) -> tuple:
     """Confine this process for good; returns the layers that hold and a descriptor that the supervisor must take."""
-    off, held = settings["off"], ["namespaces"] if rooted else []
+    off, held = settings["off"], ["namespaces"] if spaces else []
     # Kernels before 5.14 count the user's processes outside as well.
     release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-    limits(settings, processes=rooted and release >= (5, 14))
+    limits(settings, processes=spaces and release >= (5, 14))
     drop_capabilities(settings["identity"])
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of user takes it back
     LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

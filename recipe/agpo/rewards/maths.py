@@ -72,7 +72,8 @@ def compare(found: Extracted, gold: str) -> Judgement | Work:
     numbers = answer.number is not None and reference.number is not None
     if not candidates or numbers or wordy(answer) or wordy(reference):
         return wrong
-    return Work(EQUAL, [formula(text), formula(gold)], lambda equal: right if equal else wrong)
+    texts = [formula(text), formula(gold)]
+    return Work(EQUAL, texts, lambda equal: right if equal else wrong, control=[texts[1], texts[1]], wrong=wrong)
 
 
 def _decimal_comma(text: str, gold: str) -> bool:

@@ -80,7 +80,7 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work
         return right if value is not None and _close(value, target, args) else wrong
 
     expression = maths.formula(maths.cleaned(found.text).rpartition("=")[2])
-    return Work(VALUE, [_UNIT_BEHIND.sub("", expression)], finish)
+    return Work(VALUE, [_UNIT_BEHIND.sub("", expression)], finish, control=[gold], wrong=wrong)
 
 
 def check_gold(gold: str, args: Mapping[str, Any]) -> str | None:

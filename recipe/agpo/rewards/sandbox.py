@@ -46,6 +46,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "files": LAYERS,
     "processes": ("namespaces", "seccomp"),
 }
+_UNUSABLE: set[str] = set()  # layers that this machine has only in part, found out when they are used
 STDERR_BYTES = 8_192
 GRACE_S = 10.0  # for a supervisor to end what it supervises
 
@@ -55,6 +56,10 @@ LIMITS = (TIME, MEMORY, OUTPUT, DISK)  # the program exceeded what it may use
 
 class SandboxUnavailable(RuntimeError):
     """This machine cannot confine a program; the message says what to do."""
+
+
+class SandboxFailed(RuntimeError):
+    """There is no verdict, and it is not the program's doing: no memory for its process, a supervisor killed, ..."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ def run(
 
     Raises:
         SandboxUnavailable: a required purpose is confined by no layer. The program has not run.
+        SandboxFailed: the program was not run to its end, through nothing that it did.
     """
     limits = limits or Limits()
 
@@ -141,7 +147,8 @@ def run(
         return os.posix_spawn(
             interpreter,
             [interpreter, "-I", "-S", "-B", jail.__file__, json.dumps(settings)],
-            {"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"},
+            # One arena: those that malloc reserves for each thread would use up the address space.
+            {"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"},
             file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(descriptors)],
         )
 
@@ -170,7 +177,7 @@ def call(
         off, require: as for :func:`run`.
 
     Raises:
-        SandboxUnavailable: as for :func:`run`.
+        SandboxUnavailable, SandboxFailed: as for :func:`run`.
     """
     limits = limits or Limits()
 
@@ -216,6 +223,13 @@ def layers() -> tuple[str, ...]:
     return run("", require={}).layers
 
 
+def describe(held: Sequence[str]) -> str:
+    """One line for a person: what holds, and what does not."""
+    missing = ", ".join(layer for layer in LAYERS if layer not in held)
+    text = ", ".join(held) or "no layer"
+    return f"{text}; not on this machine: {missing} (docs/sandbox.md says what that leaves open)" if missing else text
+
+
 def _run(
     start: Callable[[dict[str, Any], list[int]], int],
     stdin: str,
@@ -232,7 +246,7 @@ def _run(
         settings = {
             "parent": os.getpid(),
             "folder": folder,
-            "off": list(off),
+            "off": [*off, *_UNUSABLE],
             "require": needed,
             "readable": _readable(readable),
             "cpu_s": limits.seconds,
@@ -249,14 +263,19 @@ def _run(
             os.close(descriptor)
         _remove(folder)
     report: dict[str, Any] = json.loads(answer or b"{}")
+    if report.get("end") == jail.NO_TREE:
+        _UNUSABLE.add("namespaces")
+        return _run(start, stdin, limits, readable, off, require)
     held = tuple(report.get("layers", ()))
-    if report.get("code") == jail.UNCONFINED and (missing := _unconfined(held, needed)):
+    text = stderr.decode("utf-8", "replace").strip()
+    if report and not report["started"] and (missing := _unconfined(held, needed)):
         raise SandboxUnavailable(
             f"this machine confines no {' and no '.join(missing)} of a program (layers that hold: "
             f"{', '.join(held) or 'none'}). Use a Linux kernel with seccomp or Landlock, or a remote sandbox "
             "(reward_kwargs runner=package.module:function)."
         )
-    text = stderr.decode("utf-8", "replace").strip()
+    if status == OK and not report.get("started"):
+        raise SandboxFailed(f"the program was not run, or its supervisor was killed from outside: {text[-500:]}")
     if status == OK:
         status = _status(report, text)
     return Ran(
@@ -265,11 +284,13 @@ def _run(
 
 
 def _status(report: dict[str, Any], stderr: str) -> str:
-    end, code = report.get("end", "lost"), report.get("code")
+    end, code = report["end"], report["code"]
     if end in LIMITS:
         return str(end)
-    if end == "exit" and code == 0:
+    if code == 0:
         return OK
+    if "No space left on device" in stderr:
+        return DISK
     # The kernel's own killer of what uses too much memory sends SIGKILL as well.
     return MEMORY if "MemoryError" in stderr or code == -signal.SIGKILL else ERROR
 
@@ -370,10 +391,11 @@ def _converse(
 def _wait(child: int) -> None:
     """Until the supervisor has ended; it is killed, and its program with it, if it does not end by itself."""
     deadline = time.monotonic() + GRACE_S
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(0.001)
+    with contextlib.suppress(ChildProcessError):  # the kernel waits for it where the caller ignores SIGCHLD
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.001)
 
 
 def _remove(folder: str) -> None:
