@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agpo_core import iter_fields
+from recipe.agpo.files import write_text
 
 COMMITTED_FILE = Path(__file__).parents[1] / "config" / "agpo_trainer.yaml"
 WIDTH = 100
@@ -46,8 +47,7 @@ def run(*, markdown: bool, write: Path | None) -> int:
     if write is None:
         print(text, end="")
         return 0
-    write.parent.mkdir(parents=True, exist_ok=True)
-    write.write_text(text, encoding="utf-8")
+    write_text(write, text)
     print(f"wrote {write}")
     return 0
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from omegaconf import DictConfig, OmegaConf
 
 from agpo_core import AGPOConfig
-from recipe.agpo.rollout import MANAGER
+from recipe.agpo.rollout import MANAGER, OLD_MANAGER
 from recipe.agpo.settings import is_agpo, resolved
 from recipe.agpo.training.actor_loss import BASE_LOSSES
 from recipe.agpo.verl_api.version import VERL_VERSION
@@ -112,7 +112,7 @@ def rollout(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         except ValueError as error:
             yield with_prefix(str(error))
     manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
-    if manager not in (None, MANAGER):
+    if manager not in (None, MANAGER, OLD_MANAGER):
         yield (
             f"actor_rollout_ref.rollout.agent.agent_loop_manager_class={manager}: AGPO needs its own manager for "
             f"the probe. Leave the key out, or derive yours from {MANAGER} and use algorithm.agpo.preset=grpo."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from agpo_core import TokenLedger
+from agpo_core.files import remove_leftovers
 from recipe.agpo.settings import agpo_config
 from recipe.agpo.training import checkpoint, failures
 from recipe.agpo.verl_api.updates import SCHEDULE_POSITION
@@ -95,6 +96,8 @@ class LedgerMixin(Trainer):
         )
 
     def _load_checkpoint(self) -> None:
+        for place in (self._root, *self._root.glob("global_step_*")):
+            remove_leftovers(place, "agpo_*")  # of a start that was killed while it saved
         super()._load_checkpoint()
         if self.global_steps == 0:
             return
