@@ -89,7 +89,7 @@ def statements(text: str) -> Iterator[tuple[int, int, str]]:
 
 # ---- where a sentence and an answer end
 SENTENCE_END = re.compile(
-    r"\n|[。！？]|[!?](?=[\s\"'”’)*_]|$)|\.(?=[\"'”’)*_]*(?:\s|$))(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)"
+    r"\n|[。！？]|(?<!\\)[!?](?=[\s\"'”’)*_]|$)|\.(?=[\"'”’)*_]*(?:\s|$))(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)"
 )
 REASON = _words(
     r"[,，;；:—–][ \t]*(?:(?:because|since|so|as|which|where|when|hence|thus|therefore|completing|with|after|by"
