@@ -25,6 +25,7 @@ from agpo_core import (
     state_to_dict,
     update_state,
 )
+from agpo_core.sealed import checksum
 from tests.core.strategies import binary, probes, same_bits, statistics, trained_state
 
 CONFIG = AGPOConfig()
@@ -140,6 +141,88 @@ def test_bad_dict(change, words: str) -> None:  # type: ignore[no-untyped-def]
     change(values)
     with pytest.raises(StateError, match=words):
         state_from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("step_size.scale", -1.0),
+        ("step_size.scale", 0.0),
+        ("step_size.scale", float("inf")),
+        ("step_size.scale", True),
+        ("step_size.exceeded", 1),
+        ("step_size.exceeded", "false"),
+        ("step", -5),
+        ("step", 2.5),
+        ("step", "3"),
+        ("step", 10**30),
+        ("entropy.updates", -5),
+        ("entropy.updates", 1.0),
+        ("entropy.updates", None),
+        ("entropy.decay", 0.0),
+        ("entropy.decay", 1.5),
+        ("entropy.decay", "0.1"),
+        ("step_kl.mean_acc", float("nan")),
+        ("step_kl.mean_acc", -1e-3),
+        ("step_kl.mean_acc", 10**400),
+        ("step_kl.square_acc", -1.0),
+        ("step_kl.square_acc", 0.0),  # below the square of the mean
+        ("uncertainty.weight", 1.01),
+        ("uncertainty.weight", 0.0),
+        ("skewness.updates", 0),  # with sums above 0
+        ("reference.u_bar", -0.1),
+        ("reference.kl_ema", float("-inf")),
+        ("reference.h_ref", []),
+        ("dispersion", 0.3),
+        ("version", True),
+        ("version", "2"),
+    ],
+)
+def test_values_that_no_run_can_reach_are_refused_by_name_although_the_checksum_holds(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    values = state_to_dict(STATE)
+    *sections, name = field.split(".")
+    node = values
+    for section in sections:
+        node = node[section]
+    node[name] = value
+    payload = {"state": values, "fingerprint": "f" * 64, "extra": {}}
+    document = {"format": "agpo-controller-state", "version": 2, "checksum": checksum(payload), **payload}
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(StateError) as error:
+        load_state(path)
+    assert name in str(error.value) and str(path) in str(error.value)
+    assert "wrong checksum" not in str(error.value)
+    if not isinstance(value, int) or value < 10**15:
+        assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"state": [], "fingerprint": "f", "extra": {}},
+        {"state": {}, "fingerprint": 7, "extra": {}},
+        {"state": {}, "fingerprint": "f", "extra": "none"},
+    ],
+)
+def test_parts_of_the_wrong_type_are_refused(tmp_path: Path, payload: dict) -> None:
+    path = tmp_path / "state.json"
+    document = {"format": "agpo-controller-state", "version": 2, "checksum": checksum(payload), **payload}
+    path.write_text(json.dumps(document))
+    with pytest.raises(StateError, match="must be a JSON"):
+        load_state(path)
+
+
+def test_files_that_break_a_json_reader_are_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    with pytest.raises(StateError, match="cannot be read"):
+        load_state(tmp_path)
+    for text in ("[" * 200_000, "1" * 6_000, "\ufeff{}", '{"format": "agpo-controller-state", "version": [2]}'):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(StateError, match=str(path)):
+            load_state(path)
 
 
 def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

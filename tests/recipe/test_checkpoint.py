@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agpo_core import AGPOConfig, ControllerState, StepSignals, TokenLedger, update_state
+from agpo_core import AGPOConfig, ControllerState, StepSignals, StepSize, TokenLedger, update_state
 from recipe.agpo import checkpoint
 from recipe.agpo.checkpoint import DecisionLog, ResumeError, checkpoint_to_resume, read_ledger, read_state
 from tests.recipe.steps import gather, two_prompts
@@ -56,6 +57,48 @@ def test_a_run_does_not_go_on_without_knowing_its_cost(tmp_path: Path, text: str
         (tmp_path / checkpoint.LEDGER_FILE).write_text(text)
     with pytest.raises(ResumeError, match="token ledger .*Ways out"):
         read_ledger(tmp_path)
+
+
+def ledger_file(folder: Path) -> tuple[Path, dict[str, Any]]:
+    checkpoint.write_ledger(folder, TokenLedger(generated=900, probe=300, discarded=20))
+    path = folder / checkpoint.LEDGER_FILE
+    return path, json.loads(path.read_text())
+
+
+def test_an_edited_ledger_is_refused(tmp_path: Path) -> None:
+    path, document = ledger_file(tmp_path)
+    document["ledger"]["generated"] = 800
+    path.write_text(json.dumps(document))
+    with pytest.raises(ResumeError, match="wrong checksum"):
+        read_ledger(tmp_path)
+    del document["checksum"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(ResumeError, match="missing field 'checksum'"):
+        read_ledger(tmp_path)
+
+
+def test_a_ledger_from_before_checksums_is_read(tmp_path: Path) -> None:
+    path, document = ledger_file(tmp_path)
+    old = {"format": document["format"], "version": 1, "ledger": document["ledger"]}
+    path.write_text(json.dumps(old))
+    assert read_ledger(tmp_path) == TokenLedger(generated=900, probe=300, discarded=20)
+    for value in (-1, 1.5, "9", 10**30, None):
+        path.write_text(json.dumps(old | {"ledger": old["ledger"] | {"probe": value}}))
+        with pytest.raises(ResumeError, match="probe"):
+            read_ledger(tmp_path)
+
+
+def test_a_step_size_outside_its_bounds(tmp_path: Path, state: ControllerState) -> None:
+    """Refused where the same settings cannot have led to it; brought within the bounds of others."""
+    agpo = AGPOConfig()
+    far = dataclasses.replace(state, step_size=StepSize(50.0, True))
+    checkpoint.write_state(tmp_path, far, agpo)
+    with pytest.raises(ResumeError, match=r"step_size.scale=50.0: must be within \[0.001, 1.0\]"):
+        read_state(tmp_path, agpo)
+    other = {"on_config_change": "keep", "clip": {"kl_target": 0.02}}
+    assert read_state(tmp_path, AGPOConfig.from_dict(other)).step_size == StepSize(1.0, True)
+    fixed = AGPOConfig.from_dict(other | {"step_size": {"enabled": False}})
+    assert read_state(tmp_path, fixed).step_size.scale == 1.0
 
 
 def test_on_config_change(tmp_path: Path, state: ControllerState) -> None:
@@ -134,6 +177,40 @@ def test_a_last_line_cut_off_by_a_kill_is_dropped(tmp_path: Path, cut: int) -> N
     DecisionLog(path, resumed_step=5).append(rows(2))
     # Cut by the newline alone, the line is still whole.
     assert steps_in(path) == ([1, 1, 2, 2] if cut == 1 else [1, 2, 2])
+
+
+def test_what_follows_a_cut_off_line_stands_on_a_line_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A write can fail half-way (a full disk) in a process that goes on; the next start counts what was lost."""
+    path = tmp_path / "d.jsonl"
+    log = DecisionLog(path, resumed_step=0)
+    log.append(rows(1))
+    path.write_bytes(path.read_bytes()[:-7])
+    log.append(rows(2))
+    lines = path.read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line)["step"] for line in lines[2:-1]] == [2, 2]
+    DecisionLog(path, resumed_step=5)
+    assert steps_in(path) == [1, 2, 2]
+    assert "not whole" in capsys.readouterr().out
+
+
+def test_lines_glued_by_older_versions_and_other_damage_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    DecisionLog(path, resumed_step=0).append(rows(1))
+    whole = path.read_text(encoding="utf-8").split("\n")[0]
+    damage = ['{"step": 1, "out' + whole, '{"step": 1, "x": 1}}', '{"step": "1"}', '{"step": true}', "[1]", "[" * 99_999]
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n".join([*damage, whole]) + "\n")
+    DecisionLog(path, resumed_step=5)
+    assert steps_in(path) == [1, 1, 1]
+
+
+def test_a_text_that_utf8_cannot_hold_is_written_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    DecisionLog(path, resumed_step=0).append([{"step": 1, "key": "\ud83d"}])
+    DecisionLog(path, resumed_step=1)
+    assert json.loads(path.read_text(encoding="utf-8")) == {"step": 1, "key": "\ud83d"}
 
 
 def test_a_disabled_log_writes_and_deletes_nothing(tmp_path: Path) -> None:
