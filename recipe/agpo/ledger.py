@@ -14,6 +14,7 @@ import ray
 from omegaconf import OmegaConf
 
 from agpo_core import TokenLedger
+from agpo_core.files import remove_leftovers
 from recipe.agpo import checkpoint, failures
 from recipe.agpo.settings import agpo_config
 from recipe.agpo.verl_seams import SCHEDULE_POSITION, AgentLoopManagerTQ, AgentLoopWorker
@@ -139,6 +140,8 @@ class LedgerMixin(Trainer):
         )
 
     def _load_checkpoint(self) -> None:
+        for folder in (self._root, *self._root.glob("global_step_*")):
+            remove_leftovers(folder, "agpo_*")  # of a start that was killed while it saved
         super()._load_checkpoint()
         if self.global_steps == 0:
             return

@@ -214,3 +214,13 @@ def test_a_dead_worker_is_named_and_without_a_checkpoint_the_run_starts_anew(tmp
     trainer = type("DeadWorkerTrainer", (LedgerMixin, DeadWorker), {})(config(tmp_path, None))
     with pytest.raises(WorkerLost, match="a process of the run died: .*No checkpoint was written yet"):
         trainer.fit(Manager())
+
+
+def test_a_start_removes_what_a_killed_save_left(tmp_path: Path) -> None:
+    folder = tmp_path / "global_step_4"
+    folder.mkdir()
+    (folder / f".{checkpoint.STATE_FILE}.0123abcd.tmp").write_text("half")
+    (tmp_path / f".{checkpoint.DECISIONS_FILE}.0123abcd.tmp").write_text("half")
+    (folder / ".other.0123abcd.tmp").write_text("not ours")
+    Trainer(config(tmp_path, budget=None))
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [".other.0123abcd.tmp", "global_step_4"]
