@@ -42,9 +42,13 @@ def state_from_dict(values: Mapping[str, Any]) -> ControllerState:
     # Version 1 knew no step size: the learning rate goes on as it was.
     size = _get(values, "step_size", "") if version > 1 else {"scale": 1.0, "exceeded": True}
     reference = _get(values, "reference", "")
-    names = ("uncertainty", "dispersion", "vote_entropy", "skewness", "entropy", "step_kl")
     return ControllerState(
-        *(_statistic(_get(values, name, ""), f"{name}.") for name in names),
+        uncertainty=_statistic(values, "uncertainty"),
+        dispersion=_statistic(values, "dispersion"),
+        vote_entropy=_statistic(values, "vote_entropy"),
+        skewness=_statistic(values, "skewness"),
+        entropy=_statistic(values, "entropy"),
+        step_kl=_statistic(values, "step_kl"),
         reference=ReferenceState(*(_number(reference, n, "reference.") for n in ("u_bar", "h_ref", "kl_ema"))),
         step_size=StepSize(_number(size, "scale", "step_size.", above=0.0), _flag(size, "exceeded", "step_size.")),
         step=_count(values, "step", ""),
@@ -59,8 +63,9 @@ def check_against(state: ControllerState, config: AGPOConfig) -> None:
         raise StateError(f"step_size.scale={scale!r}: must be within [{low}, {high}], as the settings say")
 
 
-def _statistic(values: Any, path: str) -> RunningStat:
+def _statistic(state: Any, name: str) -> RunningStat:
     """A running statistic. All signals are >= 0, so its sums are too."""
+    values, path = _get(state, name, ""), f"{name}."
     decay = _number(values, "decay", path, above=0.0, most=1.0)
     mean, square = _number(values, "mean_acc", path), _number(values, "square_acc", path)
     weight, updates = _number(values, "weight", path, most=1.0), _count(values, "updates", path)
