@@ -153,7 +153,7 @@ def decide_clip(
         scale, warmup = _reference_scale(stats, signals, state, config)
         low = (base_low * scale).clamp(settings.min, settings.max)
         high = (base_high * scale).clamp(settings.min, settings.max)
-        log_scale = torch.tensor([math.log(value) for value in scale.tolist()], dtype=torch.float64)
+        log_scale = torch.tensor([math.log(max(value, 1e-300)) for value in scale.tolist()], dtype=torch.float64)
     else:
         log_scale = _log_scale(stats, signals, state, config)
         scale = exp_exact(log_scale)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_LARGEST = 1e150  # beyond it a square overflows: such a value is dropped like an infinite one
+from agpo_core.stats import LARGEST
+
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class RunningStat:
     def update(self, values: Sequence[float]) -> RunningStat:
         """The statistic after one step that saw `values`. Non-finite values are dropped; none left:
         unchanged."""
-        kept = [value for value in values if -_LARGEST <= value <= _LARGEST]  # NaN fails both comparisons
+        kept = [value for value in values if -LARGEST <= value <= LARGEST]  # NaN fails both comparisons
         if not kept:
             return self
         mean = math.fsum(kept) / len(kept)

@@ -20,6 +20,12 @@ SkewnessKind = Literal["adjusted", "reference"]
 
 MAD_TO_STD = 1.4826  # makes the median absolute deviation estimate a normal standard deviation
 IQR_TO_STD = 1.349  # the same for the distance between the quartiles
+LARGEST = 1e150  # beyond it a square overflows: such a value counts as infinite
+
+
+def usable(values: Tensor) -> Tensor:
+    """Which values are numbers to compute with: neither NaN nor beyond +-1e150."""
+    return values.abs() <= LARGEST
 
 
 def _check_shape(values: Tensor, mask: Tensor) -> None:
@@ -58,7 +64,7 @@ class SortedGroups:
     def __init__(self, values_PG: Tensor, mask_PG: Tensor) -> None:
         _check_shape(values_PG, mask_PG)
         values = values_PG.detach().to(torch.float64)
-        valid = mask_PG.bool() & values.isfinite()
+        valid = mask_PG.bool() & usable(values)
         infinite = torch.full_like(values, torch.inf)
         # + 0.0 turns -0.0 into 0.0: the two compare equal, so a sort may leave them in either order
         ordered = torch.where(valid, values + 0.0, infinite).sort(dim=1).values.T.contiguous()

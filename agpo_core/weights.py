@@ -54,11 +54,12 @@ def group_losses(
     """Numerator and denominator of each group's policy loss, [P, 2] float64.
 
     Sums of several micro-batches or ranks add up. token-*: the group's mean over tokens; seq-mean-*: the mean over its
-    responses of their token means. Rows with a negative group belong to none.
+    responses of their token means. Rows with a negative group belong to none; values outside the mask may be NaN. No row
+    or no token: 0 and 0.
     """
-    mask = mask_BT.double()
-    tokens = mask.sum(dim=1)
-    total = (loss_BT.detach().double() * mask).sum(dim=1)
+    mask = mask_BT != 0
+    tokens = mask.sum(dim=1).double()
+    total = torch.where(mask, loss_BT.detach().double(), 0.0).sum(dim=1)
     if mode.startswith("seq-mean"):
         total, tokens = total / tokens.clamp(min=1.0), (tokens > 0.0).double()
     rows = torch.stack([total, tokens], dim=1)
@@ -82,7 +83,8 @@ def adaptive_loss(loss_P: Tensor, form: AdaptiveForm, floor: float) -> Tensor:
 
 
 def adaptive_weights(sums_P2: Tensor, form: AdaptiveForm, floor: float) -> Tensor:
-    """The derivative of `adaptive_loss` by each group's loss, [P], from `group_losses`; 1 for empty groups."""
+    """The derivative of `adaptive_loss` by each group's loss, [P], from `group_losses`; 1 for groups that are empty
+    or whose loss is not finite."""
     loss = sums_P2[:, 0] / sums_P2[:, 1].clamp(min=1e-12)
     if form == "none":
         weight = torch.ones_like(loss)
@@ -90,4 +92,4 @@ def adaptive_weights(sums_P2: Tensor, form: AdaptiveForm, floor: float) -> Tenso
         weight = (loss > -floor).double()
     else:
         weight = (loss / floor).clamp(max=1.0).exp()
-    return torch.where(sums_P2[:, 1] > 0.0, weight, torch.ones_like(weight))
+    return torch.where((sums_P2[:, 1] > 0.0) & loss.isfinite(), weight, torch.ones_like(weight))

@@ -122,3 +122,15 @@ def test_cuda() -> None:
     index = torch.arange(512) // 8
     flat = group_advantages(rewards.reshape(-1).cuda(), index.cuda())
     assert torch.allclose(here.reshape(-1), flat.cpu(), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["std", "none", "dispersion"])
+def test_rewards_whose_squares_overflow_count_as_infinite(scale: str) -> None:
+    rewards = torch.tensor([1e308, 1.0, 0.0, -1e200], dtype=torch.float64)
+    got = group_advantages(rewards, [0] * 4, scale=scale)  # type: ignore[arg-type]
+    assert got[0] == got[3] == 0.0 and got[1] == -got[2] > 0.0
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 4), (3, 0)])
+def test_no_reward_at_all(shape: tuple[int, int]) -> None:
+    assert group_advantages_padded(torch.zeros(shape), torch.ones(shape)).shape == shape

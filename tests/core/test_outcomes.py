@@ -167,3 +167,31 @@ def test_contradictory_bounds_and_weights_are_named() -> None:
         AdvantageConfig(outcome_min=1.0)
     with pytest.raises(ValueError, match=r"length.weight=0.7: must be >= 0 and <= 0.5"):
         LengthConfig(weight=0.7)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+@pytest.mark.parametrize("rule", ["drop", "signed_mask"])
+@pytest.mark.parametrize("all_right", [True, False])
+def test_an_empty_batch_has_empty_advantages(weight: float, rule: str, all_right: bool) -> None:
+    got = shaped([], [], length=LengthConfig(weight=weight, all_right=all_right), zero_variance=rule)
+    for part in (got.advantages, got.length, got.in_loss, got.zero_variance):
+        assert part.shape == (0,)
+    assert got.in_loss.dtype == torch.bool
+
+
+@pytest.mark.parametrize("rule", ["drop", "signed", "mask", "signed_mask"])
+def test_a_group_of_which_nothing_counts(rule: str) -> None:
+    got = shaped([1.0, 1.0, 1.0, 0.0], [0, 0, 1, 1], mask=[False, False, True, True], lengths=[1, 9, 5, 5],
+                 length=LengthConfig(weight=0.1), zero_variance=rule)  # fmt: skip
+    assert got.advantages[:2].tolist() == [0.0, 0.0] and not got.in_loss[:2].any()
+    assert got.advantages[2] > 0 and got.in_loss[2:].all()
+
+
+def test_rewards_in_half_precision_give_finite_advantages() -> None:
+    rewards = torch.tensor([6e4, -6e4, 6e4], dtype=torch.float16)
+    got = response_advantages(
+        rewards, torch.tensor([1.0, 0.0, 1.0]), [0, 0, 0], torch.ones(3, dtype=torch.bool), torch.ones(3),
+        torch.zeros(3, dtype=torch.bool), advantage=AdvantageConfig(scale="none"), length=NO_LENGTH,
+    )  # fmt: skip
+    assert got.advantages.tolist() == [40000.0, -65504.0, 40000.0]
+    assert group_advantages(rewards, [0, 0, 0], scale="none").tolist() == [40000.0, -65504.0, 40000.0]
