@@ -27,7 +27,9 @@ def group_advantages_padded(
     on their device.
 
     Rewards beyond +-1e150 count as infinite. An advantage beyond the range of the rewards' type is its largest number
-    with the same sign. A group of one: mean 0 and deviation 1, so r/(1 + epsilon), r, and r for the three scales; that is the
+    with the same sign.
+
+    A group of one: mean 0 and deviation 1, so r/(1 + epsilon), r, and r for the three scales; that is the
     rule of verl's grpo estimator. All rewards equal: exactly 0.
     """
     if scale not in ("std", "none", "dispersion"):

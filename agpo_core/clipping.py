@@ -50,9 +50,7 @@ def kl_term(running: RunningStat, target: float) -> float | None:
     return max(0.0, math.log(running.mean / target)) if running.mean > 0.0 else 0.0
 
 
-def fold_entropy(
-    values: Sequence[float | None], h_ref: float, decay: float
-) -> tuple[list[float], list[bool], float]:
+def fold_entropy(values: Sequence[float | None], h_ref: float, decay: float) -> tuple[list[float], list[bool], float]:
     """Fold the reference entropy prompt by prompt in the given order [code].
 
     gate = clip(H / ref, 0.5, 1.5), ref = h_ref if it is set (> 1e-8) else H; then h_ref <- decay*H +
@@ -77,9 +75,7 @@ def prompt_entropies(signals: StepSignals, prompts: int) -> list[float | None]:
     if signals.policy_entropy_P is None:
         return [fallback] * prompts
     if signals.policy_entropy_P.shape != (prompts,):
-        raise ValueError(
-            f"policy_entropy_P: expected [{prompts}], got {tuple(signals.policy_entropy_P.shape)}"
-        )
+        raise ValueError(f"policy_entropy_P: expected [{prompts}], got {tuple(signals.policy_entropy_P.shape)}")
     own = (usable_entropy(value) for value in signals.policy_entropy_P.double().tolist())
     return [fallback if value is None else value for value in own]
 
@@ -117,9 +113,7 @@ def _reference_scale(
     divisor = 1.0 + settings.alpha * probe.dispersion
     divisor = divisor + settings.gamma * state.reference.kl_ema
     divisor = divisor + settings.zeta * probe.skewness
-    return gate * (1.0 + settings.delta * probe.vote_entropy) / divisor, ~torch.tensor(
-        was_set, dtype=torch.bool
-    )
+    return gate * (1.0 + settings.delta * probe.vote_entropy) / divisor, ~torch.tensor(was_set, dtype=torch.bool)
 
 
 def decide_clip(

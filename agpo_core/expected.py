@@ -148,5 +148,3 @@ class LossCase:
             "seq-mean-token-sum-norm": 1.0 / (rows * len(self.mask[0])),
         }
         return weights[mode]
-
-

@@ -256,9 +256,7 @@ def clipped_surrogate(
         None if weights is None else _rows(weights, wide, "weights").to(dtype),
     )
     old, advantage, low, high, dual, weight = arguments
-    value, slope, counts, metrics = _evaluate(
-        wide.detach(), old, advantage, mask.to(dtype), low, high, dual, weight
-    )
+    value, slope, counts, metrics = _evaluate(wide.detach(), old, advantage, mask.to(dtype), low, high, dual, weight)
     counted = counts.bool()
 
     def definition() -> Tensor:

@@ -66,9 +66,7 @@ def response_advantages(
     valid = present & outcomes.isfinite()
     groups = SortedGroups(outcomes, valid)
     decided = (groups.equal_P & (groups.count_P >= 2)).unsqueeze(1) & present
-    values = group_advantages_padded(
-        rewards, present, scale=advantage.scale, epsilon=advantage.epsilon
-    ).double()
+    values = group_advantages_padded(rewards, present, scale=advantage.scale, epsilon=advantage.epsilon).double()
     if advantage.outcome_gate:
         values = torch.where(decided, 0.0, values)
     right = valid & (outcomes >= advantage.outcome_max)

@@ -12,7 +12,6 @@ from typing import Any
 from agpo_core.stats import LARGEST
 
 
-
 @dataclass(frozen=True)
 class RunningStat:
     """Exponentially weighted mean and deviation of a signal, one update a step [ours].

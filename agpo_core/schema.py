@@ -61,9 +61,7 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
         return float(value)
     if type(value) is not hint:
         got = type(value).__name__
-        raise ValueError(
-            f"{key}={value!r}: must be {type_text(hint)}, got {got}; set {key} to a {hint.__name__}"
-        )
+        raise ValueError(f"{key}={value!r}: must be {type_text(hint)}, got {got}; set {key} to a {hint.__name__}")
     return value
 
 
@@ -101,12 +99,8 @@ class Checked:
     def _ordered(self, low: str, high: str) -> None:
         a, b = getattr(self, low), getattr(self, high)
         if a > b:
-            raise ValueError(
-                f"{self._key}.{low}={a}: must be <= {self._key}.{high}={b}; lower it or raise {high}"
-            )
+            raise ValueError(f"{self._key}.{low}={a}: must be <= {self._key}.{high}={b}; lower it or raise {high}")
 
     def _base_within(self, base: float | None, low: float, high: float) -> None:
         if base is not None and not low <= base <= high:
-            raise ValueError(
-                f"{self._key}.base={base}: must be within [{low}, {high}]; move base, min or max"
-            )
+            raise ValueError(f"{self._key}.base={base}: must be within [{low}, {high}]; move base, min or max")

@@ -59,7 +59,7 @@ def read_sealed(
     if type(version) is not int or version not in versions:
         raise ValueError(f"{path}: unknown version {version!r}, this package reads {tuple(versions)}")
     sealed = version not in unsealed
-    for name in ([*fields, "checksum"] if sealed else fields):
+    for name in [*fields, "checksum"] if sealed else fields:
         if name not in document:
             raise ValueError(f"{path}: missing field {name!r}")
     payload = {name: value for name, value in document.items() if name not in _HEAD}

@@ -30,9 +30,7 @@ def usable(values: Tensor) -> Tensor:
 
 def _check_shape(values: Tensor, mask: Tensor) -> None:
     if values.dim() != 2 or mask.shape != values.shape:
-        raise ValueError(
-            f"expected values and mask [P, G], got {tuple(values.shape)} and {tuple(mask.shape)}"
-        )
+        raise ValueError(f"expected values and mask [P, G], got {tuple(values.shape)} and {tuple(mask.shape)}")
 
 
 def root(values_P: Tensor) -> Tensor:
@@ -196,9 +194,7 @@ def group_rows(index_N: Tensor | Sequence[Hashable]) -> Tensor:
     return torch.tensor([numbers.setdefault(label, len(numbers)) for label in index_N], dtype=torch.int64)
 
 
-def pad_groups(
-    values_N: Tensor, index_N: Tensor | Sequence[Hashable]
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+def pad_groups(values_N: Tensor, index_N: Tensor | Sequence[Hashable]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """Gather responses into groups.
 
     values_N: [N]; index_N: the group of each response, an integer tensor or any hashable labels. Returns
@@ -207,9 +203,7 @@ def pad_groups(
     members in theirs.
     """
     if values_N.dim() != 1 or len(index_N) != len(values_N):
-        raise ValueError(
-            f"expected values and index [N], got {tuple(values_N.shape)} and {len(index_N)} labels"
-        )
+        raise ValueError(f"expected values and index [N], got {tuple(values_N.shape)} and {len(index_N)} labels")
     row = group_rows(index_N).to(values_N.device)
     if row.numel() == 0:
         empty = values_N.new_zeros(0, 0)

@@ -93,14 +93,10 @@ def decide_temperature(
     nothing = torch.zeros_like(level, dtype=torch.bool)
     if not settings.enabled:
         off = [(Reason.OFF, ~nothing)]
-        return TemperatureDecision(
-            torch.full_like(level, base), first_reason(off), level, torch.zeros_like(level)
-        )
+        return TemperatureDecision(torch.full_like(level, base), first_reason(off), level, torch.zeros_like(level))
     enough = enough_probe(stats, settings.form)
     if settings.form == "reference":
-        values, was_set, _ = fold_baseline(
-            level.tolist(), enough.tolist(), state.reference.u_bar, settings.decay
-        )
+        values, was_set, _ = fold_baseline(level.tolist(), enough.tolist(), state.reference.u_bar, settings.decay)
         centred = torch.tensor(values, dtype=torch.float64)
         warmup = ~torch.tensor(was_set, dtype=torch.bool)
         tau = (base * (1.0 + settings.gain * centred)).clamp(settings.min, settings.max)

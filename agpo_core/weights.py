@@ -18,9 +18,7 @@ from agpo_core.losses import AggregationMode
 AdaptiveForm = Literal["none", "floor", "exp"]
 
 
-def denominator_weights(
-    tokens_B: Tensor, in_loss_B: Tensor, block_B: Tensor, mode: AggregationMode
-) -> Tensor:
+def denominator_weights(tokens_B: Tensor, in_loss_B: Tensor, block_B: Tensor, mode: AggregationMode) -> Tensor:
     """Weights that take rows out of the denominator of an aggregation that does not know of it.
 
     tokens_B: tokens of each row that the aggregation counts; in_loss_B: bool, rows that are to stay; the others have
@@ -48,14 +46,12 @@ def prompt_weights(size_P: Tensor) -> Tensor:
     return torch.where(size > 0.0, mean / size.clamp(min=1.0), torch.ones_like(size)).float()
 
 
-def group_losses(
-    loss_BT: Tensor, mask_BT: Tensor, group_B: Tensor, groups: int, mode: AggregationMode
-) -> Tensor:
+def group_losses(loss_BT: Tensor, mask_BT: Tensor, group_B: Tensor, groups: int, mode: AggregationMode) -> Tensor:
     """Numerator and denominator of each group's policy loss, [P, 2] float64.
 
     Sums of several micro-batches or ranks add up. token-*: the group's mean over tokens; seq-mean-*: the mean over its
-    responses of their token means. Rows with a negative group belong to none; values outside the mask may be NaN. No row
-    or no token: 0 and 0.
+    responses of their token means. Rows with a negative group belong to none; values outside the mask may be NaN. No
+    row or no token: 0 and 0.
     """
     mask = mask_BT != 0
     tokens = mask.sum(dim=1).double()

@@ -427,7 +427,7 @@ class Agpo:
         entropy_P = rollout.entropy_BR.reshape(config.prompts, -1).sum(-1)
         entropy_P = entropy_P / rollout.mask_BR.reshape(config.prompts, -1).sum(-1)
         entropy = (rollout.entropy_BR.sum() / rollout.mask_BR.sum()).item()
-        self.signals = agpo_core.StepSignals(entropy, None, entropy_P)
+        self.signals = agpo_core.StepSignals(policy_entropy=entropy, policy_entropy_P=entropy_P)
         low_P = torch.full((config.prompts,), self.resolved.clip_low)
         high_P = torch.full((config.prompts,), self.resolved.clip_high)
         if agpo.clip.enabled:

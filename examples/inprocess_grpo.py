@@ -324,6 +324,7 @@ class LoopConfig:
     lr: float = 1e-4
     clip_low: float = 0.2
     clip_high: float = 0.2
+    dual_clip: float = 3.0  # as in verl
     temperature: float = 1.0
     aggregation: str = "token-mean"
     dynamic_sampling: bool = False  # groups of equal outcomes are sampled anew, and paid for
@@ -412,7 +413,7 @@ class Method:
             advantage=agpo.advantage, length=agpo.length,
         )  # fmt: skip
         entropy = float(rollout.entropy_BR.sum() / rollout.mask_BR.sum())
-        self.signals = StepSignals(entropy, None, None)
+        self.signals = StepSignals(policy_entropy=entropy)
         low_P = torch.full((len(stats),), settings.clip_low)
         high_P = torch.full((len(stats),), settings.clip_high)
         if agpo.clip.enabled:
@@ -448,7 +449,7 @@ class Method:
         )
         out = agpo_core.clipped_surrogate(
             log_probs(model, part, agpo.scoring == "own"), old[rows], step.advantage_B[rows].to(device), part.mask_BR,
-            step.low_B[rows], step.high_B[rows],
+            step.low_B[rows], step.high_B[rows], dual_clip=self.loop.dual_clip,
         )  # fmt: skip
         if agpo.loss.adaptive != "none":
             # Whole groups are in one update here, so their losses are known at once.

@@ -95,7 +95,12 @@ class GroupStep:
             return StepSignals(step_kl=step_kl, step_kl_k3=step_kl_k3)
         total, count = self._entropy.sum(dim=0).tolist()
         of_prompts = self._entropy[:, 0] / self._entropy[:, 1]
-        return StepSignals(total / count if count else None, step_kl, of_prompts, step_kl_k3)
+        return StepSignals(
+            policy_entropy=total / count if count else None,
+            step_kl=step_kl,
+            step_kl_k3=step_kl_k3,
+            policy_entropy_P=of_prompts,
+        )
 
 
 def _sums(values_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,7 +101,12 @@ class StepGroups:
 
     def signals(self, step_kl: float | None = None, step_kl_k3: float | None = None) -> StepSignals:
         """What the controllers read of this step; its drift is known after its updates."""
-        return StepSignals(self.policy_entropy, step_kl, self.policy_entropy_P, step_kl_k3)
+        return StepSignals(
+            policy_entropy=self.policy_entropy,
+            step_kl=step_kl,
+            step_kl_k3=step_kl_k3,
+            policy_entropy_P=self.policy_entropy_P,
+        )
 
     def decision_rows(self, step: int) -> list[dict[str, Any]]:
         """One JSON-ready object per prompt for the decisions file."""

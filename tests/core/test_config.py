@@ -41,7 +41,6 @@ def test_preset_grpo_has_nothing_adaptive() -> None:
     assert not config.adaptive and AGPOConfig().adaptive
     assert (config.advantage.scale, config.advantage.epsilon) == ("std", 1e-6)
 
-
     assert not (config.active or config.shapes_advantages or config.weighs_rows) and AGPOConfig().active
 
 

@@ -33,9 +33,7 @@ def batch(
     return {"log_prob": new, "old_log_prob": old, "advantages": advantages, "mask": mask}
 
 
-def plain(
-    b: dict[str, Tensor], low: Any, high: Any, dual: float | None, weights: Tensor | None = None
-) -> Tensor:
+def plain(b: dict[str, Tensor], low: Any, high: Any, dual: float | None, weights: Tensor | None = None) -> Tensor:
     """The formula as written, by autograd."""
     ratio = (b["log_prob"] - b["old_log_prob"]).clamp(-20, 20).exp()
     a = b["advantages"].unsqueeze(1) if b["advantages"].dim() == 1 else b["advantages"]
@@ -104,17 +102,13 @@ def test_gradcheck_by_finite_differences() -> None:
     rest = {key: value for key, value in b.items() if key != "log_prob"}
     for mode in MODES:
         assert torch.autograd.gradcheck(
-            lambda x, mode=mode: policy_loss(
-                x, **rest, clip_low=0.2, clip_high=torch.rand(3) * 0 + 0.28, mode=mode
-            )[0],
+            lambda x, mode=mode: policy_loss(x, **rest, clip_low=0.2, clip_high=torch.rand(3) * 0 + 0.28, mode=mode)[0],
             (b["log_prob"].requires_grad_(),),
         )
 
 
 def test_gradient_flows_to_log_prob_only() -> None:
-    b = {
-        key: value.requires_grad_() if value.is_floating_point() else value for key, value in batch().items()
-    }
+    b = {key: value.requires_grad_() if value.is_floating_point() else value for key, value in batch().items()}
     eps, weights = torch.full((6,), 0.2, requires_grad=True), torch.ones(6, 37, requires_grad=True)
     loss, metrics = policy_loss(**b, clip_low=eps, clip_high=eps, weights=weights)
     loss.backward()
@@ -194,9 +188,7 @@ def test_the_fast_path_equals_the_definition(dual: float | None, weighted: bool,
     b["log_prob"].requires_grad_()
     out = clipped_surrogate(**b, clip_low=0.2, clip_high=0.2, dual_clip=dual, weights=weights)
     low, high = (torch.full((1, 1), bound, dtype=torch.float64).to(dtype) for bound in (0.8, 1.2))
-    loss = surrogate_by_definition(
-        b["log_prob"], old, b["advantages"].unsqueeze(1), out.mask, low, high, dual, weights
-    )
+    loss = surrogate_by_definition(b["log_prob"], old, b["advantages"].unsqueeze(1), out.mask, low, high, dual, weights)
     assert torch.equal(out.loss_BT, loss)
     fast, plain_ = (torch.autograd.grad(value.sum(), b["log_prob"])[0] for value in (out.loss_BT, loss))
     torch.testing.assert_close(fast, plain_, rtol=1e-6, atol=0.0)
@@ -312,10 +304,7 @@ def test_a_wider_clip_never_raises_the_loss(seed: int, eps: float, wider: float)
     wide = clipped_surrogate(**b, clip_low=min(eps + wider, 0.9), clip_high=eps + wider)
     assert (wide.loss_BT <= tight.loss_BT).all()
     assert tight.step_kl_k3 >= 0
-    assert (
-        wide.clip_fraction_high + wide.clip_fraction_low
-        <= tight.clip_fraction_high + tight.clip_fraction_low + 1e-6
-    )
+    assert wide.clip_fraction_high + wide.clip_fraction_low <= tight.clip_fraction_high + tight.clip_fraction_low + 1e-6
 
 
 def test_clip_ratio_is_per_response() -> None:
@@ -429,9 +418,7 @@ def test_parity_with_verl_vanilla_bit_for_bit(mode: str, low: float, high: float
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-9)
     fraction = (metrics["clip_fraction_low"] + metrics["clip_fraction_high"]).item()
     assert fraction == pytest.approx(their_metrics["actor/pg_clipfrac"], rel=1e-5)
-    assert metrics["dual_clip_fraction"].item() == pytest.approx(
-        their_metrics["actor/pg_clipfrac_lower"], rel=1e-5
-    )
+    assert metrics["dual_clip_fraction"].item() == pytest.approx(their_metrics["actor/pg_clipfrac_lower"], rel=1e-5)
     assert metrics["step_kl"].item() == pytest.approx(their_metrics["actor/ppo_kl"], rel=1e-4, abs=1e-7)
     # the same ratios as a column per response
     rows = torch.full((33,), low, dtype=torch.float64), torch.full((33,), high, dtype=torch.float64)

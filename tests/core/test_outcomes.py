@@ -91,9 +91,7 @@ def test_masked_and_failed_members_decide_nothing() -> None:
 
 
 def test_the_length_reward_is_linear_centred_and_for_right_responses_only() -> None:
-    out = shaped(
-        [1, 1, 1, 0], [0] * 4, lengths=[10, 20, 40, 5], length=LengthConfig(weight=0.3), scale="none"
-    )
+    out = shaped([1, 1, 1, 0], [0] * 4, lengths=[10, 20, 40, 5], length=LengthConfig(weight=0.3), scale="none")
     brevity = torch.tensor([1.0, 2 / 3, 0.0], dtype=torch.float64)
     assert torch.allclose(out.length[:3], 0.3 * (brevity - brevity.mean()))
     assert out.length[3] == 0.0, "a wrong response is not paid for being short"

@@ -47,7 +47,9 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
 def test_round_trip_of_any_state(steps: list, entropy: float, kl: float) -> None:
     state = ControllerState.initial(CONFIG)
     for groups in steps:
-        state = update_state(statistics(groups, CONFIG), StepSignals(entropy, kl), state, CONFIG)
+        state = update_state(
+            statistics(groups, CONFIG), StepSignals(policy_entropy=entropy, step_kl=kl, step_kl_k3=kl), state, CONFIG
+        )
     assert state_from_dict(json.loads(json.dumps(state_to_dict(state)))) == state
 
 
@@ -59,7 +61,7 @@ def test_resumed_run_decides_like_one_never_stopped(tmp_path: Path, preset: str)
     def run(state: ControllerState, start: int) -> list:
         decisions = []
         for step in range(start, 8):
-            signals = StepSignals(1.0 + 0.1 * step, 0.004 * step)
+            signals = StepSignals(policy_entropy=1.0 + 0.1 * step, step_kl=0.004 * step, step_kl_k3=0.004 * step)
             decisions.append(decide_temperature(batches[step], state, config, 1.0).tau)
             decisions.append(decide_clip(batches[step], signals, state, config, 0.2, 0.2).high)
             state = update_state(batches[step], signals, state, config)

@@ -20,7 +20,7 @@ from tests.recipe.steps import gather, two_prompts
 @pytest.fixture
 def state() -> ControllerState:
     config = AGPOConfig()
-    signals = StepSignals(policy_entropy=1 / 3, step_kl=0.1 + 0.2)
+    signals = StepSignals(policy_entropy=1 / 3, step_kl=0.1 + 0.2, step_kl_k3=0.1 + 0.2)
     return update_state(gather(two_prompts()).stats, signals, ControllerState.initial(config), config)
 
 

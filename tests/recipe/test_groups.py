@@ -28,7 +28,7 @@ def warm_state(config: AGPOConfig) -> ControllerState:
     for outcome in (0.0, 1.0):
         rows = two_prompts()
         rows[4] = replace(rows[4], outcome=outcome)
-        signals = StepSignals(policy_entropy=0.4 + outcome / 10, step_kl=0.02)
+        signals = StepSignals(policy_entropy=0.4 + outcome / 10, step_kl=0.02, step_kl_k3=0.02)
         state = update_state(gather(rows, config).stats, signals, state, config)
     return state
 
@@ -73,7 +73,12 @@ def test_any_order_of_rows_gives_the_same_bits(preset: str) -> None:
         groups = gather(rows, config, state)
         columns = clip_columns(groups, state, config, settings(config))
         groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
-        signals = StepSignals(groups.policy_entropy, 0.01, groups.policy_entropy_P)
+        signals = StepSignals(
+            policy_entropy=groups.policy_entropy,
+            step_kl=0.01,
+            step_kl_k3=0.01,
+            policy_entropy_P=groups.policy_entropy_P,
+        )
         after = update_state(groups.stats, signals, state, config)
         decisions = sorted(
             (row.key, float(low), float(high))
@@ -108,7 +113,7 @@ def test_batches_of_one_step_merge_into_what_one_batch_would_be(rows_first: int)
     assert torch.equal(both.policy_entropy_P, whole.policy_entropy_P)
     assert both.clip_low.tolist() == [v for part in parts for v in part.clip_low.tolist()]
     assert both.clip_reason == parts[0].clip_reason + parts[1].clip_reason
-    signals = whole.signals(0.01)
+    signals = whole.signals(0.01, 0.01)
     assert update_state(both.stats, signals, state, config) == update_state(whole.stats, signals, state, config)
     blind = [gather(part, config, state, entropy=False) for part in (rows[:4], rows[4:])]
     assert merged(blind).policy_entropy is None and merged(blind).policy_entropy_P is None

@@ -44,13 +44,12 @@ def full_step() -> dict[str, float]:
         {"advantage": {"zero_variance": "mask"}, "length": {"weight": 0.1}, "allocation": {"enabled": True}}
     )
     state = ControllerState.initial(config)
-    state = update_state(gather(two_prompts()).stats, StepSignals(0.4, 0.02), state, config)
+    state = update_state(
+        gather(two_prompts()).stats, StepSignals(policy_entropy=0.4, step_kl=0.02, step_kl_k3=0.02), state, config
+    )
     rows = [
         *two_prompts(),
-        *(
-            replace(Row("c", i), status=status)
-            for i, status in enumerate(scoring.STATUSES[1:])
-        ),
+        *(replace(Row("c", i), status=status) for i, status in enumerate(scoring.STATUSES[1:])),
         Row("d", 0, record=record(discarded=True, tokens=9, reason="at_max", tau=1.4), tau=1.4),
         Row("pad", 0, padding=True),
     ]

@@ -112,7 +112,7 @@ def agpo_run(
                 change(step, data)
             log.write(line(step, data))
             decisions.append(of_step.decision_rows(step))
-            state = update_state(of_step.stats, of_step.signals(step_kl=5e-4), state, config)
+            state = update_state(of_step.stats, of_step.signals(step_kl=5e-4, step_kl_k3=5e-4), state, config)
     last = checkpoints / f"global_step_{first + steps - 1}"
     checkpoint.write_state(last, state, config)
     checkpoint.write_ledger(last, ledger)
