@@ -24,7 +24,6 @@ from agpo_core.outcomes import ResponseAdvantages, response_advantages
 from agpo_core.packing import per_token, sequence_ids
 from agpo_core.records import ControllerState, ProbeStats, Reason, ReferenceState, StepSignals, StepSize
 from agpo_core.running import RunningStat
-from agpo_core.schema import KEY_PREFIX
 from agpo_core.sections import (
     AdvantageConfig,
     AllocationConfig,
@@ -32,6 +31,7 @@ from agpo_core.sections import (
     LengthConfig,
     LossConfig,
     ProbeConfig,
+    ReferenceConfig,
     SignalConfig,
     StepSizeConfig,
     TemperatureConfig,
@@ -52,13 +52,13 @@ __all__ = [
     "ClipConfig",
     "ClipDecision",
     "ControllerState",
-    "KEY_PREFIX",
     "LengthConfig",
     "LossConfig",
     "PRESETS",
     "ProbeConfig",
     "ProbeStats",
     "Reason",
+    "ReferenceConfig",
     "ReferenceState",
     "Resolved",
     "ResponseAdvantages",

@@ -50,11 +50,13 @@ def kl_term(running: RunningStat, target: float) -> float | None:
     return max(0.0, math.log(running.mean / target)) if running.mean > 0.0 else 0.0
 
 
-def fold_entropy(values: Sequence[float | None], h_ref: float, decay: float) -> tuple[list[float], list[bool], float]:
+def fold_entropy(
+    values: Sequence[float | None], h_ref: float, ema_weight: float
+) -> tuple[list[float], list[bool], float]:
     """Fold the reference entropy prompt by prompt in the given order [code].
 
-    gate = clip(H / ref, 0.5, 1.5), ref = h_ref if it is set (> 1e-8) else H; then h_ref <- decay*H +
-    (1-decay)*h_ref, or H if it was unset. An unknown H has gate 1 and changes nothing. Returns gates, whether
+    gate = clip(H / ref, 0.5, 1.5), ref = h_ref if it is set (> 1e-8) else H; then h_ref <- w*H +
+    (1-w)*h_ref, or H if it was unset. An unknown H has gate 1 and changes nothing. Returns gates, whether
     h_ref was set, h_ref.
     """
     gates, was_set = [], []
@@ -65,7 +67,7 @@ def fold_entropy(values: Sequence[float | None], h_ref: float, decay: float) -> 
             gates.append(1.0)
             continue
         gates.append(max(0.5, min(1.5, value / (h_ref if known else value))))
-        h_ref = decay * value + (1.0 - decay) * h_ref if known else value
+        h_ref = ema_weight * value + (1.0 - ema_weight) * h_ref if known else value
     return gates, was_set, h_ref
 
 
@@ -106,9 +108,9 @@ def _reference_scale(
     stats: ProbeStats, signals: StepSignals, state: ControllerState, config: AGPOConfig
 ) -> tuple[Tensor, Tensor]:
     """eps/base of the form reference, [P], and where the reference entropy was not yet set."""
-    settings, probe = config.clip, read_signals(stats, config)
+    settings, probe = config.reference, read_signals(stats, config)
     entropies = prompt_entropies(signals, len(stats))
-    gates, was_set, _ = fold_entropy(entropies, state.reference.h_ref, settings.entropy_decay)
+    gates, was_set, _ = fold_entropy(entropies, state.reference.h_ref, settings.entropy_ema_weight)
     gate = torch.tensor(gates, dtype=torch.float64)
     divisor = 1.0 + settings.alpha * probe.dispersion
     divisor = divisor + settings.gamma * state.reference.kl_ema

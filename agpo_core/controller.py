@@ -103,13 +103,13 @@ def _fold_reference(stats: ProbeStats, signals: StepSignals, old: ReferenceState
     u_bar, h_ref, kl_ema = old.u_bar, old.h_ref, old.kl_ema
     if config.temperature.form == "reference":
         enough = enough_probe(stats, "reference").tolist()
-        _, _, u_bar = fold_baseline(uncertainty(stats, config).tolist(), enough, u_bar, config.temperature.decay)
+        _, _, u_bar = fold_baseline(uncertainty(stats, config).tolist(), enough, u_bar, config.signals.ema_weight)
     if config.clip.form == "reference":
         entropies = prompt_entropies(signals, len(stats))
-        _, _, h_ref = fold_entropy(entropies, h_ref, config.clip.entropy_decay)
+        _, _, h_ref = fold_entropy(entropies, h_ref, config.reference.entropy_ema_weight)
         if signals.step_kl is not None and math.isfinite(signals.step_kl):
-            decay = config.clip.kl_decay
-            kl_ema = decay * max(0.0, signals.step_kl) + (1.0 - decay) * kl_ema
+            weight = config.signals.ema_weight
+            kl_ema = weight * max(0.0, signals.step_kl) + (1.0 - weight) * kl_ema
     return ReferenceState(u_bar, h_ref, kl_ema)
 
 

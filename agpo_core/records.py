@@ -13,7 +13,7 @@ from torch import Tensor
 from agpo_core.config import AGPOConfig
 from agpo_core.running import RunningStat
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 class Reason(IntEnum):
@@ -140,13 +140,13 @@ class ControllerState:
     @classmethod
     def initial(cls, config: AGPOConfig) -> ControllerState:
         """The state before the first step."""
-        clip = config.clip
+        empty = RunningStat.empty(config.signals.ema_weight)
         return cls(
-            uncertainty=RunningStat.empty(config.temperature.decay),
-            dispersion=RunningStat.empty(clip.decay),
-            vote_entropy=RunningStat.empty(clip.decay),
-            skewness=RunningStat.empty(clip.decay),
-            entropy=RunningStat.empty(clip.entropy_decay),
-            step_kl=RunningStat.empty(clip.kl_decay),
+            uncertainty=empty,
+            dispersion=empty,
+            vote_entropy=empty,
+            skewness=empty,
+            entropy=empty,
+            step_kl=empty,
             step_size=StepSize(config.step_size.start if config.step_size.enabled else 1.0),
         )

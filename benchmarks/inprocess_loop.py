@@ -395,9 +395,9 @@ class Agpo:
     def __init__(self, config: LoopConfig) -> None:
         self.config = config
         self.agpo = agpo_core.AGPOConfig.from_dict({"preset": config.method} | json.loads(config.agpo))
-        if self.agpo.scoring == "corrected":
-            raise ValueError("scoring=corrected is not part of this loop: use own or uncorrected")
-        self.own_temperature = self.agpo.scoring == "own"
+        if self.agpo.logprob_temperature == "corrected":
+            raise ValueError("logprob_temperature=corrected is not part of this loop: use own or uncorrected")
+        self.own_temperature = self.agpo.logprob_temperature == "own"
         self.resolved = agpo_core.resolve(
             self.agpo,
             temperature=config.temperature,

@@ -448,7 +448,7 @@ class Method:
             part.tokens_B.cpu(), step.in_loss_B[rows], torch.zeros(len(rows), dtype=torch.long), self.loop.aggregation
         )
         out = agpo_core.clipped_surrogate(
-            log_probs(model, part, agpo.scoring == "own"), old[rows], step.advantage_B[rows].to(device), part.mask_BR,
+            log_probs(model, part, agpo.logprob_temperature == "own"), old[rows], step.advantage_B[rows].to(device), part.mask_BR,
             step.low_B[rows], step.high_B[rows], dual_clip=self.loop.dual_clip,
         )  # fmt: skip
         if agpo.loss.adaptive != "none":
@@ -464,7 +464,7 @@ class Method:
     def update(self, model: Any, optimiser: Any, step: Step, order: torch.Generator) -> dict[str, float]:
         """Several optimiser updates on one batch, whole groups to an update."""
         with torch.no_grad():
-            old = log_probs(model, step.rollout, self.agpo.scoring == "own")
+            old = log_probs(model, step.rollout, self.agpo.logprob_temperature == "own")
         sums = dict.fromkeys(("kl", "kl_k3", "clipped", "grad_norm", "group_weight"), 0.0)
         for group in optimiser.param_groups:
             group["lr"] = self.loop.lr * self.state.step_size.scale
@@ -489,7 +489,7 @@ class Method:
     def gradient_cosine(self, model: Any, step: Step) -> float:
         """Cosine between the gradients of the two halves of a batch: how much of a gradient is signal."""
         with torch.no_grad():
-            old = log_probs(model, step.rollout, self.agpo.scoring == "own")
+            old = log_probs(model, step.rollout, self.agpo.logprob_temperature == "own")
         halves = []
         for odd in (0, 1):
             rows = (step.rollout.prompt_B % 2 == odd).nonzero().squeeze(-1)

@@ -45,9 +45,9 @@ def check_settings(agpo: AGPOConfig, args: Any, reward_funcs: Any, others: Mappi
             f"it has no clip ratio to adapt; use one of {', '.join(CLIPPED_LOSSES)} or set clip.enabled=false",
         ),
         (
-            agpo.scoring != "own",
-            f"scoring={agpo.scoring!r}",
-            "TRL scores at the sampling temperature; set scoring=own",
+            agpo.logprob_temperature != "own",
+            f"logprob_temperature={agpo.logprob_temperature!r}",
+            "TRL scores at the sampling temperature; set logprob_temperature=own",
         ),
         (
             not agpo.probe.reuse,

@@ -13,11 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from agpo_core import AGPOConfig, ControllerState, TokenLedger, load_state, save_state
+from agpo_core import ControllerState, TokenLedger, load_state, save_state
 from agpo_core.files import write_atomic
 from agpo_core.jsonl import append_lines, keep_steps
 from agpo_core.sealed import read_sealed, write_sealed
 from agpo_core.state import check_against
+from recipe.agpo.settings import RunConfig
 
 STATE_FILE = "agpo_state.json"
 LEDGER_FILE = "agpo_ledger.json"
@@ -66,7 +67,7 @@ def checkpoint_to_resume(config: Any) -> Path | None:
     return folder if folder.exists() else None
 
 
-def read_state(folder: Path, agpo: AGPOConfig) -> ControllerState:
+def read_state(folder: Path, agpo: RunConfig) -> ControllerState:
     """The controller state of a checkpoint.
 
     Raises:
@@ -80,10 +81,10 @@ def read_state(folder: Path, agpo: AGPOConfig) -> ControllerState:
     if agpo.on_config_change == "reset":
         return ControllerState.initial(agpo)
     try:
-        state, fingerprint, _ = load_state(path)
+        state, fingerprint, extra = load_state(path)
     except ValueError as error:
         raise ResumeError(f"cannot resume the controllers from {path}: {error}. {ways_out}") from error
-    if fingerprint == agpo.fingerprint():
+    if agpo.decides_like(fingerprint, extra.get("config")):
         try:
             check_against(state, agpo)
         except ValueError as error:
@@ -97,14 +98,14 @@ def read_state(folder: Path, agpo: AGPOConfig) -> ControllerState:
     return within_settings(state, agpo)
 
 
-def within_settings(state: ControllerState, agpo: AGPOConfig) -> ControllerState:
+def within_settings(state: ControllerState, agpo: RunConfig) -> ControllerState:
     """A kept state of other settings, its step size brought within the bounds of these."""
     settings, size = agpo.step_size, state.step_size
     scale = min(max(size.scale, settings.min), settings.max) if settings.enabled else 1.0
     return dataclasses.replace(state, step_size=dataclasses.replace(size, scale=scale))
 
 
-def write_state(folder: Path, state: ControllerState, agpo: AGPOConfig) -> None:
+def write_state(folder: Path, state: ControllerState, agpo: RunConfig) -> None:
     """Save the controller state into a checkpoint folder, atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     save_state(folder / STATE_FILE, state, agpo.fingerprint(), {"config": agpo.to_dict()})

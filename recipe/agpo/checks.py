@@ -15,14 +15,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from agpo_core import AGPOConfig
 from recipe.agpo import checkpoint, cpu
 from recipe.agpo.actor_loss import BASE_LOSSES
 from recipe.agpo.cpu.processes import MARKER, new_run_id
-from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger, resolved
+from recipe.agpo.settings import RunConfig, agpo_config, is_agpo, keeps_ledger, resolved
 from recipe.agpo.verl_seams import MANAGER_CLASS, VERL_VERSION
 
-Check = Callable[[DictConfig, AGPOConfig], Iterator[str]]
+Check = Callable[[DictConfig, RunConfig], Iterator[str]]
 CLIP_AWARE_LOSSES = (*BASE_LOSSES, "agpo", "bypass_mode")
 MAX_PROMPTS_TOKENISED = 2000
 TRAINER_MODES = ("sync", "colocate_async", "separate_async")
@@ -80,7 +79,7 @@ def find_warnings(config: DictConfig) -> list[str]:
     agpo, actor = agpo_config(config), config.actor_rollout_ref.actor
     found = []
     if not is_agpo(config):
-        if agpo.fingerprint() != AGPOConfig().fingerprint():
+        if agpo.fingerprint() != RunConfig().fingerprint():
             found.append(
                 f"algorithm.adv_estimator={config.algorithm.adv_estimator}: of algorithm.agpo only token_budget and "
                 "lr_schedule have an effect. Set algorithm.adv_estimator=agpo if the controllers are wanted."
@@ -99,21 +98,21 @@ def find_warnings(config: DictConfig) -> list[str]:
             "steps with actor_rollout_ref.actor.strategy=fsdp2 before you trust it."
         )
     filtered = config.algorithm.get("filter_groups", None)
-    if filtered is not None and filtered.enable and agpo.advantage.zero_variance != "drop":
+    if filtered is not None and filtered.enable and agpo.advantage.zero_variance != "keep":
         found.append(
             f"algorithm.agpo.advantage.zero_variance={agpo.advantage.zero_variance} with "
-            "algorithm.filter_groups.enable=True: the groups that it is about never arrive. Set zero_variance=drop, or "
+            "algorithm.filter_groups.enable=True: the groups that it is about never arrive. Set zero_variance=keep, or "
             "filter_groups.enable=False."
         )
-    if agpo.scoring == "uncorrected" and agpo.temperature.enabled:
+    if agpo.logprob_temperature == "uncorrected" and agpo.temperature.enabled:
         found.append(
-            "algorithm.agpo.scoring=uncorrected: responses are sampled at their own temperature and scored at "
-            "another one, as in the public code. Use own or corrected for a consistent gradient."
+            "algorithm.agpo.logprob_temperature=uncorrected: responses are sampled at their own temperature and scored "
+            "at another one, as in the public code. Use own or corrected for a consistent gradient."
         )
     return found
 
 
-def _versions(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _versions(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     version = importlib.metadata.version("verl")
     if version != VERL_VERSION:
         yield (
@@ -122,7 +121,7 @@ def _versions(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def _trainer(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _trainer(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if not config.trainer.use_v1:
         yield "trainer.use_v1=False: AGPO works with verl's V1 trainer. Set trainer.use_v1=True."
     mode = config.trainer.v1.trainer_mode
@@ -149,7 +148,7 @@ def _trainer(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def _separate(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _separate(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     """What verl's ``separate_async`` asserts once Ray and the data are up."""
     if config.trainer.v1.trainer_mode != "separate_async":
         return
@@ -182,7 +181,7 @@ def _separate(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def _schedule(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _schedule(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if agpo.lr_schedule == "tokens" and agpo.token_budget is None:
         yield (
             "algorithm.agpo.lr_schedule=tokens: there is no budget to measure against. Set "
@@ -190,7 +189,7 @@ def _schedule(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def _rollout(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _rollout(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     rollout = config.actor_rollout_ref.rollout
     small, cold = agpo.adaptive and int(rollout.n) < 2, float(rollout.temperature) <= 0
     if small:
@@ -213,29 +212,30 @@ def _rollout(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def _scoring(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _scoring(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     fused = bool(config.actor_rollout_ref.model.get("use_fused_kernels", False))
-    if fused and agpo.scoring == "own" and agpo.temperature.enabled:
+    if fused and agpo.logprob_temperature == "own" and agpo.temperature.enabled:
         yield (
             "actor_rollout_ref.model.use_fused_kernels=True: verl's fused kernels take one temperature for the "
-            "whole batch. Set actor_rollout_ref.model.use_fused_kernels=False, or algorithm.agpo.scoring=corrected "
-            "with algorithm.rollout_correction.rollout_is=token and actor_rollout_ref.rollout.calculate_log_probs=True."
+            "whole batch. Set actor_rollout_ref.model.use_fused_kernels=False, or "
+            "algorithm.agpo.logprob_temperature=corrected with algorithm.rollout_correction.rollout_is=token and "
+            "actor_rollout_ref.rollout.calculate_log_probs=True."
         )
-    if agpo.scoring == "corrected":
+    if agpo.logprob_temperature == "corrected":
         level = OmegaConf.select(config, "algorithm.rollout_correction.rollout_is")
         if level is None:
             yield (
-                "algorithm.agpo.scoring=corrected needs verl's importance weights. Set "
-                "algorithm.rollout_correction.rollout_is=token, or algorithm.agpo.scoring=own."
+                "algorithm.agpo.logprob_temperature=corrected needs verl's importance weights. Set "
+                "algorithm.rollout_correction.rollout_is=token, or algorithm.agpo.logprob_temperature=own."
             )
         if not config.actor_rollout_ref.rollout.calculate_log_probs:
             yield (
-                "algorithm.agpo.scoring=corrected needs the sampler's log-probabilities. Set "
+                "algorithm.agpo.logprob_temperature=corrected needs the sampler's log-probabilities. Set "
                 "actor_rollout_ref.rollout.calculate_log_probs=True."
             )
 
 
-def _megatron(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _megatron(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     actor = config.actor_rollout_ref.actor
     if actor.strategy == "megatron" and OmegaConf.select(actor, "megatron.dynamic_context_parallel", default=False):
         yield (
@@ -244,7 +244,7 @@ def _megatron(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def _loss(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _loss(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     mode = config.actor_rollout_ref.actor.policy_loss.get("loss_mode", "vanilla")
     if agpo.clip.enabled and mode not in CLIP_AWARE_LOSSES:
         yield (
@@ -254,7 +254,7 @@ def _loss(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def _step_size(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _step_size(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     """The step size follows the drift between the updates of a batch: there must be one, and somebody to measure it."""
     if not agpo.step_size.enabled:
         return
@@ -280,7 +280,7 @@ def _one_update(config: DictConfig) -> bool:
     return int(actor.ppo_mini_batch_size) >= int(config.data.train_batch_size) and int(actor.ppo_epochs) == 1
 
 
-def _groups(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _groups(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     """Settings of groups, loss and allocation that contradict each other or verl's."""
     actor = config.actor_rollout_ref.actor
     mode = actor.policy_loss.get("loss_mode", "vanilla")
@@ -290,7 +290,7 @@ def _groups(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     if agpo.masks_groups and actor.loss_agg_mode == "token-sum":
         yield (
             f"algorithm.agpo.advantage.zero_variance={rule} with actor_rollout_ref.actor.loss_agg_mode=token-sum: a "
-            "sum has no denominator that groups could leave. Set zero_variance=drop, or loss_agg_mode=token-mean."
+            "sum has no denominator that groups could leave. Set zero_variance=keep, or loss_agg_mode=token-mean."
         )
     if agpo.weighs_rows and mode == "bypass_mode":
         yield (
@@ -316,7 +316,7 @@ def _groups(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def _batches(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _batches(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     ref = config.actor_rollout_ref
     ranks = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
     if ref.actor.strategy == "megatron" or ref.actor.use_dynamic_bsz:
@@ -333,7 +333,7 @@ def _batches(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def _model(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _model(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     path = str(config.actor_rollout_ref.model.path)
     local = Path(os.path.expanduser(path))
     looks_local = path.startswith(("/", "./", "../", "~"))
@@ -344,7 +344,7 @@ def _model(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def _data(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _data(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     for key in ("train_files", "val_files"):
         rows, all_counted = 0, True
         for file in _listed(config, key):
@@ -374,7 +374,7 @@ def _data(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
             )
 
 
-def _splits(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _splits(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     """Nobody trains on what the result is measured with."""
     from recipe.agpo.data import check_training_files
 
@@ -466,7 +466,7 @@ def _prompt_length(tokenizer: Any, messages: Any) -> int:
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _reward(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _reward(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     path = OmegaConf.select(config, "reward.custom_reward_function.path")
     if not path:
         return
@@ -524,7 +524,7 @@ def _sources(path: Path) -> set[tuple[str, str | None]]:
     return found
 
 
-def _resume(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _resume(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     try:
         folder = checkpoint.checkpoint_to_resume(config)
         if folder is not None:
@@ -535,7 +535,7 @@ def _resume(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         yield str(error)
 
 
-def _disk(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def _disk(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     """A full disk in the middle of a checkpoint is found out hours after the start."""
     from recipe.agpo.plan.estimate import cost, shape_of
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from agpo_core import AGPOConfig, ResponseAdvantages, response_advantages
+from agpo_core import ResponseAdvantages, response_advantages
+from recipe.agpo.settings import RunConfig, agpo_config
 
 
 @dataclass
@@ -107,7 +108,7 @@ def _shaped(
     index: Sequence[Any],
     counted: torch.Tensor,
     context: RowContext | None,
-    settings: AGPOConfig,
+    settings: RunConfig,
     scale: Any,
 ) -> ResponseAdvantages:
     known = context if context is not None else RowContext((), (), ())
@@ -158,11 +159,9 @@ def _verl_grpo(
     return per_row
 
 
-def _settings(config: Any) -> AGPOConfig:
+def _settings(config: Any) -> RunConfig:
     from omegaconf import OmegaConf
 
-    from recipe.agpo.settings import agpo_config
-
     if config is None:
-        return AGPOConfig()
+        return RunConfig()
     return agpo_config(OmegaConf.create({"algorithm": {"agpo": config.get("agpo", None) or {}}}))

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from agpo_core import AGPOConfig, ControllerState, Reason
+from agpo_core import ControllerState, Reason
 from recipe.agpo.groups import StepGroups
 from recipe.agpo.scoring import OK, STATUSES
+from recipe.agpo.settings import RunConfig
 
 _SIGNALS = ("dispersion", "skewness", "vote_entropy")
 GLOSSARY: dict[str, str] = {
@@ -54,7 +55,7 @@ GLOSSARY: dict[str, str] = {
 
 
 def step_metrics(
-    groups: StepGroups, state: ControllerState, config: AGPOConfig
+    groups: StepGroups, state: ControllerState, config: RunConfig
 ) -> dict[str, float]:
     """Everything under ``agpo/`` that is known in the driver; ``state`` is the one that decided this step."""
     out: dict[str, float] = {}

@@ -22,7 +22,7 @@ import torch
 import transfer_queue as tq
 from tensordict.tensorclass import NonTensorData
 
-from agpo_core import AGPOConfig, ControllerState, Reason, decide_temperature, probe_statistics, vote_classes
+from agpo_core import ControllerState, Reason, decide_temperature, probe_statistics, vote_classes
 from agpo_core.state import state_from_dict, state_to_dict
 from recipe.agpo import rewards, scoring
 from recipe.agpo.allocation import BoardActor
@@ -30,7 +30,7 @@ from recipe.agpo.ledger import CountingManager, CountingWorker
 from recipe.agpo.probe_keys import ProbeKeys
 from recipe.agpo.rewards.verdict import OK, RAISED, TIMEOUT
 from recipe.agpo.scoring import Scored
-from recipe.agpo.settings import agpo_config, resolved
+from recipe.agpo.settings import RunConfig, agpo_config, resolved
 from recipe.agpo.verl_seams import settle_sessions
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class ProbeRecord:
 
 
 def decide(
-    scored: list[Scored], tokens: int, state: ControllerState, config: AGPOConfig, tau_base: float
+    scored: list[Scored], tokens: int, state: ControllerState, config: RunConfig, tau_base: float
 ) -> ProbeRecord:
     """Temperature for the rest of one prompt's group from its probe responses, in session order."""
     outcomes = torch.tensor([[s.outcome for s in scored]], dtype=torch.float64)
@@ -109,7 +109,7 @@ class AGPOAgentLoopWorker(CountingWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.agpo: AGPOConfig = agpo_config(self.config)
+        self.agpo: RunConfig = agpo_config(self.config)
         self.settings = resolved(self.config, self.agpo)
         self._scored: dict[str, dict[int, tuple[Scored, int]]] = {}
         self._probe_keys: dict[str, ProbeKeys] = {}
@@ -228,7 +228,7 @@ class AGPOAgentLoopWorker(CountingWorker):
             TOKENS: torch.tensor(0, dtype=torch.int64),
             RECORD: record,
         }
-        if self.agpo.scoring == "own":
+        if self.agpo.logprob_temperature == "own":
             # verl's engines divide the logits by a column of this name.
             columns["temperature"] = torch.tensor(tau, dtype=torch.float32)
         return columns

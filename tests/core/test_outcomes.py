@@ -47,7 +47,7 @@ GROUPS = [g for g in range(4) for _ in range(4)]
 @pytest.mark.parametrize(
     ("rule", "values", "stays"),
     [
-        ("drop", [0, 0, 0], [True, True, True]),
+        ("keep", [0, 0, 0], [True, True, True]),
         ("signed", [1, -1, 0], [True, True, True]),
         ("mask", [0, 0, 0], [False, False, False]),
         ("signed_mask", [1, -1, 0], [True, True, False]),
@@ -127,7 +127,7 @@ def test_with_a_mask_a_right_group_that_the_length_reward_moves_stays_in_the_los
     data=st.data(),
     weight=st.floats(0.0, 0.5),
     scale=st.sampled_from(["std", "none", "dispersion"]),
-    rule=st.sampled_from(["drop", "signed", "mask", "signed_mask"]),
+    rule=st.sampled_from(["keep", "signed", "mask", "signed_mask"]),
 )
 def test_length_never_beats_correctness(outcomes: list[float], data: Any, weight: float, scale: str, rule: str) -> None:
     n = len(outcomes)
@@ -144,7 +144,7 @@ def test_length_never_beats_correctness(outcomes: list[float], data: Any, weight
     assert all(float(out.length[i]) == 0.0 for i in others)
     if right and others:
         assert min(float(out.advantages[i]) for i in right) > max(float(out.advantages[i]) for i in others)
-    if not right and len(set(outcomes)) == 1 and rule in ("drop", "mask") and n > 1:
+    if not right and len(set(outcomes)) == 1 and rule in ("keep", "mask") and n > 1:
         assert not out.advantages.any()
 
 
@@ -168,7 +168,7 @@ def test_contradictory_bounds_and_weights_are_named() -> None:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1])
-@pytest.mark.parametrize("rule", ["drop", "signed_mask"])
+@pytest.mark.parametrize("rule", ["keep", "signed_mask"])
 @pytest.mark.parametrize("all_right", [True, False])
 def test_an_empty_batch_has_empty_advantages(weight: float, rule: str, all_right: bool) -> None:
     got = shaped([], [], length=LengthConfig(weight=weight, all_right=all_right), zero_variance=rule)
@@ -177,7 +177,7 @@ def test_an_empty_batch_has_empty_advantages(weight: float, rule: str, all_right
     assert got.in_loss.dtype == torch.bool
 
 
-@pytest.mark.parametrize("rule", ["drop", "signed", "mask", "signed_mask"])
+@pytest.mark.parametrize("rule", ["keep", "signed", "mask", "signed_mask"])
 def test_a_group_of_which_nothing_counts(rule: str) -> None:
     got = shaped([1.0, 1.0, 1.0, 0.0], [0, 0, 1, 1], mask=[False, False, True, True], lengths=[1, 9, 5, 5],
                  length=LengthConfig(weight=0.1), zero_variance=rule)  # fmt: skip

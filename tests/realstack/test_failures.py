@@ -76,7 +76,7 @@ def test_dead_vllm_server_is_named_and_nothing_is_corrupt(launch):
             # The other ways of scoring and of weighting, so that they run on the real stack once.
             "algorithm.agpo.allocation.enabled=true",
             "algorithm.agpo.allocation.weighting=responses",
-            "algorithm.agpo.scoring=corrected",
+            "algorithm.agpo.logprob_temperature=corrected",
             "algorithm.rollout_correction.rollout_is=token",
             "actor_rollout_ref.rollout.calculate_log_probs=True",
         ],
@@ -114,5 +114,5 @@ def test_verifier_outage_stops_with_the_cause(launch):
     assert "verifier is down" in run.log
     assert UP_FOR == 2 * 8 * (4 + 4) and _marked_checkpoint(run)[0] == 2
     assert sorted(run.steps()) == [1, 2]
-    assert "scoring=uncorrected" not in run.log, "that is preset reference"
+    assert "logprob_temperature=uncorrected" not in run.log, "that is preset reference"
     stack.check_discarded_probes(run)

@@ -35,7 +35,7 @@ def test_preset_reference_discards_its_probe(launch):
     """agpo_d, the other one that does, trains in test_failures.py."""
     run = launch(["algorithm.agpo.preset=reference", *TWO_STEPS], reward=stack.HERE / "bad_reward.py")
     assert run.wait() == 0, run.tail()
-    assert "scoring=uncorrected" in run.log, "said at start-up"
+    assert "logprob_temperature=uncorrected" in run.log, "said at start-up"
     stack.check_discarded_probes(run)
 
 

@@ -166,7 +166,7 @@ def test_fused_kernels_cannot_score_at_own_temperature(good_config: Build) -> No
     # What the message advises as the other way out must itself be accepted.
     corrected = good_config(
         fused,
-        "+algorithm.agpo.scoring=corrected",
+        "+algorithm.agpo.logprob_temperature=corrected",
         "algorithm.rollout_correction.rollout_is=token",
         "actor_rollout_ref.rollout.calculate_log_probs=True",
     )
@@ -176,7 +176,7 @@ def test_fused_kernels_cannot_score_at_own_temperature(good_config: Build) -> No
 def test_corrected_scoring_needs_weights_and_the_samplers_log_probs(good_config: Build) -> None:
     problems = find_problems(
         good_config(
-            "+algorithm.agpo.scoring=corrected", "actor_rollout_ref.rollout.calculate_log_probs=False"
+            "+algorithm.agpo.logprob_temperature=corrected", "actor_rollout_ref.rollout.calculate_log_probs=False"
         )
     )
     assert len(problems) == 2
@@ -401,7 +401,7 @@ def test_one_update_per_batch_warns(good_config: Build, capsys: pytest.CaptureFi
 
 
 def test_uncorrected_scoring_warns(good_config: Build) -> None:
-    only(find_warnings(good_config("+algorithm.agpo.scoring=uncorrected")), "scoring=uncorrected", "own")
+    only(find_warnings(good_config("+algorithm.agpo.logprob_temperature=uncorrected")), "logprob_temperature=uncorrected", "own")
 
 
 # ---- verifiers ---------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def test_a_missing_section_means_the_default_preset() -> None:
 
 def test_null_means_what_the_preset_says_even_where_null_is_a_value() -> None:
     """clip.base may be null in AGPOConfig; in our YAML null must not wipe the preset's 0.2."""
-    nulls = {"preset": "reference", "clip": {"base": None, "min": None}, "scoring": None}
+    nulls = {"preset": "reference", "clip": {"base": None, "min": None}, "logprob_temperature": None}
     assert agpo_config(section(nulls)) == AGPOConfig.from_preset("reference")
     assert agpo_config(section(nulls)).clip.base == 0.2
 
@@ -51,7 +51,7 @@ def test_values_and_interpolations_arrive() -> None:
         ({"clip": {"max": 1.5}}, ["algorithm.agpo.clip.max=1.5", "< 1"]),
         ({"temperature": {"gain": "0.2"}}, ["algorithm.agpo.temperature.gain='0.2'", "float", "str"]),
         ({"temperature": {"enabled": 1}}, ["algorithm.agpo.temperature.enabled=1", "bool"]),
-        ({"scoring": "owned"}, ["algorithm.agpo.scoring='owned'", "own"]),
+        ({"logprob_temperature": "owned"}, ["algorithm.agpo.logprob_temperature='owned'", "own"]),
         ({"preset": "agop"}, ["algorithm.agpo.preset='agop'", "agpo"]),
         ({"temperature": 1.0}, ["algorithm.agpo.temperature=1.0", "mapping"]),
     ],

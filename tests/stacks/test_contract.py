@@ -220,7 +220,7 @@ def test_verl(tmp_path: Path) -> None:
         outcomes: Outcomes, keys: Keys, signals: StepSignals, state: ControllerState, config: AGPOConfig
     ) -> ControllerState:
         groups = groups_of(outcomes, keys, signals, config)
-        return update_state(groups.stats, groups.signals(step_kl=signals.step_kl, step_kl_k3=signals.step_kl_k3), state, config)
+        return update_state(groups.stats, groups.signals(signals.step_kl, signals.step_kl_k3), state, config)
 
     def round_trip(state: ControllerState) -> ControllerState:
         checkpoint.write_state(tmp_path, state, AGPOConfig())

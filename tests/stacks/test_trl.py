@@ -375,7 +375,7 @@ def test_a_checkpoint_of_another_run_is_refused(run: tuple[Any, Path], tmp_path:
         ({"torch_compile": True}, "torch_compile=True"),
         ({"loss_type": "cispo"}, "loss_type='cispo'"),
         ({"save_steps": 3}, "save_steps=3.* multiple of 2"),
-        ({"agpo": AGPOConfig.from_preset("reference")}, "scoring='uncorrected'"),
+        ({"agpo": AGPOConfig.from_preset("reference")}, "logprob_temperature='uncorrected'"),
         ({"agpo": AGPOConfig.from_dict({"probe": {"reuse": False}})}, "probe.reuse=false"),
         ({"agpo": AGPOConfig.from_dict({"advantage": {"scale": "none"}})}, "scale_rewards"),
         ({"agpo": AGPOConfig.from_dict({"token_budget": 5})}, "token_budget"),
