@@ -357,7 +357,7 @@ def _resolve_temperature(config: TemperatureConfig, framework: float) -> float:
     side = "min" if base < config.min else "max"
     raise SettingError(
         f"base temperature {base} is outside [{config.min}, {config.max}]: set "
-        f"{named('temperature')}{side}={base} "
+        f"{named(f'temperature.{side}')}={base} "
         f"or {named('temperature.base')} to a value within"
     )
 

@@ -43,12 +43,12 @@ def state_from_dict(values: Mapping[str, Any]) -> ControllerState:
     size = _get(values, "step_size", "") if version > 1 else {"scale": 1.0, "exceeded": True}
     reference = _get(values, "reference", "")
     return ControllerState(
-        uncertainty=_statistic(values, version, "uncertainty"),
-        dispersion=_statistic(values, version, "dispersion"),
-        vote_entropy=_statistic(values, version, "vote_entropy"),
-        skewness=_statistic(values, version, "skewness"),
-        entropy=_statistic(values, version, "entropy"),
-        step_kl=_statistic(values, version, "step_kl"),
+        uncertainty=_statistic(values, "uncertainty"),
+        dispersion=_statistic(values, "dispersion"),
+        vote_entropy=_statistic(values, "vote_entropy"),
+        skewness=_statistic(values, "skewness"),
+        entropy=_statistic(values, "entropy"),
+        step_kl=_statistic(values, "step_kl"),
         reference=ReferenceState(*(_number(reference, n, "reference.") for n in ("u_bar", "h_ref", "kl_ema"))),
         step_size=StepSize(_number(size, "scale", "step_size.", above=0.0), _flag(size, "exceeded", "step_size.")),
         step=_count(values, "step", ""),
@@ -63,10 +63,12 @@ def check_against(state: ControllerState, config: AGPOConfig) -> None:
         raise StateError(f"step_size.scale={scale!r}: must be within [{low}, {high}], as the settings say")
 
 
-def _statistic(state: Any, version: int, name: str) -> RunningStat:
+def _statistic(state: Any, name: str) -> RunningStat:
     """A running statistic. All signals are >= 0, so its sums are too."""
     values, path = _get(state, name, ""), f"{name}."
-    ema_weight = _number(values, "ema_weight" if version > 2 else "decay", path, above=0.0, most=1.0)
+    # Until version 2 it was called decay.
+    weight_name = "decay" if isinstance(values, Mapping) and "decay" in values else "ema_weight"
+    ema_weight = _number(values, weight_name, path, above=0.0, most=1.0)
     mean, square = _number(values, "mean_acc", path), _number(values, "square_acc", path)
     weight, updates = _number(values, "weight", path, most=1.0), _count(values, "updates", path)
     if (weight > 0.0) != (updates > 0) or (updates == 0 and (mean > 0.0 or square > 0.0)):

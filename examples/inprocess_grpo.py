@@ -448,8 +448,8 @@ class Method:
             part.tokens_B.cpu(), step.in_loss_B[rows], torch.zeros(len(rows), dtype=torch.long), self.loop.aggregation
         )
         out = agpo_core.clipped_surrogate(
-            log_probs(model, part, agpo.logprob_temperature == "own"), old[rows], step.advantage_B[rows].to(device), part.mask_BR,
-            step.low_B[rows], step.high_B[rows], dual_clip=self.loop.dual_clip,
+            log_probs(model, part, agpo.logprob_temperature == "own"), old[rows], step.advantage_B[rows].to(device),
+            part.mask_BR, step.low_B[rows], step.high_B[rows], dual_clip=self.loop.dual_clip,
         )  # fmt: skip
         if agpo.loss.adaptive != "none":
             # Whole groups are in one update here, so their losses are known at once.

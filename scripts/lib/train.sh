@@ -39,7 +39,7 @@ main() {
         if [ "${AGPO_DRY_RUN:-0}" != 1 ]; then
             source scripts/lib/env.sh
             python="$PY"
-            "$python" -m recipe.agpo.cpu.rehearsal --model "$MODEL_PATH" --data "$data"
+            "$python" -m recipe.agpo.quickstart.rehearsal --model "$MODEL_PATH" --data "$data"
         fi
     fi
 

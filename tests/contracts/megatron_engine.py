@@ -23,7 +23,8 @@ from verl.workers.config import ActorConfig
 from verl.workers.config.actor import PolicyLossConfig
 
 from agpo_core import LossConfig
-from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, GROUP, METRIC_PREFIX, ROW_WEIGHT, ActorLoss
+from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, GROUP, ROW_WEIGHT
+from recipe.agpo.training.actor_loss import METRIC_PREFIX, ActorLoss
 
 VOCABULARY = 11
 LENGTHS = [(2, 3), (3, 5), (1, 4), (2, 2)]  # prompt and response tokens

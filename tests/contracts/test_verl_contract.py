@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every private name, signature and attribute of verl that AGPO uses. One failure here, one place to mend:
-``recipe/agpo/verl_seams.py`` and what it lists."""
+``recipe/agpo/verl_api`` and what it lists."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from recipe.agpo import plugin  # noqa: F401
-from recipe.agpo.verl_seams import VERL_VERSION
+from recipe.agpo.verl_api.version import VERL_VERSION
 
-MEND = f"this verl differs from {VERL_VERSION}: see recipe/agpo/verl_seams.py"
+MEND = f"this verl differs from {VERL_VERSION}: see recipe/agpo/verl_api"
 
 
 def parameters(function: Any) -> list[str]:
@@ -220,18 +220,18 @@ def test_worker_methods(worker: Any, name: str) -> None:
 
 
 def test_the_worker_class_is_plain_and_our_seam_finds_it(worker: Any) -> None:
-    from recipe.agpo import verl_seams
+    from recipe.agpo.verl_api import agent_loop
 
-    assert inspect.isclass(worker) and verl_seams.AgentLoopWorker is worker, MEND
+    assert inspect.isclass(worker) and agent_loop.AgentLoopWorker is worker, MEND
     with pytest.raises(AttributeError):
-        _ = verl_seams.no_such_name
+        _ = agent_loop.no_such_name
 
 
 def test_settling_sessions() -> None:
-    from recipe.agpo import verl_seams
+    from recipe.agpo.verl_api import agent_loop
 
-    assert parameters(verl_seams.settle_sessions) == ["tasks"], MEND
-    assert inspect.iscoroutinefunction(verl_seams.settle_sessions), MEND
+    assert parameters(agent_loop.settle_sessions) == ["tasks"], MEND
+    assert inspect.iscoroutinefunction(agent_loop.settle_sessions), MEND
 
 
 def test_a_prompt_ends_as_finished_or_failure_and_rows_carry_our_columns(worker: Any) -> None:
@@ -347,7 +347,7 @@ def test_the_schedule_lands_where_the_trainer_says(counter: str) -> None:
     import verl.workers.engine_workers
     from verl.workers.engine.base import BaseEngine
 
-    from recipe.agpo.verl_seams import SCHEDULE_POSITION
+    from recipe.agpo.verl_api.updates import SCHEDULE_POSITION
 
     worker = source(verl.workers.engine_workers.TrainingWorker.train_batch)
     assert worker.index("self.engine.train_batch(data") < worker.index("self.engine.lr_scheduler_step()"), MEND
@@ -381,7 +381,7 @@ def test_the_step_size_scales_one_update_and_nothing_else(fails: bool) -> None:
     import tensordict
     from verl.workers.engine.base import BaseEngine
 
-    from recipe.agpo.verl_seams import LR_SCALE
+    from recipe.agpo.verl_api.updates import LR_SCALE
 
     stepped: list[list[float]] = []
 

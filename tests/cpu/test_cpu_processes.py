@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.agpo.cpu.processes import MARKER, end_marked, marked, memory_gib, new_run_id, run_marked
+from recipe.agpo.processes import MARKER, end_marked, marked, memory_gib, new_run_id, run_marked
 
 # Starts a grandchild in a session of its own, as Ray starts its daemons, and leaves it behind.
 DETACH = """
@@ -81,7 +81,7 @@ def test_an_interrupted_launcher_takes_its_run_along() -> None:
         [
             sys.executable,
             "-c",
-            "import sys; from recipe.agpo.cpu.processes import run_marked;"
+            "import sys; from recipe.agpo.processes import run_marked;"
             f"sys.exit(run_marked([sys.executable, '-c', {command!r}], run_id={run_id!r}))",
         ],
         cwd=Path(__file__).resolve().parents[2],

@@ -55,7 +55,7 @@ def test_every_command_of_the_readme_is_known_to_a_test():
 def test_gpu_command_composes_and_passes_the_checks(tmp_path):
     from hydra import compose, initialize_config_dir
 
-    from recipe.agpo.checks import find_problems, find_warnings
+    from recipe.agpo.preflight import find_problems, find_warnings
     from recipe.agpo.quickstart.task import make_data
 
     command = next(c for c in commands() if "recipe.agpo.main" in c)
@@ -87,7 +87,7 @@ def test_python_snippets_run(page, snippet):
 
 def test_generated_pages_are_current():
     from recipe.agpo.cli.config import markdown_table
-    from recipe.agpo.metrics import glossary_markdown
+    from recipe.agpo.training.metrics import glossary_markdown
     from tests.realstack.combinations import markdown
 
     assert (ROOT / "docs/combinations.md").read_text(encoding="utf-8") == markdown()
@@ -112,7 +112,7 @@ def test_no_placeholder_is_left():
 
 def test_tuning_names_keys_and_settings_that_exist():
     from agpo_core import AGPOConfig
-    from recipe.agpo.metrics import in_glossary
+    from recipe.agpo.training.metrics import in_glossary
 
     text = (ROOT / "docs/tuning.md").read_text(encoding="utf-8")
     logged = {key for key in re.findall(r"`(agpo/[\w/{},*]+)`", text)}

@@ -60,7 +60,7 @@ def test_the_configs_compose(backend: str, tmp_path: Path, monkeypatch: pytest.M
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Steps and decisions of both backends on the same replayed responses."""
-    from recipe.agpo.cpu.rehearsal import make_model
+    from recipe.agpo.quickstart.rehearsal import make_model
     from recipe.agpo.quickstart.task import make_data
 
     folder = tmp_path_factory.mktemp("megatron")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from recipe.agpo.checks import find_problems, find_warnings
 from recipe.agpo.cli import main
 from recipe.agpo.plan import estimate, screen
 from recipe.agpo.plan.compose import PlanError, compose, differences
 from recipe.agpo.plan.estimate import GIB, KNOWN, Shape
+from recipe.agpo.preflight import find_problems, find_warnings
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS, MODELS = ("agpo", "grpo", "ppo"), ("qwen14b", "llama8b", "gemma9b")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.agpo.cpu.config import cpu_env
-from recipe.agpo.cpu.processes import MARKER, end_marked, marked, new_run_id
+from recipe.agpo.processes import MARKER, end_marked, marked, new_run_id
 from recipe.agpo.quickstart import model as quickstart_model
 from recipe.agpo.quickstart import task
 

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from agpo_core import load_state
-from recipe.agpo.checkpoint import read_ledger
+from recipe.agpo.training.checkpoint import read_ledger
 from tests.realstack import stack
 
 STEPS = 6

@@ -6,7 +6,7 @@ from __future__ import annotations
 import ray
 
 from agpo_core import AllocationConfig
-from recipe.agpo.allocation import BoardActor
+from recipe.agpo.rollout.allocation_barrier import BoardActor
 
 PROMPTS = 2000
 

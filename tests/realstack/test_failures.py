@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 
 from agpo_core import load_state
-from recipe.agpo.checkpoint import read_ledger
-from recipe.agpo.cpu.processes import marked
+from recipe.agpo.processes import marked
+from recipe.agpo.training.checkpoint import read_ledger
 from tests.realstack import stack
 from tests.realstack.bad_reward import UP_FOR
 

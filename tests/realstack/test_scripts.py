@@ -10,8 +10,8 @@ import subprocess
 
 import pytest
 
-from recipe.agpo.checkpoint import read_ledger
-from recipe.agpo.cpu.processes import MARKER, end_marked, new_run_id
+from recipe.agpo.processes import MARKER, end_marked, new_run_id
+from recipe.agpo.training.checkpoint import read_ledger
 from tests.realstack import stack
 
 BUDGET = 2000

@@ -9,7 +9,7 @@ import math
 import pytest
 
 from agpo_core import StepSize, StepSizeConfig, load_state, next_step_size
-from recipe.agpo.checkpoint import read_ledger
+from recipe.agpo.training.checkpoint import read_ledger
 from tests.realstack import stack
 
 pytestmark = pytest.mark.xdist_group("training")  # one run for all of them
@@ -119,7 +119,7 @@ def test_nothing_is_left_running(run):
 
 
 def test_metrics_are_in_the_glossary(run):
-    from recipe.agpo.metrics import in_glossary
+    from recipe.agpo.training.metrics import in_glossary
 
     unknown = {k for data in run.steps().values() for k in data if k.startswith("agpo/") and not in_glossary(k)}
     assert not unknown

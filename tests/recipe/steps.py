@@ -12,8 +12,8 @@ import torch
 from tensordict import NonTensorStack, TensorDict
 
 from agpo_core import AGPOConfig, ControllerState, Resolved, resolve
-from recipe.agpo import rollout
-from recipe.agpo.groups import StepGroups, collect
+from recipe.agpo.columns import OUTCOME, PROBE, RECORD, REST, ROLE, SECONDS, STATUS, TAU, TOKENS, VOTE_KEY
+from recipe.agpo.training.batch import StepGroups, collect
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Row:
     session: int
     output: int = 0
     outcome: float = 1.0
-    role: str = rollout.REST
+    role: str = REST
     tau: float = 1.0
     vote_key: str = "5"
     status: str = "ok"
@@ -61,14 +61,14 @@ def table(rows: list[Row], entropy: bool = True) -> TensorDict:
     columns: dict[str, Any] = {
         "uid": NonTensorStack(*[r.uid for r in rows]),
         "response_mask": _nested([torch.full((w,), int(r.length > 0)) for r, w in zip(rows, width, strict=True)]),
-        rollout.ROLE: NonTensorStack(*[r.role for r in rows]),
-        rollout.VOTE_KEY: NonTensorStack(*[r.vote_key for r in rows]),
-        rollout.STATUS: NonTensorStack(*[r.status for r in rows]),
-        rollout.RECORD: NonTensorStack(*[r.record for r in rows]),
-        rollout.TAU: torch.tensor([r.tau for r in rows]),
-        rollout.OUTCOME: torch.tensor([r.outcome if r.status == "ok" else math.nan for r in rows]),
-        rollout.SECONDS: torch.tensor([r.seconds for r in rows]),
-        rollout.TOKENS: torch.tensor([r.length for r in rows]),
+        ROLE: NonTensorStack(*[r.role for r in rows]),
+        VOTE_KEY: NonTensorStack(*[r.vote_key for r in rows]),
+        STATUS: NonTensorStack(*[r.status for r in rows]),
+        RECORD: NonTensorStack(*[r.record for r in rows]),
+        TAU: torch.tensor([r.tau for r in rows]),
+        OUTCOME: torch.tensor([r.outcome if r.status == "ok" else math.nan for r in rows]),
+        SECONDS: torch.tensor([r.seconds for r in rows]),
+        TOKENS: torch.tensor([r.length for r in rows]),
     }
     if entropy:
         values = [torch.full((w,), r.entropy) for r, w in zip(rows, width, strict=True)]
@@ -97,12 +97,12 @@ def two_prompts() -> list[Row]:
     """Prompt a: probe 1, 0, rest 1, 1 at 1.1. Prompt b: all right, sampled at 0.9."""
     a, b = Row("a", 0), Row("b", 0, tau=0.9)
     return [
-        replace(a, role=rollout.PROBE),
-        replace(a, session=1, role=rollout.PROBE, outcome=0.0, vote_key="6"),
+        replace(a, role=PROBE),
+        replace(a, session=1, role=PROBE, outcome=0.0, vote_key="6"),
         replace(a, session=2, tau=1.1, record=record()),
         replace(a, session=3, tau=1.1, record=record(), length=5),
-        replace(b, role=rollout.PROBE, tau=1.0),
-        replace(b, session=1, role=rollout.PROBE, tau=1.0),
+        replace(b, role=PROBE, tau=1.0),
+        replace(b, session=1, role=PROBE, tau=1.0),
         replace(b, session=2, record=record(outcomes=[1.0, 1.0], tau=0.9, reason="cooled")),
         replace(b, session=3, record=record(outcomes=[1.0, 1.0], tau=0.9, reason="cooled")),
     ]

@@ -17,15 +17,11 @@ from verl.workers.utils.losses import ppo_loss
 
 from agpo_core import LossConfig
 from recipe.agpo import plugin  # noqa: F401 - registers the policy loss
-from recipe.agpo.actor_loss import (
+from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, GROUP, GROUP_WEIGHT, ROW_WEIGHT
+from recipe.agpo.training.actor_loss import (
     BASE_LOSS,
     BASE_LOSSES,
-    CLIP_HIGH,
-    CLIP_LOW,
-    GROUP,
-    GROUP_WEIGHT,
     METRIC_PREFIX,
-    ROW_WEIGHT,
     ActorLoss,
     agpo_policy_loss,
 )

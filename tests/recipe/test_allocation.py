@@ -9,7 +9,7 @@ import random
 import pytest
 
 from agpo_core import AllocationConfig, allocate
-from recipe.agpo.allocation import Board
+from recipe.agpo.rollout.allocation_barrier import Board
 
 CONFIG = AllocationConfig(enabled=True)
 PROBES = {"a": (0.0, 4), "b": (2.0, 4), "c": (4.0, 4), "d": (1.0, 3)}

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from agpo_core import AGPOConfig, ControllerState, StepSignals, StepSize, TokenLedger, update_state
-from recipe.agpo import checkpoint
-from recipe.agpo.checkpoint import DecisionLog, ResumeError, checkpoint_to_resume, read_ledger, read_state
+from agpo_core import ControllerState, StepSignals, StepSize, TokenLedger, update_state
+from recipe.agpo.settings import RunConfig
+from recipe.agpo.training import checkpoint
+from recipe.agpo.training.checkpoint import DecisionLog, ResumeError, checkpoint_to_resume, read_ledger, read_state
 from tests.recipe.steps import gather, two_prompts
 
 
 @pytest.fixture
 def state() -> ControllerState:
-    config = AGPOConfig()
+    config = RunConfig()
     signals = StepSignals(policy_entropy=1 / 3, step_kl=0.1 + 0.2, step_kl_k3=0.1 + 0.2)
     return update_state(gather(two_prompts()).stats, signals, ControllerState.initial(config), config)
 
@@ -30,7 +31,7 @@ def config(folder: Path, mode: str = "auto", path: str | None = None) -> Any:
 
 
 def test_state_and_ledger_come_back_exactly(tmp_path: Path, state: ControllerState) -> None:
-    agpo, ledger = AGPOConfig(), TokenLedger(10**15 + 1, 7, 5, 3, 1)
+    agpo, ledger = RunConfig(), TokenLedger(10**15 + 1, 7, 5, 3, 1)
     folder = tmp_path / "global_step_1"
     checkpoint.write_state(folder, state, agpo)
     checkpoint.write_ledger(folder, ledger)
@@ -90,36 +91,36 @@ def test_a_ledger_from_before_checksums_is_read(tmp_path: Path) -> None:
 
 def test_a_step_size_outside_its_bounds(tmp_path: Path, state: ControllerState) -> None:
     """Refused where the same settings cannot have led to it; brought within the bounds of others."""
-    agpo = AGPOConfig()
+    agpo = RunConfig()
     far = dataclasses.replace(state, step_size=StepSize(50.0, True))
     checkpoint.write_state(tmp_path, far, agpo)
     with pytest.raises(ResumeError, match=r"step_size.scale=50.0: must be within \[0.001, 1.0\]"):
         read_state(tmp_path, agpo)
     other = {"on_config_change": "keep", "clip": {"kl_target": 0.02}}
-    assert read_state(tmp_path, AGPOConfig.from_dict(other)).step_size == StepSize(1.0, True)
-    fixed = AGPOConfig.from_dict(other | {"step_size": {"enabled": False}})
+    assert read_state(tmp_path, RunConfig.from_dict(other)).step_size == StepSize(1.0, True)
+    fixed = RunConfig.from_dict(other | {"step_size": {"enabled": False}})
     assert read_state(tmp_path, fixed).step_size.scale == 1.0
 
 
 def test_on_config_change(tmp_path: Path, state: ControllerState) -> None:
-    checkpoint.write_state(tmp_path, state, AGPOConfig())
+    checkpoint.write_state(tmp_path, state, RunConfig())
     other = {"clip": {"kl_target": 0.02}}
     with pytest.raises(ResumeError, match="other algorithm.agpo settings"):
-        read_state(tmp_path, AGPOConfig.from_dict(other))
-    assert read_state(tmp_path, AGPOConfig.from_dict(other | {"on_config_change": "keep"})) == state
-    fresh = AGPOConfig.from_dict(other | {"on_config_change": "reset"})
+        read_state(tmp_path, RunConfig.from_dict(other))
+    assert read_state(tmp_path, RunConfig.from_dict(other | {"on_config_change": "keep"})) == state
+    fresh = RunConfig.from_dict(other | {"on_config_change": "reset"})
     assert read_state(tmp_path, fresh) == ControllerState.initial(fresh)
     # The switch itself, and what decides nothing, is no other config.
-    same = AGPOConfig.from_dict({"on_config_change": "keep", "decisions_file": False, "token_budget": 9})
-    assert same.fingerprint() == AGPOConfig().fingerprint()
+    same = RunConfig.from_dict({"on_config_change": "keep", "decisions_file": False, "token_budget": 9})
+    assert same.fingerprint() == RunConfig().fingerprint()
 
 
 def test_a_damaged_state_is_refused(tmp_path: Path, state: ControllerState) -> None:
-    checkpoint.write_state(tmp_path, state, AGPOConfig())
+    checkpoint.write_state(tmp_path, state, RunConfig())
     file = tmp_path / checkpoint.STATE_FILE
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ResumeError, match="Nothing was changed"):
-        read_state(tmp_path, AGPOConfig())
+        read_state(tmp_path, RunConfig())
 
 
 def test_which_checkpoint_verl_will_take(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from agpo_core import AGPOConfig, ControllerState, TokenLedger
-from recipe.agpo import checkpoint
-from recipe.agpo.checks import ConfigProblem, before_ray, find_problems, find_warnings
+from agpo_core import ControllerState, TokenLedger
+from recipe.agpo.preflight import ConfigProblem, before_ray, find_problems, find_warnings
+from recipe.agpo.settings import RunConfig
+from recipe.agpo.training import checkpoint
 
 Build = Callable[..., Any]
 
@@ -112,7 +113,7 @@ def test_another_verl_version_names_the_seams(good_config: Build, monkeypatch: p
     real = importlib.metadata.version
     fake = lambda name: "0.10.0" if name == "verl" else real(name)  # noqa: E731
     monkeypatch.setattr(importlib.metadata, "version", fake)
-    only(find_problems(good_config()), "verl 0.10.0", "verl==0.9.1", "verl_seams.py")
+    only(find_problems(good_config()), "verl 0.10.0", "verl==0.9.1", "verl_api")
 
 
 SEPARATE = (
@@ -328,7 +329,7 @@ def run_folder(tmp_path: Path) -> Path:
     """Output folder of a run that saved step 3 with the default config."""
     folder = tmp_path / "run"
     step = folder / "global_step_3"
-    checkpoint.write_state(step, ControllerState.initial(AGPOConfig()), AGPOConfig())
+    checkpoint.write_state(step, ControllerState.initial(RunConfig()), RunConfig())
     checkpoint.write_ledger(step, TokenLedger(generated=70))
     (step / "data.pt").write_bytes(b"")
     (folder / checkpoint.TRACKER_FILE).write_text("3")
@@ -401,7 +402,8 @@ def test_one_update_per_batch_warns(good_config: Build, capsys: pytest.CaptureFi
 
 
 def test_uncorrected_scoring_warns(good_config: Build) -> None:
-    only(find_warnings(good_config("+algorithm.agpo.logprob_temperature=uncorrected")), "logprob_temperature=uncorrected", "own")
+    warned = find_warnings(good_config("+algorithm.agpo.logprob_temperature=uncorrected"))
+    only(warned, "logprob_temperature=uncorrected", "own")
 
 
 # ---- verifiers ---------------------------------------------------------------------------------------
@@ -409,7 +411,7 @@ def test_uncorrected_scoring_warns(good_config: Build) -> None:
 
 def test_our_verifiers_are_tried_before_ray(good_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
-    monkeypatch.setattr("recipe.agpo.rewards.self_test.self_test", lambda kinds, runner: tried.append(kinds) or ["no"])
+    monkeypatch.setattr("recipe.agpo.preflight.rewards.self_test", lambda kinds, runner: tried.append(kinds) or ["no"])
     ours = ("reward.custom_reward_function.path=pkg://recipe.agpo.rewards",)
     problems = find_problems(good_config(*ours))
     assert [problem.split("=")[0] for problem in problems] == ["data.train_files", "data.val_files"]

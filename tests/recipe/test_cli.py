@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from agpo_core import AGPOConfig, iter_fields
+from agpo_core import PRESETS, iter_fields
+from agpo_core.config import RENAMED
 from recipe.agpo.cli import config as cli_config
 from recipe.agpo.cli import doctor, main
 from recipe.agpo.cli.doctor import FAIL, OK, WARN, Row
-from recipe.agpo.settings import agpo_config
+from recipe.agpo.settings import RunConfig, agpo_config
 from tests.recipe.conftest import ROOT, compose_verl
 
 # ---- agpo config -------------------------------------------------------------------------------------
@@ -34,7 +36,7 @@ def test_the_committed_file_is_what_the_generator_prints(capsys: pytest.CaptureF
 def test_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "--markdown", "--write", str(tmp_path / "docs" / "config.md")]) == 0
     lines = (tmp_path / "docs" / "config.md").read_text().splitlines()
-    keys = [key for key, *_ in iter_fields()]
+    keys = [key for key, *_ in iter_fields(RunConfig)]
     assert [line.split("`")[1] for line in lines[2:]] == keys
     assert all(line.replace("\\|", "").count("|") == 6 for line in lines)
 
@@ -43,14 +45,36 @@ def test_the_yaml_lists_every_key_with_a_comment_and_means_the_default() -> None
     text = cli_config.trainer_yaml()
     section = OmegaConf.create(text).algorithm
     listed = _leaves(OmegaConf.to_container(section.agpo))
-    assert list(listed) == [key for key, *_ in iter_fields()]
+    assert [key for key in listed if key not in RENAMED] == [key for key, *_ in iter_fields(RunConfig)]
     assert {k: v for k, v in listed.items() if v is not None} == {"preset": "agpo"}
-    assert agpo_config(OmegaConf.create({"algorithm": section})) == AGPOConfig()
+    assert agpo_config(OmegaConf.create({"algorithm": section})) == RunConfig()
     lines = text.splitlines()
-    for key in listed:
+    for key in listed.keys() - RENAMED.keys():
         name = key.rsplit(".", 1)[-1]
         places = [i for i, line in enumerate(lines) if line.strip() in (f"{name}: null", f"{name}: agpo")]
         assert places and all(lines[i - 1].strip().startswith("#") for i in places), key
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_the_values_of_a_preset(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--preset", preset]) == 0
+    section = OmegaConf.create(capsys.readouterr().out)
+    assert agpo_config(section) == RunConfig.from_preset(preset)
+    listed = _leaves(OmegaConf.to_container(section.algorithm.agpo))
+    assert list(listed) == [key for key, *_ in iter_fields(RunConfig)] and None not in listed.values()
+
+
+@pytest.mark.parametrize("old", sorted(RENAMED))
+def test_hydra_knows_the_old_names(old: str) -> None:
+    value = "corrected" if old == "scoring" else "0.4"
+    config = compose_verl(
+        "hydra.searchpath=[pkg://verl.trainer.config]",
+        f"algorithm.agpo.{old}={value}",
+        folder=cli_config.COMMITTED_FILE.parent,
+        name="agpo_trainer",
+    )
+    with pytest.warns(FutureWarning, match=f"{re.escape(old)} is now called {re.escape(RENAMED[old])}"):
+        assert agpo_config(config) != RunConfig()
 
 
 def test_hydra_composes_it_and_no_key_needs_a_plus() -> None:
@@ -78,7 +102,7 @@ def test_hydra_composes_it_and_no_key_needs_a_plus() -> None:
 
 def test_verls_own_config_accepts_our_section() -> None:
     config = compose_verl("algorithm.adv_estimator=agpo", "+algorithm.agpo.preset=reference")
-    assert agpo_config(config) == AGPOConfig.from_preset("reference")
+    assert agpo_config(config) == RunConfig.from_preset("reference")
 
 
 def test_our_entry_point_composes() -> None:
@@ -115,7 +139,7 @@ def test_versions() -> None:
     assert judge(None, purpose="maths", kind="gpu").status == WARN
     assert 'pip install "ray==2.60.0"' in judge(None, kind="gpu").fix
     other_verl = judge("2.61.0", name="verl")
-    assert other_verl.status == FAIL and "verl_seams.py" in other_verl.fix
+    assert other_verl.status == FAIL and "verl_api" in other_verl.fix
 
 
 def test_pins_have_one_source() -> None:
@@ -163,7 +187,7 @@ def test_registries_here_and_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None
 def test_verifier_and_vote_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.verifier_row().status == OK
     assert doctor.vote_key_row().status == OK
-    monkeypatch.setattr("recipe.agpo.scoring.fallback_vote_key", lambda text: "always")
+    monkeypatch.setattr("recipe.agpo.rollout.outcomes.fallback_vote_key", lambda text: "always")
     assert doctor.vote_key_row().status == FAIL
     monkeypatch.setattr("recipe.agpo.rewards.self_test.self_test", lambda kinds: ["verifier math: ..."])
     assert doctor.verifier_row().status == FAIL
@@ -222,7 +246,7 @@ def test_report_and_exit_code(
 
 
 def test_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong in ([], ["physician"], ["config", "--yaml", "--markdown"]):
+    for wrong in ([], ["physician"], ["config", "--yaml", "--markdown"], ["config", "--preset", "none"]):
         with pytest.raises(SystemExit) as caught:
             main(wrong)
         assert caught.value.code == 2

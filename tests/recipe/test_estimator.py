@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
-from recipe.agpo.estimator import RowContext, agpo_advantage, row_context
+from recipe.agpo.training.advantages import RowContext, agpo_advantage, row_context
 
 GRPO = OmegaConf.create({"agpo": {"preset": "grpo"}})
 

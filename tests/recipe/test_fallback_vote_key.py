@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.agpo.rewards.extract import MAX_ANSWER
-from recipe.agpo.scoring import fallback_vote_key
+from recipe.agpo.rollout.outcomes import fallback_vote_key
 
 
 @pytest.mark.parametrize(

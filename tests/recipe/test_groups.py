@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from agpo_core import AGPOConfig, ControllerState, RunningStat, StepSignals, update_state
-from recipe.agpo import rollout
-from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW
-from recipe.agpo.groups import clip_columns, merged
-from recipe.agpo.rollout import ProbeRecord, decide
-from recipe.agpo.scoring import Scored, failed
+from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, PROBE, ProbeRecord
+from recipe.agpo.rollout.outcomes import Scored, failed
+from recipe.agpo.rollout.probe import decide
+from recipe.agpo.training.batch import merged
+from recipe.agpo.training.decisions import clip_columns, decision_rows
 from tests.recipe.steps import Row, gather, record, settings, two_prompts
 
 PAD = Row("padabc", 0, outcome=0.3, padding=True, record=record(), length=1, entropy=9.0)
@@ -130,7 +130,7 @@ def test_padding_rows_take_part_in_nothing() -> None:
     columns = clip_columns(padded, state, config, settings(config))
     assert columns[CLIP_LOW][-1] == pytest.approx(0.2) and columns[CLIP_HIGH][-1] == pytest.approx(0.28)
     padded.clip_low, padded.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
-    assert [row["prompt"] for row in padded.decision_rows(1)] == ["a", "b"]
+    assert [row["prompt"] for row in decision_rows(padded, 1)] == ["a", "b"]
 
 
 def test_clip_columns_give_all_rows_of_a_prompt_its_ratio() -> None:
@@ -178,10 +178,10 @@ def test_a_row_without_a_token_is_not_valid() -> None:
 def test_outputs_of_one_session_count_once() -> None:
     """Three outputs of session 0, in any order; session 10 comes after session 2."""
     rows = [
-        Row("a", 0, output=2, role=rollout.PROBE),
-        Row("a", 0, output=0, role=rollout.PROBE),
-        Row("a", 0, output=1, role=rollout.PROBE),
-        Row("a", 10, outcome=0.0, role=rollout.PROBE),
+        Row("a", 0, output=2, role=PROBE),
+        Row("a", 0, output=0, role=PROBE),
+        Row("a", 0, output=1, role=PROBE),
+        Row("a", 10, outcome=0.0, role=PROBE),
     ]
     groups = gather(rows)
     assert groups.final == [True, False, False, True]
@@ -197,7 +197,7 @@ def test_decision_rows_are_json_and_say_everything() -> None:
     groups = gather(rows)
     columns = clip_columns(groups, ControllerState.initial(config), config, settings(config))
     groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
-    a, b = json.loads(json.dumps(groups.decision_rows(7), allow_nan=False))
+    a, b = json.loads(json.dumps(decision_rows(groups, 7), allow_nan=False))
     assert (a["step"], a["prompt"], a["tau"], a["tau_reason"]) == (7, "a", 1.1, "heated")
     assert (a["eps_low"], a["eps_high"], a["eps_reason"]) == (0.2, 0.28, "warmup")
     assert a["outcomes"] == [1.0, 0.0, 1.0, 1.0] and a["roles"] == ["probe", "probe", "rest", "rest"]
@@ -207,7 +207,7 @@ def test_decision_rows_are_json_and_say_everything() -> None:
 
 
 def test_without_clip_and_records() -> None:
-    (row,) = gather([Row("a", 0, tau=0.9), Row("a", 1, tau=0.9)]).decision_rows(1)
+    (row,) = decision_rows(gather([Row("a", 0, tau=0.9), Row("a", 1, tau=0.9)]), 1)
     assert (row["tau"], row["tau_reason"], row["eps_low"], row["eps_reason"]) == (0.9, "off", None, "off")
 
 

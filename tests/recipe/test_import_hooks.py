@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from recipe.agpo import import_hooks
-from recipe.agpo.import_hooks import on_import
+from recipe.agpo.verl_api import import_hooks
+from recipe.agpo.verl_api.import_hooks import on_import
 
 NAMES = ("agpo_hook_a", "agpo_hook_b", "agpo_hook_package", "agpo_hook_package.inner")
 

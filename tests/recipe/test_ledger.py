@@ -14,10 +14,11 @@ import ray
 from omegaconf import OmegaConf
 
 from agpo_core import TokenLedger
-from recipe.agpo import checkpoint
-from recipe.agpo.failures import CheckpointFailed, Diverged, WorkerLost
-from recipe.agpo.ledger import CountingWorker, LedgerMixin, ledger_metrics
-from recipe.agpo.verl_seams import SCHEDULE_POSITION
+from recipe.agpo.rollout.worker import CountingWorker
+from recipe.agpo.training import checkpoint
+from recipe.agpo.training.failures import CheckpointFailed, Diverged, WorkerLost
+from recipe.agpo.training.token_ledger import LedgerMixin, ledger_metrics
+from recipe.agpo.verl_api.updates import SCHEDULE_POSITION
 
 
 class Loop:

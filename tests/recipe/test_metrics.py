@@ -9,12 +9,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agpo_core import AGPOConfig, ControllerState, StepSignals, TokenLedger, update_state
-from recipe.agpo import scoring
-from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, METRIC_PREFIX
-from recipe.agpo.groups import StepGroups, clip_columns
-from recipe.agpo.ledger import ledger_metrics
-from recipe.agpo.metrics import GLOSSARY, in_glossary, pop_update_sums, step_metrics, update_shares
+from agpo_core import ControllerState, StepSignals, TokenLedger, update_state
+from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW
+from recipe.agpo.rewards.verdict import RESPONSE_STATUSES
+from recipe.agpo.settings import RunConfig
+from recipe.agpo.training.actor_loss import METRIC_PREFIX
+from recipe.agpo.training.batch import StepGroups
+from recipe.agpo.training.decisions import clip_columns
+from recipe.agpo.training.metrics import GLOSSARY, in_glossary, pop_update_sums, step_metrics, update_shares
+from recipe.agpo.training.token_ledger import ledger_metrics
 from tests.recipe.steps import Row, gather, record, settings, two_prompts
 
 SUMS = {
@@ -32,7 +35,7 @@ ADAPTIVE_LOSS = {f"{METRIC_PREFIX}{key}": v for key, v in
                  {"adaptive_rows": 8.0, "adaptive_weight_sum": 6.0, "floored_rows": 2.0}.items()}  # fmt: skip
 
 
-def clipped(groups: StepGroups, state: ControllerState, config: AGPOConfig) -> StepGroups:
+def clipped(groups: StepGroups, state: ControllerState, config: RunConfig) -> StepGroups:
     columns = clip_columns(groups, state, config, settings(config))
     groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
     return groups
@@ -40,7 +43,7 @@ def clipped(groups: StepGroups, state: ControllerState, config: AGPOConfig) -> S
 
 def full_step() -> dict[str, float]:
     """A step that logs everything: warm state, a failed row of each kind, a discarded probe, padding."""
-    config = AGPOConfig.from_dict(
+    config = RunConfig.from_dict(
         {"advantage": {"zero_variance": "mask"}, "length": {"weight": 0.1}, "allocation": {"enabled": True}}
     )
     state = ControllerState.initial(config)
@@ -49,7 +52,10 @@ def full_step() -> dict[str, float]:
     )
     rows = [
         *two_prompts(),
-        *(replace(Row("c", i), status=status) for i, status in enumerate(scoring.STATUSES[1:])),
+        *(
+            replace(Row("c", i), status=status)
+            for i, status in enumerate(RESPONSE_STATUSES[1:])
+        ),
         Row("d", 0, record=record(discarded=True, tokens=9, reason="at_max", tau=1.4), tau=1.4),
         Row("pad", 0, padding=True),
     ]
@@ -73,7 +79,7 @@ def test_every_logged_key_is_in_the_glossary_and_every_entry_is_logged() -> None
 
 def test_figures_of_a_hand_made_step() -> None:
     """a: outcomes 1, 0, 1, 1; b: all 1. 3 tokens a row, 5 in one."""
-    config, state = AGPOConfig(), ControllerState.initial(AGPOConfig())
+    config, state = RunConfig(), ControllerState.initial(RunConfig())
     groups = clipped(gather(two_prompts()), state, config)
     logged = step_metrics(groups, state, config)
     expected = {
@@ -98,7 +104,7 @@ def test_figures_of_a_hand_made_step() -> None:
 
 
 def test_discarded_probes_count_for_the_verifier_and_padding_does_not() -> None:
-    config = AGPOConfig.from_dict({"probe": {"reuse": False}})
+    config = RunConfig.from_dict({"probe": {"reuse": False}})
     probe = record(discarded=True, statuses=["ok", "timeout"], outcomes=[1.0, None])
     groups = gather([Row("a", 0, record=probe), Row("pad", 0, padding=True)], config)
     logged = step_metrics(groups, ControllerState.initial(config), config)
@@ -106,14 +112,14 @@ def test_discarded_probes_count_for_the_verifier_and_padding_does_not() -> None:
 
 
 def test_outputs_of_one_session_count_once() -> None:
-    config = AGPOConfig()
+    config = RunConfig()
     groups = gather([Row("a", 0, output=i) for i in range(3)])
     logged = step_metrics(groups, ControllerState.initial(config), config)
     assert logged["agpo/verifier/ok"] == 1.0
 
 
 def test_preset_grpo_logs_no_controller() -> None:
-    config = AGPOConfig.from_preset("grpo")
+    config = RunConfig.from_preset("grpo")
     groups = gather([Row("a", i, outcome=float(i)) for i in range(4)], config)
     logged = step_metrics(groups, ControllerState.initial(config), config)
     assert not [k for k in logged if k.startswith(("agpo/eps", "agpo/state", "agpo/signal/disp"))]
@@ -121,7 +127,7 @@ def test_preset_grpo_logs_no_controller() -> None:
 
 
 def test_a_step_in_which_everything_failed_still_logs() -> None:
-    config = AGPOConfig()
+    config = RunConfig()
     groups = gather([replace(r, status="timeout", record="") for r in two_prompts()])
     logged = step_metrics(groups, ControllerState.initial(config), config)
     assert (logged["agpo/verifier/timeout"], logged["agpo/verifier/ok"]) == (8.0, 0.0)
@@ -153,9 +159,9 @@ def test_what_masks_lengths_and_allocation_log() -> None:
     assert logged["agpo/masked_share"] == 0.0 and logged["agpo/length/part"] == pytest.approx(0.05)
     groups = gather(two_prompts())
     groups.masked = [i < 4 for i in range(8)]
-    config = AGPOConfig.from_dict({"advantage": {"zero_variance": "mask"}})
+    config = RunConfig.from_dict({"advantage": {"zero_variance": "mask"}})
     assert step_metrics(groups, ControllerState.initial(config), config)["agpo/masked_share"] == 0.5
     sizes = {key: logged[f"agpo/group_size/{key}"] for key in ("min", "max")}
     assert sizes == {"min": 1.0, "max": 4.0}
-    plain = step_metrics(groups, ControllerState.initial(AGPOConfig()), AGPOConfig())
+    plain = step_metrics(groups, ControllerState.initial(RunConfig()), RunConfig())
     assert not {key for key in plain if key.startswith(("agpo/masked", "agpo/length", "agpo/group_size", "agpo/loss"))}

@@ -43,8 +43,9 @@ from verl.trainer.ppo import core_algos
 registries = ["agpo" in core_algos.ADV_ESTIMATOR_REGISTRY, "agpo" in core_algos.POLICY_LOSS_REGISTRY]
 from verl.utils.config import validate_config
 from verl.trainer.ppo.v1 import get_trainer_cls, PPOTrainerSync
-import recipe.agpo.verl_seams as seams
-seams.install()  # twice is once
+from recipe.agpo.install import install
+from recipe.agpo.verl_api.patching import is_wrapped
+install()  # twice is once
 
 from omegaconf import OmegaConf
 built = []
@@ -60,16 +61,16 @@ def config(estimator):
     })
 grpo = config("grpo")
 get_trainer_cls("sync")(config=grpo)
-import recipe.agpo.trainer
+import recipe.agpo.training.trainer
 class Ours:
     def __init__(self, config): built.append("AGPOTrainer")
-recipe.agpo.trainer.agpo_trainer = lambda base: Ours
+recipe.agpo.training.trainer.agpo_trainer = lambda base: Ours
 agpo = config("agpo")
 get_trainer_cls("sync")(config=agpo)
 result = {
     "added": added,
     "registries": registries,
-    "wrapped": [validate_config._agpo, get_trainer_cls._agpo],
+    "wrapped": [is_wrapped(validate_config), is_wrapped(get_trainer_cls)],
     "built": built,
     "managers": [c.actor_rollout_ref.rollout.agent.agent_loop_manager_class for c in (grpo, agpo)],
     "others": sorted(core_algos.ADV_ESTIMATOR_REGISTRY),
@@ -81,7 +82,7 @@ result = {
     heavy = ("verl.trainer", "verl.workers", "vllm", "transformers.models", "agpo_core", "transfer_queue")
     assert [name for name in found["added"] if name.startswith(heavy)] == []
     assert found["built"] == ["Base", "AGPOTrainer"]
-    assert found["managers"] == [None, "recipe.agpo.rollout.AGPOAgentLoopManager"]
+    assert found["managers"] == [None, "recipe.agpo.rollout.manager.AGPOAgentLoopManager"]
     assert {"grpo", "gae", "rloo", "agpo"} <= set(found["others"])
 
 

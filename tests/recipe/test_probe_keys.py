@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 
-from recipe.agpo.probe_keys import ProbeKeys
+from recipe.agpo.rollout.vote_keys import ProbeKeys
 
 ROOTS = {"x:\\sqrt{8}": "x:2\\sqrt{2}", "x:2\\sqrt{2}": "x:2\\sqrt{2}"}
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from recipe.agpo.verl_seams import order_rows
+from recipe.agpo.verl_api.row_order import order_rows
 
 
 class Batch(SimpleNamespace):

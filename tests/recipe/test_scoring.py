@@ -11,9 +11,8 @@ import numpy
 import pytest
 import torch
 
-from recipe.agpo import scoring
-from recipe.agpo.rewards.verdict import JUDGED, OK, TIMEOUT, UNJUDGED
-from recipe.agpo.scoring import Scored, failed, judge
+from recipe.agpo.rewards.verdict import JUDGED, NON_FINITE, NOT_A_NUMBER, OK, TIMEOUT, UNJUDGED
+from recipe.agpo.rollout.outcomes import Scored, failed, judge
 
 
 def verdict(reward: Any, info: dict[str, Any] | None = None, response: str = "#### 5", **keys: Any) -> Scored:
@@ -35,7 +34,7 @@ def test_every_kind_of_number_counts(reward: Any) -> None:
 )
 def test_what_is_not_a_number(reward: Any) -> None:
     scored = verdict(reward)
-    assert (scored.status, scored.valid, scored.reward) == (scoring.NOT_A_NUMBER, False, 0.0)
+    assert (scored.status, scored.valid, scored.reward) == (NOT_A_NUMBER, False, 0.0)
     assert math.isnan(scored.outcome)
     assert type(reward).__name__ in scored.detail
 
@@ -43,7 +42,7 @@ def test_what_is_not_a_number(reward: Any) -> None:
 @pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf, numpy.float64("nan"), torch.tensor(math.inf)])
 def test_what_is_not_finite(reward: Any) -> None:
     scored = verdict(reward)
-    assert (scored.status, scored.reward, scored.vote_key) == (scoring.NON_FINITE, 0.0, "")
+    assert (scored.status, scored.reward, scored.vote_key) == (NON_FINITE, 0.0, "")
     assert math.isnan(scored.outcome)
 
 
@@ -61,7 +60,7 @@ def test_where_the_outcome_comes_from() -> None:
     assert verdict(0.5, {"acc": 1.0}, outcome_key="right").outcome == 0.5
 
 
-@pytest.mark.parametrize(("value", "status"), [("yes", scoring.NOT_A_NUMBER), (math.nan, scoring.NON_FINITE)])
+@pytest.mark.parametrize(("value", "status"), [("yes", NOT_A_NUMBER), (math.nan, NON_FINITE)])
 def test_a_bad_outcome_spoils_a_good_reward(value: Any, status: str) -> None:
     scored = verdict(1.0, {"acc": value})
     assert (scored.status, scored.reward) == (status, 0.0)

@@ -181,10 +181,15 @@ def test_verl(tmp_path: Path) -> None:
     from verl.workers.config import ActorConfig
     from verl.workers.config.actor import PolicyLossConfig
 
-    from recipe.agpo import checkpoint, rollout, scoring
-    from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, agpo_policy_loss
-    from recipe.agpo.estimator import agpo_advantage
-    from recipe.agpo.groups import StepGroups, clip_columns
+    from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, PROBE
+    from recipe.agpo.rollout import outcomes as scoring
+    from recipe.agpo.rollout.probe import decide
+    from recipe.agpo.settings import RunConfig
+    from recipe.agpo.training import checkpoint
+    from recipe.agpo.training.actor_loss import agpo_policy_loss
+    from recipe.agpo.training.advantages import agpo_advantage
+    from recipe.agpo.training.batch import StepGroups
+    from recipe.agpo.training.decisions import clip_columns
     from tests.recipe.steps import Row, gather, settings
 
     def scored(outcome: float, key: str | None) -> scoring.Scored:
@@ -196,12 +201,12 @@ def test_verl(tmp_path: Path) -> None:
         outcomes: Outcomes, keys: Keys, state: ControllerState, config: AGPOConfig, base: float
     ) -> list[float]:
         groups = [[scored(*pair) for pair in zip(*group, strict=True)] for group in zip(outcomes, keys, strict=True)]
-        return [rollout.decide(group, 0, state, config, base).tau for group in groups]
+        return [decide(group, 0, state, config, base).tau for group in groups]
 
     def groups_of(outcomes: Outcomes, keys: Keys, signals: StepSignals, config: AGPOConfig) -> StepGroups:
         rows = [
             Row(
-                uid=f"{p:03d}", session=g, outcome=outcomes[p][g], vote_key=keys[p][g] or "", role=rollout.PROBE,
+                uid=f"{p:03d}", session=g, outcome=outcomes[p][g], vote_key=keys[p][g] or "", role=PROBE,
                 status="timeout" if math.isnan(outcomes[p][g]) else "ok", entropy=signals.policy_entropy or 0.0,
             )
             for p in range(len(outcomes)) for g in range(len(outcomes[p]))
@@ -223,8 +228,8 @@ def test_verl(tmp_path: Path) -> None:
         return update_state(groups.stats, groups.signals(signals.step_kl, signals.step_kl_k3), state, config)
 
     def round_trip(state: ControllerState) -> ControllerState:
-        checkpoint.write_state(tmp_path, state, AGPOConfig())
-        return checkpoint.read_state(tmp_path, AGPOConfig())
+        checkpoint.write_state(tmp_path, state, RunConfig())
+        return checkpoint.read_state(tmp_path, RunConfig())
 
     def advantages(rewards: torch.Tensor, index: list[str]) -> torch.Tensor:
         column = rewards.unsqueeze(-1)

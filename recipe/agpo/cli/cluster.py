@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.cli.doctor import DISTRIBUTION, FAIL, OK, RAY_TIMEOUT_S, Row
+from recipe.agpo.cli.rows import DISTRIBUTION, FAIL, OK, RAY_TIMEOUT_S, Row
 
 CONNECT_TIMEOUT_S = 5.0
 SAME_EVERYWHERE = (DISTRIBUTION, "verl", "torch", "ray")

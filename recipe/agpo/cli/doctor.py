@@ -16,13 +16,14 @@ import tomllib
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-DISTRIBUTION = "agpo-verl"
+from recipe.agpo.cli.cluster import cluster_rows
+from recipe.agpo.cli.rows import DISTRIBUTION, FAIL, OK, RAY_TIMEOUT_S, WARN, Row, table
+
 PYTHON_RANGE = ((3, 11), (3, 13))
-OK, WARN, FAIL = "ok", "warn", "FAIL"
 # Package -> what it is needed for; None in place of it: training cannot start without the package.
 PACKAGES: dict[str, str | None] = {
     "verl": None,
@@ -34,26 +35,8 @@ PACKAGES: dict[str, str | None] = {
     "tensordict": None,
     "math-verify": "rewards of mathematics data sets",
 }
-RAY_TIMEOUT_S = 120.0  # a worker imports verl: seconds on an idle machine, a minute on a busy one
 DISK_GIB, SHM_GIB, MEMORY_GIB, CORES = 20.0, 2.0, 8.0, 2
 REPOSITORY = Path(__file__).parents[3]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the report.
-
-    Attributes:
-        check: what was looked at.
-        status: ``ok``; ``warn``: training can start, something is not as tested; ``FAIL``: it cannot.
-        found: what is there.
-        fix: what to do about it, empty if nothing.
-    """
-
-    check: str
-    status: str
-    found: str
-    fix: str = ""
 
 
 def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: Path | None = None) -> int:
@@ -63,8 +46,6 @@ def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: 
     started = time.monotonic()
     rows = list(_rows(ray and ranks is None))
     if ranks is not None:
-        from recipe.agpo.cli.cluster import cluster_rows
-
         rows += cluster_rows(ranks, folder)
     print(table(rows))
     failures = sum(row.status == FAIL for row in rows)
@@ -73,17 +54,6 @@ def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: 
     if json_path is not None:
         json_path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
     return 1 if failures else 0
-
-
-def table(rows: list[Row]) -> str:
-    """The rows as aligned text; the fix stands under its row."""
-    width = max((len(row.check) for row in rows), default=0)
-    lines = []
-    for row in rows:
-        lines.append(f"{row.status:<4}  {row.check:<{width}}  {row.found}")
-        if row.fix:
-            lines.append(f"{'':<4}  {'':<{width}}  -> {row.fix}")
-    return "\n".join(lines)
 
 
 def _rows(ray: bool) -> Iterator[Row]:
@@ -166,7 +136,7 @@ def version_row(
         fix = install if purpose is None else f"{install}; needed for {purpose}"
         return Row(name, FAIL if purpose is None else WARN, "not installed", fix)
     if name == "verl" and tested is not None and installed != tested:
-        fix = f"{install}: recipe/agpo/verl_seams.py names the internals of verl {tested}"
+        fix = f"{install}: recipe/agpo/verl_api names the internals of verl {tested}"
         return Row(name, FAIL, f"{installed}, tested with {tested}", fix)
     if allowed and not _meets(installed, allowed):
         return Row(name, FAIL, f"{installed}, verl allows {allowed}", install)
@@ -283,14 +253,15 @@ def registry_row() -> Row:
     from verl.trainer.ppo import core_algos, v1
     from verl.utils import config as utils_config
 
-    from recipe.agpo.actor_loss import agpo_policy_loss
-    from recipe.agpo.estimator import agpo_advantage
+    from recipe.agpo.training.actor_loss import agpo_policy_loss
+    from recipe.agpo.training.advantages import agpo_advantage
+    from recipe.agpo.verl_api.patching import is_wrapped
 
     found = {
         "estimator": core_algos.get_adv_estimator_fn("agpo") is agpo_advantage,
         "policy loss": core_algos.get_policy_loss_fn("agpo") is agpo_policy_loss,
-        "trainer": getattr(v1.get_trainer_cls, "_agpo", False),
-        "checks": getattr(utils_config.validate_config, "_agpo", False),
+        "trainer": is_wrapped(v1.get_trainer_cls),
+        "checks": is_wrapped(utils_config.validate_config),
     }
     lost = [name for name, there in found.items() if not there]
     if lost:
@@ -379,12 +350,12 @@ def sandbox_row() -> Row:
 
 def vote_key_row() -> Row:
     """Equal answers in other spellings share a vote key, different ones do not."""
-    from recipe.agpo.scoring import fallback_vote_key
+    from recipe.agpo.rollout.outcomes import fallback_vote_key
 
     equal = (r"so \boxed{\frac{1}{2}}", "#### 0.50", "The answer is 1/2.", "50%")
     keys = {fallback_vote_key(text) for text in equal}
     if len(keys) != 1 or fallback_vote_key("#### 2") in keys:
-        return Row("vote keys", FAIL, f"{equal} got {sorted(keys)}", "recipe/agpo/scoring.py is broken")
+        return Row("vote keys", FAIL, f"{equal} got {sorted(keys)}", "recipe/agpo/rollout/outcomes.py is broken")
     return Row("vote keys", OK, "equal answers share a key")
 
 

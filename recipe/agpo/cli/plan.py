@@ -21,9 +21,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0, 1 with ``--strict`` and a problem, 2 if there is nothing to plan."""
     logging.disable(logging.WARNING)
-    from recipe.agpo.checks import find_problems, find_warnings
     from recipe.agpo.plan import screen
     from recipe.agpo.plan.compose import PlanError, compose, differences
+    from recipe.agpo.preflight import find_problems, find_warnings
 
     target, overrides = arguments.target, list(arguments.overrides)
     if arguments.config_name:

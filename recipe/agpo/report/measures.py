@@ -11,8 +11,7 @@ from typing import Any
 
 from recipe.agpo.report.jsonl import finite
 from recipe.agpo.report.read import TOKENS, Record, Run
-from recipe.agpo.rewards.verdict import JUDGED, NO_ANSWER
-from recipe.agpo.scoring import STATUSES
+from recipe.agpo.rewards.verdict import JUDGED, NO_ANSWER, RESPONSE_STATUSES
 from recipe.agpo.settings import RunConfig
 
 SHARE, LEAST = 5, 5
@@ -97,7 +96,7 @@ def accuracy_lost(run: Run) -> float | None:
 
 def unjudged(run: Run) -> float | None:
     """Share of recent responses that no verifier could judge."""
-    return _share(recent(run), "agpo/verifier/", *(status for status in STATUSES if status not in JUDGED))
+    return _share(recent(run), "agpo/verifier/", *(status for status in RESPONSE_STATUSES if status not in JUDGED))
 
 
 def no_answer(run: Run) -> float | None:
@@ -187,7 +186,7 @@ def _sum(*values: float | None) -> float | None:
 
 
 def _counts(data: Mapping[str, Any], prefix: str, *names: str) -> float:
-    wanted = names or STATUSES
+    wanted = names or RESPONSE_STATUSES
     return sum(finite(data.get(prefix + name)) or 0.0 for name in wanted)
 
 

@@ -11,7 +11,7 @@ from recipe.agpo.report import measures
 from recipe.agpo.report.charts import Axis, Guide, empty_panel, histogram_panel, line_panel, stack_panel
 from recipe.agpo.report.curves import Curve, Point, over, plain, spread, stacked
 from recipe.agpo.report.read import Run
-from recipe.agpo.scoring import STATUSES
+from recipe.agpo.rewards.verdict import RESPONSE_STATUSES
 from recipe.agpo.settings import RunConfig
 
 COLOURS = 6  # runs beyond them repeat colours, dashed
@@ -21,7 +21,7 @@ OUR_LOG = "this run has no metrics under agpo/"
 
 # One colour each, the same in every panel; k0 to k10 in style.css.
 REASONS: Mapping[str, str] = {reason.label: f"k{int(reason)}" for reason in Reason}
-VERDICTS: Mapping[str, str] = {status: f"v{i}" for i, status in enumerate(STATUSES)}
+VERDICTS: Mapping[str, str] = {status: f"v{i}" for i, status in enumerate(RESPONSE_STATUSES)}
 TOKENS: Mapping[str, str] = {"rest": "t0", "probe": "t1", "discarded": "t2", "validation": "t3"}
 SOLVED: Mapping[str, str] = {"never": "t2", "sometimes": "t0", "always": "t1"}
 
@@ -250,7 +250,7 @@ def _verifier(frame: Frame) -> Section:
     shared = [frame.panel("Slowest verdict", "seconds", "agpo/verifier/seconds_max", from_zero=True)]
     by_run = []
     for run in frame.runs:
-        counts = {status: dict(run.series(f"agpo/verifier/{status}")) for status in STATUSES}
+        counts = {status: dict(run.series(f"agpo/verifier/{status}")) for status in RESPONSE_STATUSES}
         statuses = stacked([float(step) for step, _ in run.training], counts, share=True)
         by_run.append(
             [

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.checkpoint import DECISIONS_FILE, LEDGER_FILE, STATE_FILE
 from recipe.agpo.report.decisions import Decisions
 from recipe.agpo.report.jsonl import FileNote, finite, read_lines, step_of
 from recipe.agpo.report.samples import Sample, read_samples
 from recipe.agpo.settings import RunConfig
+from recipe.agpo.training.checkpoint import DECISIONS_FILE, LEDGER_FILE, STATE_FILE
 
 Record = tuple[int, Mapping[str, Any]]
 Series = list[tuple[float, float]]

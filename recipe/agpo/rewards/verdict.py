@@ -25,6 +25,9 @@ BAD_GOLD = "bad_gold"  # the reference answer cannot be judged against
 JUDGED = (OK, NO_ANSWER, LIMIT)
 UNJUDGED = (TIMEOUT, CRASHED, RAISED, BAD_GOLD)
 STATUSES = JUDGED + UNJUDGED
+# What a reward function of somebody else returned cannot be used.
+NOT_A_NUMBER, NON_FINITE = "not_a_number", "non_finite"
+RESPONSE_STATUSES = (*STATUSES, NOT_A_NUMBER, NON_FINITE)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,7 @@ from recipe.agpo.rewards import verdict
 from recipe.agpo.rewards.canonical import canonical
 from recipe.agpo.rewards.extract import final_answer, last_line
 from recipe.agpo.rewards.text import plain
-from recipe.agpo.rewards.verdict import OK
-
-NOT_A_NUMBER, NON_FINITE = "not_a_number", "non_finite"
-STATUSES = (*verdict.STATUSES, NOT_A_NUMBER, NON_FINITE)
+from recipe.agpo.rewards.verdict import NON_FINITE, NOT_A_NUMBER, OK
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Scored:
         reward: the shaped reward that trains, 0.0 if not valid.
         outcome: the verifier's outcome that the controllers read, NaN if not valid.
         vote_key: canonical answer, ``""`` if unparseable.
-        status: one of ``STATUSES``; a reward function's own words that are not among them count as ``ok``.
+        status: one of ``verdict.RESPONSE_STATUSES``; other words of a reward function count as ``ok``.
         detail: for the log: the exception or the value that was not a number.
     """
 

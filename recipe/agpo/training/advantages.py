@@ -16,9 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from agpo_core import ResponseAdvantages, response_advantages
 from recipe.agpo.settings import RunConfig, agpo_config
+from recipe.agpo.verl_api import losses
 
 
 @dataclass
@@ -146,12 +148,10 @@ def _verl_grpo(
     rewards: torch.Tensor, index: Sequence[Any], counted: torch.Tensor, *, normalise: bool
 ) -> torch.Tensor:
     """With all controllers off: verl's own estimator on the rows that count, for the same bits."""
-    from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
-
     rows = counted.nonzero().flatten()
     kept = rewards[rows].unsqueeze(-1)
     names = [index[i] for i in rows.tolist()]
-    advantages, _ = compute_grpo_outcome_advantage(
+    advantages, _ = losses.compute_grpo_outcome_advantage(
         kept, torch.ones_like(kept), names, norm_adv_by_std_in_grpo=normalise  # type: ignore[arg-type]
     )
     per_row = torch.zeros_like(rewards)
@@ -160,8 +160,6 @@ def _verl_grpo(
 
 
 def _settings(config: Any) -> RunConfig:
-    from omegaconf import OmegaConf
-
     if config is None:
         return RunConfig()
     return agpo_config(OmegaConf.create({"algorithm": {"agpo": config.get("agpo", None) or {}}}))

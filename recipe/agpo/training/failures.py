@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo.training.checkpoint import TRACKER_FILE
+
 NONFINITE_STEPS = 3
 GRADIENT = "actor/grad_norm"
 
@@ -69,8 +71,6 @@ class GradientWatch:
 
 def resume_words(root: Path) -> str:
     """What the same command would do after an error."""
-    from recipe.agpo.checkpoint import TRACKER_FILE
-
     tracker = root / TRACKER_FILE
     step = tracker.read_text(errors="replace").strip() if tracker.is_file() else ""
     if not step.isdigit():

@@ -6,7 +6,7 @@ leave them, their workers and vLLM's servers behind, holding memory. Each run th
 its own in its environment, `AGPO_RUN_ID`, which every process below it inherits; whatever carries it belongs
 to the run, and nothing else does.
 
-    python -m recipe.agpo.cpu.processes COMMAND ...    # runs COMMAND so
+    python -m recipe.agpo.processes COMMAND ...    # runs COMMAND so
 """
 
 import os
@@ -124,5 +124,5 @@ def run_marked(
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
-        raise SystemExit("usage: python -m recipe.agpo.cpu.processes COMMAND [ARGUMENT ...]")
+        raise SystemExit("usage: python -m recipe.agpo.processes COMMAND [ARGUMENT ...]")
     raise SystemExit(run_marked(sys.argv[1:]))

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from agpo_core import ControllerState, Reason
-from recipe.agpo.groups import StepGroups
-from recipe.agpo.scoring import OK, STATUSES
+from recipe.agpo.rewards.verdict import OK, RESPONSE_STATUSES
 from recipe.agpo.settings import RunConfig
+from recipe.agpo.training.batch import StepGroups
 
 _SIGNALS = ("dispersion", "skewness", "vote_entropy")
 GLOSSARY: dict[str, str] = {
@@ -48,7 +48,7 @@ GLOSSARY: dict[str, str] = {
     "agpo/tokens/{generated,probe,discarded,validation}_cumulative": "the same since the run began, over restarts",
     "agpo/tokens/budget_left": "generated tokens left of algorithm.agpo.token_budget",
     "agpo/verifier/seconds_{mean,max}": "seconds from handing a response to the verifier to its verdict",
-    "agpo/verifier/<status>": f"responses by verifier status ({', '.join(STATUSES)})",
+    "agpo/verifier/<status>": f"responses by verifier status ({', '.join(RESPONSE_STATUSES)})",
     "agpo/rollout/lost_sessions_cumulative": "sessions lost in the rollout since the start of the run",
     "agpo/overhead_s": "seconds that AGPO itself took in the driver for this step's metrics and state",
 }
@@ -104,7 +104,7 @@ def step_metrics(
     for record in groups.records:
         if record is not None and record.discarded:
             counts.update(record.statuses)
-    for status in STATUSES:
+    for status in RESPONSE_STATUSES:
         if counts[status] or status == OK:
             out[f"agpo/verifier/{status}"] = float(counts[status])
     return out
@@ -175,7 +175,7 @@ def glossary_markdown() -> str:
     """``docs/metrics.md``."""
     head = (
         "# Metrics\n\n"
-        "Every key that AGPO logs, beside verl's own. Generated from `recipe/agpo/metrics.py` (`GLOSSARY`).\n"
+        "Every key that AGPO logs, beside verl's own. Generated from `recipe/agpo/training/metrics.py` (`GLOSSARY`).\n"
         "`{a,b}` stands for one key each, `<x>` for a name. Decisions per prompt are in\n"
         "`agpo_decisions.jsonl` in the checkpoint folder.\n\n"
         "| key | meaning |\n|---|---|\n"

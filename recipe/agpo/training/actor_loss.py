@@ -15,14 +15,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf, open_dict
 
 from agpo_core import LossConfig, adaptive_weights, clipped_surrogate, group_losses
+from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, GROUP, GROUP_WEIGHT, ROW_WEIGHT
+from recipe.agpo.verl_api import losses
+from recipe.agpo.verl_api.configs import as_dataclass
 
 BASE_LOSSES = ("vanilla", "gspo", "cispo")
 BASE_LOSS = "agpo_base_loss"
-CLIP_LOW, CLIP_HIGH, ROW_WEIGHT, GROUP = "agpo_clip_low", "agpo_clip_high", "agpo_row_weight", "agpo_group"
-GROUP_WEIGHT = "agpo_group_weight"
 METRIC_PREFIX = "actor/agpo/"
+
+
+def actor_loss_config(config: Any) -> Any:
+    """The actor config for our loss: verl's policy loss replaced by ours, which remembers which one it was."""
+    actor = OmegaConf.create(OmegaConf.to_container(config.actor_rollout_ref.actor, resolve=True))
+    base = actor.policy_loss.get("loss_mode", "vanilla")
+    if base in BASE_LOSSES:
+        with open_dict(actor):
+            actor.policy_loss.loss_mode = "agpo"
+    made = as_dataclass(actor)
+    if base in BASE_LOSSES and base != "vanilla":
+        # ActorConfig freezes its fields; this is the worker's own copy.
+        object.__setattr__(made, BASE_LOSS, base)
+    return made
 
 
 @dataclass(frozen=True)
@@ -46,9 +62,7 @@ class ActorLoss:
                 ``agpo_row_weight``, ``agpo_group_weight``, all ``[B]``.
             dp_group: data-parallel group, passed on.
         """
-        from verl.workers.utils.losses import ppo_loss
-
-        loss, metrics = ppo_loss(
+        loss, metrics = losses.ppo_loss(
             config=self._with_columns(data), model_output=model_output, data=data, dp_group=dp_group
         )
         return loss, _with_sums(metrics)
@@ -95,10 +109,8 @@ class ActorLoss:
 
     def _group_losses(self, model_output: Any, data: Any, groups: int) -> torch.Tensor:
         """Numerators and denominators of the groups' policy losses over one micro-batch, ``[groups, 2]``."""
-        from verl.workers.utils.losses import no_padding_2_padding
-
         config = self._with_columns(data)
-        log_prob = no_padding_2_padding(model_output["log_probs"], data)
+        log_prob = losses.no_padding_2_padding(model_output["log_probs"], data)
         rows = data.select("response_mask", "old_log_probs", "advantages").to_padded_tensor()
         low, high = _clip_ratios(config)
         out = clipped_surrogate(
@@ -124,8 +136,6 @@ def agpo_policy_loss(
     the loss adaptive. Both scale advantages: every one of these losses is proportional to them. ``agpo_base_loss``
     names another loss of ``BASE_LOSSES``.
     """
-    from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn
-
     group_weight = getattr(config, GROUP_WEIGHT, None)
     for weight in (getattr(config, ROW_WEIGHT, None), group_weight):
         if weight is not None:  # a weight of 1 changes no bit
@@ -154,12 +164,12 @@ def agpo_policy_loss(
     base = getattr(config, BASE_LOSS, "vanilla")
     if base != "vanilla":
         # They clip another ratio, or clip it otherwise: verl's own clip fraction is the one to read.
-        loss, metrics = get_policy_loss_fn(base)(
+        loss, metrics = losses.get_policy_loss_fn(base)(
             old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights
         )
         own = {}
     else:
-        loss = agg_loss(
+        loss = losses.agg_loss(
             loss_mat=out.loss_BT, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info
         )
         metrics = {}
@@ -204,10 +214,7 @@ def _all_reduce(values: torch.Tensor, group: Any, maximum: bool = False) -> None
 
 def _with_sums(metrics: dict[str, Any]) -> dict[str, Any]:
     """Our token counts and sums add up over micro-batches; verl would average them."""
-    from verl.utils.metric import AggregationType, Metric
-
     for key, value in metrics.items():
         if key.startswith(METRIC_PREFIX):
-            metrics[key] = Metric(AggregationType.SUM)
-            metrics[key].extend(value.values)
+            metrics[key] = losses.summed(value.values)
     return metrics

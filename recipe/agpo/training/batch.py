@@ -12,24 +12,17 @@ import torch
 
 from agpo_core import (
     AGPOConfig,
-    ControllerState,
     ProbeStats,
-    Reason,
-    Resolved,
     StepSignals,
-    decide_clip,
     merge_stats,
     probe_statistics,
     vote_classes,
 )
-from recipe.agpo import rollout
-from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW
+from recipe.agpo.columns import OUTCOME, PROBE, RECORD, ROLE, SECONDS, STATUS, TAU, TOKENS, VOTE_KEY, ProbeRecord
 from recipe.agpo.rewards.verdict import JUDGED
-from recipe.agpo.rollout import PROBE, ProbeRecord
-from recipe.agpo.verl_seams import session_key
+from recipe.agpo.verl_api.agent_loop import session_key
 
 SIGNIFICANT_DIGITS = 6
-
 
 
 @dataclass
@@ -39,7 +32,7 @@ class StepGroups:
     Attributes:
         prompts: uid of each prompt.
         prompt_of_row: index into ``prompts``; -1 for verl's padding rows.
-        sessions, final, valid: as in ``estimator.RowContext``.
+        sessions, final, valid: as in ``advantages.RowContext``.
         tau: temperature that each row was sampled at, ``[B]``.
         outcomes: outcome of each row, NaN where not valid, ``[B]``.
         roles, statuses, vote_keys: per row.
@@ -108,40 +101,6 @@ class StepGroups:
             policy_entropy_P=self.policy_entropy_P,
         )
 
-    def decision_rows(self, step: int) -> list[dict[str, Any]]:
-        """One JSON-ready object per prompt for the decisions file."""
-        by_prompt: list[list[int]] = [[] for _ in self.prompts]
-        for i, p in enumerate(self.prompt_of_row):
-            if p >= 0 and self.final[i]:
-                by_prompt[p].append(i)
-        rows = []
-        for p, uid in enumerate(self.prompts):
-            members, record = by_prompt[p], self.records[p]
-            first = members[0]
-            rows.append(
-                {
-                    "step": step,
-                    "prompt": uid,
-                    "tau": record.tau if record else _plain(self.tau[first]),
-                    "tau_reason": record.reason if record else Reason.OFF.label,
-                    "eps_low": None if self.clip_low is None else _plain(self.clip_low[first]),
-                    "eps_high": None if self.clip_high is None else _plain(self.clip_high[first]),
-                    "eps_reason": self.clip_reason[p] if self.clip_reason else Reason.OFF.label,
-                    "probe_dispersion": _plain(self.stats.dispersion[p]),
-                    "probe_skewness": _plain(self.stats.skewness[p]),
-                    "probe_vote_entropy": _plain(self.stats.vote_entropy[p]),
-                    "uncertainty": record.uncertainty if record else None,
-                    "centred": record.centred if record else None,
-                    "outcomes": [_plain(self.outcomes[i]) for i in members],
-                    "roles": [self.roles[i] for i in members],
-                    "statuses": [self.statuses[i] for i in members],
-                    "vote_keys": [self.vote_keys[i] for i in members],
-                    "tokens": [int(self.tokens[i]) for i in members],
-                }
-                | ({"length": [_plain(self.length[i]) for i in members]} if bool(self.length.any()) else {})
-            )
-        return rows
-
 
 def collect(
     keys: Sequence[str],
@@ -168,18 +127,18 @@ def collect(
         if session not in last or output > parsed[last[session]][2]:
             last[session] = i
     final = [last[session] == i for i, session in enumerate(sessions)]
-    statuses = [str(s) for s in _column(data, rollout.STATUS)]
+    statuses = [str(s) for s in _column(data, STATUS)]
     mask = _padded(data["response_mask"]).bool()
-    outcomes = data[rollout.OUTCOME].double()
+    outcomes = data[OUTCOME].double()
     has_tokens = mask.any(dim=-1).tolist()
     valid = [
         status in JUDGED and not pad and tokens
         for status, pad, tokens in zip(statuses, padding, has_tokens, strict=True)
     ]
-    roles = [str(r) for r in _column(data, rollout.ROLE)]
-    vote_keys = [str(k) for k in _column(data, rollout.VOTE_KEY)]
+    roles = [str(r) for r in _column(data, ROLE)]
+    vote_keys = [str(k) for k in _column(data, VOTE_KEY)]
     records: list[ProbeRecord | None] = [None] * len(prompts)
-    for i, text in enumerate(_column(data, rollout.RECORD)):
+    for i, text in enumerate(_column(data, RECORD)):
         if text and prompt_of_row[i] >= 0:
             records[prompt_of_row[i]] = ProbeRecord.from_json(str(text))
 
@@ -199,15 +158,15 @@ def collect(
         sessions=sessions,
         final=final,
         valid=valid,
-        tau=data[rollout.TAU].double(),
+        tau=data[TAU].double(),
         outcomes=outcomes,
         roles=roles,
         statuses=["padding" if pad else s for s, pad in zip(statuses, padding, strict=True)],
         vote_keys=vote_keys,
         # Every output of a session carries the session's sum.
         row_tokens=mask.sum(dim=-1),
-        tokens=torch.where(torch.tensor(final) & ~torch.tensor(padding), data[rollout.TOKENS], 0),
-        seconds=data[rollout.SECONDS].double(),
+        tokens=torch.where(torch.tensor(final) & ~torch.tensor(padding), data[TOKENS], 0),
+        seconds=data[SECONDS].double(),
         records=records,
         stats=_probe_stats(probes, config),
         policy_entropy=entropy,
@@ -266,23 +225,6 @@ def merged(parts: Sequence[StepGroups]) -> StepGroups:
     )
 
 
-def clip_columns(
-    groups: StepGroups, state: ControllerState, config: AGPOConfig, settings: Resolved
-) -> dict[str, torch.Tensor]:
-    """Clip ratios of each row, ``[B]`` float32: those of its prompt; padding rows get the base."""
-    decision = decide_clip(groups.stats, groups.signals(), state, config, settings.clip_low, settings.clip_high)
-    groups.clip_reason = [Reason(int(r)).label for r in decision.reason]
-    index = torch.tensor(groups.prompt_of_row)
-    columns = {}
-    for name, values, base in (
-        (CLIP_LOW, decision.low, settings.clip_low),
-        (CLIP_HIGH, decision.high, settings.clip_high),
-    ):
-        padded = torch.cat([values.double(), torch.tensor([base], dtype=torch.float64)])
-        columns[name] = padded[index].float()
-    return columns
-
-
 def _probe_stats(probes: list[list[tuple[float, str]]], config: AGPOConfig) -> ProbeStats:
     width = max((len(p) for p in probes), default=0) or 1
     outcomes = torch.full((len(probes), width), math.nan, dtype=torch.float64)
@@ -333,8 +275,3 @@ def _padded(tensor: torch.Tensor) -> torch.Tensor:
 def _column(data: Any, name: str) -> list[Any]:
     values = data[name]
     return values.tolist() if hasattr(values, "tolist") else list(values)
-
-
-def _plain(value: Any) -> float | None:
-    number = float(value)
-    return round(number, 6) if math.isfinite(number) else None

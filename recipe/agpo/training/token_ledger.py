@@ -10,67 +10,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
 from omegaconf import OmegaConf
 
 from agpo_core import TokenLedger
 from agpo_core.files import remove_leftovers
-from recipe.agpo import checkpoint, failures
 from recipe.agpo.settings import agpo_config
-from recipe.agpo.verl_seams import SCHEDULE_POSITION, AgentLoopManagerTQ, AgentLoopWorker
-
-
-class CountingWorker(AgentLoopWorker):
-    """verl's agent-loop worker; counts what it generates."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._ledger = TokenLedger()
-
-    async def drain_tokens(self) -> dict[str, int]:
-        """Counts since the last call."""
-        drained, self._ledger = self._ledger, TokenLedger()
-        return drained.to_dict()
-
-    def count(self, outputs: list[Any], validate: bool, *, probe: bool = False, discarded: bool = False) -> int:
-        """Add one session's outputs; returns its generated tokens."""
-        tokens = sum(sum(output.response_mask) for output in outputs)
-        if validate:
-            self._ledger += TokenLedger(validation=tokens)
-        else:
-            self._ledger += TokenLedger(
-                generated=tokens, probe=tokens if probe else 0, discarded=tokens if discarded else 0
-            )
-        return tokens
-
-    async def store(self, output: Any, validate: bool, **kwargs: Any) -> None:
-        """verl's own end of a session: its reward, and its row in the queue."""
-        await super()._agent_loop_postprocess(output, validate, **kwargs)
-
-    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
-        self.count(output if isinstance(output, list) else [output], validate)
-        await self.store(output, validate, **kwargs)
-
-
-class CountingManager(AgentLoopManagerTQ):
-    """verl's agent-loop manager over counting workers."""
-
-    worker_class: type = CountingWorker
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.agent_loop_workers_class = ray.remote(self.worker_class)
-
-    def drain_tokens(self) -> TokenLedger:
-        """Counts of all workers since the last call."""
-        drained = ray.get([worker.drain_tokens.remote() for worker in self.agent_loop_workers])
-        return sum((TokenLedger.from_dict(counts) for counts in drained), TokenLedger())
-
+from recipe.agpo.training import checkpoint, failures
+from recipe.agpo.verl_api.updates import SCHEDULE_POSITION
 
 if TYPE_CHECKING:
     Trainer: Any  # whichever of verl's V1 trainers it is mixed into
 else:
     Trainer = object
+
+
+def ledger_trainer(base: type) -> type:
+    """``base``, one of verl's trainers, with the ledger."""
+    return type(f"Ledger{base.__name__}", (LedgerMixin, base), {})
 
 
 class LedgerMixin(Trainer):
@@ -116,7 +72,7 @@ class LedgerMixin(Trainer):
         return super()._update_critic(self._with_schedule(batch, "critic.optim"), metrics)
 
     def _with_schedule(self, batch: Any, optim: str) -> Any:
-        """Tell the workers where the schedule stands once this update is done; see ``verl_seams``."""
+        """Tell the workers where the schedule stands once this update is done; see ``verl_api.updates``."""
         if self._schedule_follows_tokens:
             assert self.token_budget is not None, "checked before the start"
             self._drain()
@@ -140,8 +96,8 @@ class LedgerMixin(Trainer):
         )
 
     def _load_checkpoint(self) -> None:
-        for folder in (self._root, *self._root.glob("global_step_*")):
-            remove_leftovers(folder, "agpo_*")  # of a start that was killed while it saved
+        for place in (self._root, *self._root.glob("global_step_*")):
+            remove_leftovers(place, "agpo_*")  # of a start that was killed while it saved
         super()._load_checkpoint()
         if self.global_steps == 0:
             return

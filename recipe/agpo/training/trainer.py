@@ -25,22 +25,19 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from tensordict.tensorclass import NonTensorStack
 
-from agpo_core import ControllerState, TokenLedger, denominator_weights, prompt_weights, update_state
-from recipe.agpo import checkpoint, metrics
-from recipe.agpo.actor_loss import CLIP_HIGH, CLIP_LOW, GROUP, METRIC_PREFIX, ROW_WEIGHT, ActorLoss
-from recipe.agpo.estimator import RowContext, row_context
-from recipe.agpo.failures import RolloutFailed, resume_words
-from recipe.agpo.groups import StepGroups, clip_columns, collect, merged
-from recipe.agpo.ledger import LedgerMixin
-from recipe.agpo.rollout import COLUMNS
+from agpo_core import ControllerState, TokenLedger, update_state
+from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, COLUMNS, GROUP, ROW_WEIGHT
 from recipe.agpo.settings import agpo_config, resolved
-from recipe.agpo.verl_seams import (
-    LR_SCALE,
-    actor_loss_config,
-    actor_ranks,
-    order_rows,
-    score_at_own_temperature,
-)
+from recipe.agpo.training import checkpoint, metrics
+from recipe.agpo.training.actor_loss import METRIC_PREFIX, ActorLoss, actor_loss_config
+from recipe.agpo.training.advantages import RowContext, row_context
+from recipe.agpo.training.batch import StepGroups, collect, merged
+from recipe.agpo.training.decisions import clip_columns, decision_rows, row_weights, updates_of_rows
+from recipe.agpo.training.failures import RolloutFailed, resume_words
+from recipe.agpo.training.token_ledger import LedgerMixin
+from recipe.agpo.verl_api.row_order import actor_ranks, order_rows
+from recipe.agpo.verl_api.temperature import score_at_own_temperature
+from recipe.agpo.verl_api.updates import LR_SCALE
 
 POLL_SECONDS = 0.1
 
@@ -161,7 +158,10 @@ class AGPOMixin(LedgerMixin):
         """What our loss reads of each row."""
         if not self._own_loss:
             return {}
-        columns = {ROW_WEIGHT: self._row_weights(groups)}
+        actor = self.config.actor_rollout_ref.actor
+        ranks = actor_ranks(self.actor_rollout_wg)
+        updates = updates_of_rows(len(groups.valid), self._mini_batch_rows, ranks, bool(actor.shuffle))
+        columns = {ROW_WEIGHT: row_weights(groups, self.agpo, updates, actor.loss_agg_mode)}
         if self.agpo.clip.enabled:
             columns |= clip_columns(groups, self.controller, self.agpo, self.settings)
             groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
@@ -185,7 +185,7 @@ class AGPOMixin(LedgerMixin):
         self._trained = []
         step_metrics.update(metrics.step_metrics(groups, self.controller, self.agpo))
         step_metrics.update(drift)
-        self._decisions.append(groups.decision_rows(self.global_steps))
+        self._decisions.append(decision_rows(groups, self.global_steps))
         if self.agpo.keeps_state:
             signals = groups.signals(drift.get("agpo/step_kl"), drift.get("agpo/step_kl_k3"))
             self.controller = update_state(groups.stats, signals, self.controller, self.agpo)
@@ -196,24 +196,6 @@ class AGPOMixin(LedgerMixin):
         fields = ["uid", "response_mask", "rm_scores", "entropy", *COLUMNS]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         return collect(batch.keys, batch.tags, data, self.agpo)
-
-    def _row_weights(self, groups: StepGroups) -> torch.Tensor:
-        """Per row: its share of the denominator, times its prompt's weight; 1 everywhere in plain GRPO."""
-        in_loss = torch.tensor([v and not m for v, m in zip(groups.valid, groups.masked, strict=True)])
-        mode = self.config.actor_rollout_ref.actor.loss_agg_mode
-        weights = denominator_weights(groups.row_tokens, in_loss, self._updates_of_rows(len(in_loss)), mode)
-        if self.agpo.allocation.enabled and self.agpo.allocation.weighting == "prompts":
-            of_prompt = torch.cat([prompt_weights(groups.sizes), torch.ones(1)])  # the last one: padding rows
-            weights = weights * of_prompt[torch.tensor(groups.prompt_of_row)]
-        return weights
-
-    def _updates_of_rows(self, rows: int) -> torch.Tensor:
-        """Which update each row is in; one for all where verl shuffles or rows do not fill their updates."""
-        mini_batch, ranks = self._mini_batch_rows, actor_ranks(self.actor_rollout_wg)
-        if self.config.actor_rollout_ref.actor.shuffle or rows % mini_batch:
-            return torch.zeros(rows, dtype=torch.long)
-        # Rank r holds rows [r*rows/ranks, ...) and takes its mini-batches from them in order.
-        return (torch.arange(rows) % (rows // ranks)) // (mini_batch // ranks)
 
     # ---- failures ----------------------------------------------------------------------------------------
 

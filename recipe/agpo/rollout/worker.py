@@ -12,96 +12,74 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import ray
 import torch
 import transfer_queue as tq
-from tensordict.tensorclass import NonTensorData
 
-from agpo_core import ControllerState, Reason, decide_temperature, probe_statistics, vote_classes
-from agpo_core.state import state_from_dict, state_to_dict
-from recipe.agpo import rewards, scoring
-from recipe.agpo.allocation import BoardActor
-from recipe.agpo.ledger import CountingManager, CountingWorker
-from recipe.agpo.probe_keys import ProbeKeys
+from agpo_core import TokenLedger
+from agpo_core.state import state_from_dict
+from recipe.agpo import rewards
+from recipe.agpo.columns import (
+    COLUMNS,
+    CONTROL,
+    DISCARDED,
+    OUTCOME,
+    PROBE,
+    RECORD,
+    REST,
+    ROLE,
+    SECONDS,
+    STATUS,
+    TAU,
+    TEMPERATURE,
+    TOKENS,
+    VOTE_KEY,
+)
 from recipe.agpo.rewards.verdict import OK, RAISED, TIMEOUT
-from recipe.agpo.scoring import Scored
+from recipe.agpo.rollout import outcomes as scoring
+from recipe.agpo.rollout.outcomes import Scored
+from recipe.agpo.rollout.probe import decide
+from recipe.agpo.rollout.vote_keys import ProbeKeys
 from recipe.agpo.settings import RunConfig, agpo_config, resolved
-from recipe.agpo.verl_seams import settle_sessions
+from recipe.agpo.verl_api.agent_loop import AgentLoopWorker, settle_sessions
 
 logger = logging.getLogger(__name__)
 
-PROBE, REST, DISCARDED = "probe", "rest", "discarded"
-CONTROL = "agpo_control"
-ROLE, TAU, OUTCOME, VOTE_KEY, STATUS, SECONDS, TOKENS, RECORD = (
-    "agpo_role",
-    "agpo_tau",
-    "agpo_outcome",
-    "agpo_vote_key",
-    "agpo_status",
-    "agpo_verifier_s",
-    "agpo_tokens",
-    "agpo_probe_record",
-)
-COLUMNS = (ROLE, TAU, OUTCOME, VOTE_KEY, STATUS, SECONDS, TOKENS, RECORD)
 
+class CountingWorker(AgentLoopWorker):
+    """verl's agent-loop worker; counts what it generates."""
 
-@dataclass(frozen=True)
-class ProbeRecord:
-    """What the probe of one prompt saw and decided; travels with the rest of the group as JSON.
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._ledger = TokenLedger()
 
-    Attributes:
-        outcomes: outcome of each probe response; None where there is no valid reward.
-        vote_keys: canonical answer of each probe response.
-        statuses: verifier status of each probe response.
-        tokens: generated tokens of the probe.
-        discarded: whether the probe does not train (``probe.reuse=false``).
-        tau: temperature of the rest of the group.
-        reason: why.
-        uncertainty, centred: the controller's inputs, for the decisions file.
-    """
+    async def drain_tokens(self) -> dict[str, int]:
+        """Counts since the last call."""
+        drained, self._ledger = self._ledger, TokenLedger()
+        return drained.to_dict()
 
-    outcomes: list[float | None]
-    vote_keys: list[str]
-    statuses: list[str]
-    tokens: int
-    discarded: bool
-    tau: float
-    reason: str
-    uncertainty: float | None
-    centred: float | None
+    def count(self, outputs: list[Any], validate: bool, *, probe: bool = False, discarded: bool = False) -> int:
+        """Add one session's outputs; returns its generated tokens."""
+        tokens = sum(sum(output.response_mask) for output in outputs)
+        if validate:
+            self._ledger += TokenLedger(validation=tokens)
+        else:
+            self._ledger += TokenLedger(
+                generated=tokens, probe=tokens if probe else 0, discarded=tokens if discarded else 0
+            )
+        return tokens
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+    async def store(self, output: Any, validate: bool, **kwargs: Any) -> None:
+        """verl's own end of a session: its reward, and its row in the queue."""
+        await super()._agent_loop_postprocess(output, validate, **kwargs)
 
-    @classmethod
-    def from_json(cls, text: str) -> ProbeRecord:
-        return cls(**json.loads(text))
-
-
-def decide(
-    scored: list[Scored], tokens: int, state: ControllerState, config: RunConfig, tau_base: float
-) -> ProbeRecord:
-    """Temperature for the rest of one prompt's group from its probe responses, in session order."""
-    outcomes = torch.tensor([[s.outcome for s in scored]], dtype=torch.float64)
-    mask = torch.tensor([[s.valid for s in scored]])
-    stats = probe_statistics(outcomes, vote_classes([[s.vote_key for s in scored]]), mask, config=config)
-    decision = decide_temperature(stats, state, config, tau_base)
-    return ProbeRecord(
-        outcomes=[s.outcome if s.valid else None for s in scored],
-        vote_keys=[s.vote_key for s in scored],
-        statuses=[s.status for s in scored],
-        tokens=tokens,
-        discarded=not config.probe.reuse,
-        tau=float(decision.tau[0]),
-        reason=Reason(int(decision.reason[0])).label,
-        uncertainty=_finite(decision.uncertainty[0]),
-        centred=_finite(decision.centred[0]),
-    )
+    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
+        self.count(output if isinstance(output, list) else [output], validate)
+        await self.store(output, validate, **kwargs)
 
 
 class AGPOAgentLoopWorker(CountingWorker):
@@ -229,8 +207,7 @@ class AGPOAgentLoopWorker(CountingWorker):
             RECORD: record,
         }
         if self.agpo.logprob_temperature == "own":
-            # verl's engines divide the logits by a column of this name.
-            columns["temperature"] = torch.tensor(tau, dtype=torch.float32)
+            columns[TEMPERATURE] = torch.tensor(tau, dtype=torch.float32)
         return columns
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
@@ -243,7 +220,7 @@ class AGPOAgentLoopWorker(CountingWorker):
                 await asyncio.wait_for(self._compute_score(outputs, kwargs=kwargs), self.agpo.reward_timeout_s)
             await self.store(output, validate, **kwargs)
             return
-        reward_inputs = {k: v for k, v in kwargs.items() if k not in COLUMNS and k != "temperature"}
+        reward_inputs = {k: v for k, v in kwargs.items() if k not in COLUMNS and k != TEMPERATURE}
         started = time.monotonic()
         scored = await self._score(outputs, reward_inputs)
         seconds = time.monotonic() - started
@@ -295,47 +272,6 @@ class AGPOAgentLoopWorker(CountingWorker):
         return scored
 
 
-class AGPOAgentLoopManager(CountingManager):
-    """verl's agent-loop manager; hands each step's frozen controller state to the workers."""
-
-    worker_class = AGPOAgentLoopWorker
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._current_state: Callable[[], ControllerState] | None = None
-        self._board: Any = None
-
-    def attach(self, current_state: Callable[[], ControllerState]) -> None:
-        """Called by the trainer: where to read the controller state from."""
-        self._current_state = current_state
-
-    def _open_round(self, prompts: Any) -> None:
-        agpo = agpo_config(self.config)
-        if not agpo.allocation.enabled:
-            return
-        if self._board is None:
-            settings = resolved(self.config, agpo)
-            self._board = BoardActor.remote(settings.probe_size, settings.group_size, agpo.allocation)
-            ray.get([worker.attach_board.remote(self._board) for worker in self.agent_loop_workers])
-        uids = [str(uid) for uid in prompts["uid"]]
-        # Waits until it is open: a prompt may be faster than this call otherwise.
-        ray.get(self._board.open.remote(min(uids), uids))
-
-    def generate_sequences(self, prompts: Any) -> None:
-        validate = "validate" in prompts.keys() and bool(prompts["validate"])
-        if self._current_state is not None and not validate:
-            control = json.dumps(state_to_dict(self._current_state()))
-            prompts[CONTROL] = NonTensorData(control)
-            self._open_round(prompts)
-        super().generate_sequences(prompts)
-
-    def drain_failures(self) -> tuple[list[dict[str, Any]], str | None]:
-        """Failed sessions of all workers since the last call, and the first reward failure if there was one."""
-        drained = ray.get([worker.drain_failures.remote() for worker in self.agent_loop_workers])
-        reward = next((reward for _, reward in drained if reward), None)
-        return [failure for failures, _ in drained for failure in failures], reward
-
-
 def _gone(keys: ProbeKeys, session: int, _: asyncio.Task[Any]) -> None:
     keys.gone(session)
 
@@ -349,8 +285,3 @@ def _brief(error: BaseException) -> str:
     cause = getattr(error, "cause", None)
     error = cause if isinstance(cause, BaseException) else error
     return f"{type(error).__name__}: {error}"[:1000]
-
-
-def _finite(value: torch.Tensor) -> float | None:
-    number = float(value)
-    return number if number == number and abs(number) != float("inf") else None

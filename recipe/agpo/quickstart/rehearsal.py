@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tiny untrained model and a few generated problems, for `CPU=1 bash scripts/run_*.sh`.
 
-`python -m recipe.agpo.cpu.rehearsal --model FOLDER --data FOLDER`; what is there already stays.
+`python -m recipe.agpo.quickstart.rehearsal --model FOLDER --data FOLDER`; what is there already stays.
 """
 
 import argparse
 from pathlib import Path
+
+from recipe.agpo.data import prepare_gym
+from recipe.agpo.quickstart.model import ModelConfig, build_model, build_tokenizer
 
 TASK = "reasoning_gym:chain_sum"
 SIZES = {"train": 64, "test": 8}
@@ -13,16 +16,12 @@ SIZES = {"train": 64, "test": 8}
 
 def make_model(folder: Path) -> None:
     """A Qwen2 of 0.3 million random weights, and its tokenizer."""
-    from recipe.agpo.quickstart.model import ModelConfig, build_model, build_tokenizer
-
     build_model(ModelConfig(), seed=0).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
 
 
 def make_data(folder: Path) -> None:
     """Generated sums in the layout of `agpo data prepare`."""
-    from recipe.agpo.data import prepare_gym
-
     for split, size in SIZES.items():
         prepare_gym(TASK, folder, size=size, split=split)
 

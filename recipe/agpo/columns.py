@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Columns that travel with the rows of a batch, and the record of a probe, which is one of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+# Of a response: which part of its group it belongs to.
+PROBE, REST, DISCARDED = "probe", "rest", "discarded"
+# With the prompts, to the rollout: the controller state of the step.
+CONTROL = "agpo_control"
+# From the rollout, with each response.
+ROLE, TAU, OUTCOME, VOTE_KEY, STATUS, SECONDS, TOKENS, RECORD = (
+    "agpo_role",
+    "agpo_tau",
+    "agpo_outcome",
+    "agpo_vote_key",
+    "agpo_status",
+    "agpo_verifier_s",
+    "agpo_tokens",
+    "agpo_probe_record",
+)
+COLUMNS = (ROLE, TAU, OUTCOME, VOTE_KEY, STATUS, SECONDS, TOKENS, RECORD)
+# verl's engines divide the logits by a column of this name.
+TEMPERATURE = "temperature"
+# From the trainer, for the loss.
+CLIP_LOW, CLIP_HIGH, ROW_WEIGHT, GROUP = "agpo_clip_low", "agpo_clip_high", "agpo_row_weight", "agpo_group"
+# From the loss of a whole mini-batch to that of its micro-batches.
+GROUP_WEIGHT = "agpo_group_weight"
+
+
+@dataclass(frozen=True)
+class ProbeRecord:
+    """What the probe of one prompt saw and decided; travels with the rest of the group as JSON.
+
+    Attributes:
+        outcomes: outcome of each probe response; None where there is no valid reward.
+        vote_keys: canonical answer of each probe response.
+        statuses: verifier status of each probe response.
+        tokens: generated tokens of the probe.
+        discarded: whether the probe does not train (``probe.reuse=false``).
+        tau: temperature of the rest of the group.
+        reason: why.
+        uncertainty, centred: the controller's inputs, for the decisions file.
+    """
+
+    outcomes: list[float | None]
+    vote_keys: list[str]
+    statuses: list[str]
+    tokens: int
+    discarded: bool
+    tau: float
+    reason: str
+    uncertainty: float | None
+    centred: float | None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ProbeRecord:
+        return cls(**json.loads(text))

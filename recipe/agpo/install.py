@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each piece of AGPO is put into verl; nothing else does that.
+
+===================================  ============================================================================
+verl                                 what AGPO does there, once verl imports the module
+===================================  ============================================================================
+``trainer.ppo.core_algos``           registers the estimator and the policy loss ``agpo``
+``trainer.ppo.v1.get_trainer_cls``   adds the ledger, and the controllers if ``algorithm.adv_estimator=agpo``
+``utils.config.validate_config``     runs our checks first, before Ray starts
+``workers.engine.base``              see ``verl_api.updates``
+``bucketed_weight_transfer``         see ``verl_api.sockets``
+===================================  ============================================================================
+
+Importing this module must stay cheap: verl loads plugins in every Ray worker. So the pieces are imported where verl
+asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from recipe.agpo.rollout import LEDGER_MANAGER, MANAGER
+from recipe.agpo.verl_api import sockets, updates
+from recipe.agpo.verl_api.import_hooks import on_import
+from recipe.agpo.verl_api.patching import wrap
+
+
+def install() -> None:
+    """Register AGPO with verl as verl's modules get imported. Idempotent."""
+    on_import("verl.trainer.ppo.core_algos", _register_algorithms)
+    on_import("verl.trainer.ppo.v1", _select_trainer)
+    on_import("verl.utils.config", _add_checks)
+    on_import(updates.MODULE, updates.around_updates)
+    on_import(sockets.MODULE, sockets.separate_sockets)
+
+
+def _register_algorithms(core_algos: ModuleType) -> None:
+    from recipe.agpo.training.actor_loss import agpo_policy_loss
+    from recipe.agpo.training.advantages import agpo_advantage
+
+    core_algos.register_adv_est("agpo")(agpo_advantage)
+    core_algos.register_policy_loss("agpo")(agpo_policy_loss)
+
+
+def _select_trainer(v1: ModuleType) -> None:
+    wrap(v1, "get_trainer_cls", ("name",), _with_our_trainers)
+
+
+def _with_our_trainers(original: Callable[[str], Any]) -> Callable[[str], Any]:
+    def get_trainer_cls(name: str) -> Callable[..., Any]:
+        base = original(name)
+
+        def build(config: Any) -> Any:
+            # verl calls what it got with the final config: the first moment at which we know the estimator.
+            return _trainer(base, config)(config=config)
+
+        return build
+
+    return get_trainer_cls
+
+
+def _trainer(base: type, config: Any) -> type:
+    """The trainer class of this run; names the rollout that goes with it in the config."""
+    from omegaconf import open_dict
+
+    from recipe.agpo.settings import is_agpo, keeps_ledger
+
+    if not keeps_ledger(config):
+        return base
+    agent = config.actor_rollout_ref.rollout.agent
+    with open_dict(config):
+        if is_agpo(config):
+            agent.agent_loop_manager_class = MANAGER
+        elif agent.get("agent_loop_manager_class") is None:
+            agent.agent_loop_manager_class = LEDGER_MANAGER
+    if is_agpo(config):
+        from recipe.agpo.training.trainer import agpo_trainer
+
+        return agpo_trainer(base)
+    from recipe.agpo.training.token_ledger import ledger_trainer
+
+    return ledger_trainer(base)
+
+
+def _add_checks(utils_config: ModuleType) -> None:
+    wrap(utils_config, "validate_config", ("config", "use_reference_policy", "use_critic"), _with_our_checks)
+
+
+def _with_our_checks(original: Callable[..., None]) -> Callable[..., None]:
+    def validate_config(config: Any, *args: Any, **kwargs: Any) -> None:
+        from recipe.agpo.preflight import before_ray
+
+        before_ray(config)
+        original(config, *args, **kwargs)
+
+    return validate_config

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of verl, and of ours with them, that cannot work or do nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Iterator
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.agpo.rollout import MANAGER
+from recipe.agpo.settings import RunConfig, is_agpo, resolved
+from recipe.agpo.training.actor_loss import BASE_LOSSES
+from recipe.agpo.verl_api.version import VERL_VERSION
+
+CLIP_AWARE_LOSSES = (*BASE_LOSSES, "agpo", "bypass_mode")
+TRAINER_MODES = ("sync", "colocate_async", "separate_async")
+
+
+def versions(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    version = importlib.metadata.version("verl")
+    if version != VERL_VERSION:
+        yield (
+            f"verl {version} is installed; recipe/agpo/verl_api names the internals of verl {VERL_VERSION}, "
+            f"and only that version is tested. Install it with: pip install verl=={VERL_VERSION}"
+        )
+
+
+def trainer(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    if not config.trainer.use_v1:
+        yield "trainer.use_v1=False: AGPO works with verl's V1 trainer. Set trainer.use_v1=True."
+    mode = config.trainer.v1.trainer_mode
+    if mode not in TRAINER_MODES:
+        yield (
+            f"trainer.v1.trainer_mode={mode}: AGPO has not been run in it. Set it to {' or '.join(TRAINER_MODES)}."
+        )
+    if config.reward.reward_model.enable and not config.reward.reward_model.enable_resource_pool:
+        yield (
+            "reward.reward_model.enable=True without a resource pool: rewards then come after the rollout, and the "
+            "probe needs them during it. Set reward.reward_model.enable_resource_pool=True or use a reward function."
+        )
+    distillation = OmegaConf.select(config, "distillation.enabled", default=False)
+    if distillation and agpo.clip.enabled:
+        yield (
+            "distillation.enabled=True replaces the loss that carries the per-response clip ratios. Set "
+            "algorithm.agpo.clip.enabled=false or distillation.enabled=False."
+        )
+    groups = config.algorithm.get("filter_groups", None)
+    if groups is not None and groups.enable and groups.metric == "reward" and agpo.outcome_key is not None:
+        yield (
+            f"algorithm.filter_groups.metric=reward filters on shaped rewards, while AGPO judges groups on "
+            f"{agpo.outcome_key!r}. Set algorithm.filter_groups.metric={agpo.outcome_key}."
+        )
+
+
+def separate(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    """What verl's ``separate_async`` asserts once Ray and the data are up."""
+    if config.trainer.v1.trainer_mode != "separate_async":
+        return
+    rollout, actor = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
+    syncs = int(config.trainer.v1.separate_async.parameter_sync_step)
+    batch, mini = int(config.data.train_batch_size), int(actor.ppo_mini_batch_size)
+    if batch != syncs * mini:
+        yield (
+            f"data.train_batch_size={batch}: separate_async trains one mini-batch at a time, "
+            f"trainer.v1.separate_async.parameter_sync_step={syncs} of them a step. Set "
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={max(1, batch // syncs)} and data.train_batch_size="
+            f"{max(1, batch // syncs) * syncs}."
+        )
+    if int(rollout.nnodes) < 1 or int(rollout.n_gpus_per_node) < 1:
+        yield (
+            f"actor_rollout_ref.rollout.nnodes={rollout.nnodes}, actor_rollout_ref.rollout.n_gpus_per_node="
+            f"{rollout.n_gpus_per_node}: separate_async gives the rollout GPUs of its own. Set both to at least 1, and "
+            "trainer.nnodes and trainer.n_gpus_per_node to what is left for training."
+        )
+    if rollout.checkpoint_engine.backend == "naive":
+        yield (
+            "actor_rollout_ref.rollout.checkpoint_engine.backend=naive: it hands weights over inside one GPU, and "
+            "separate_async keeps learner and rollout apart. Set it to nccl."
+        )
+    level = os.environ.get("VERL_LOGGING_LEVEL", "INFO")
+    if not config.actor_rollout_ref.hybrid_engine and level in ("INFO", "DEBUG"):
+        yield (
+            f"actor_rollout_ref.hybrid_engine=False: verl {VERL_VERSION} stops at a faulty log line of its own then. "
+            "Set the environment variable VERL_LOGGING_LEVEL=WARNING, or leave hybrid_engine at True."
+        )
+
+
+def schedule(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    if agpo.lr_schedule == "tokens" and agpo.token_budget is None:
+        yield (
+            "algorithm.agpo.lr_schedule=tokens: there is no budget to measure against. Set "
+            "algorithm.agpo.token_budget, or algorithm.agpo.lr_schedule=steps."
+        )
+
+
+def rollout(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    rollout = config.actor_rollout_ref.rollout
+    small, cold = agpo.adaptive and int(rollout.n) < 2, float(rollout.temperature) <= 0
+    if small:
+        yield (
+            f"actor_rollout_ref.rollout.n={rollout.n}: a group needs at least 2 responses to have a dispersion. "
+            "Set actor_rollout_ref.rollout.n=8, or algorithm.agpo.preset=grpo."
+        )
+    if cold:
+        yield f"actor_rollout_ref.rollout.temperature={rollout.temperature}: must be > 0. Set it to 1.0."
+    if not small and not cold:
+        try:
+            resolved(config, agpo)
+        except ValueError as error:
+            yield with_prefix(str(error))
+    manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
+    if manager not in (None, MANAGER):
+        yield (
+            f"actor_rollout_ref.rollout.agent.agent_loop_manager_class={manager}: AGPO needs its own manager for "
+            f"the probe. Leave the key out, or derive yours from {MANAGER} and use algorithm.agpo.preset=grpo."
+        )
+
+
+def scoring(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    fused = bool(config.actor_rollout_ref.model.get("use_fused_kernels", False))
+    if fused and agpo.logprob_temperature == "own" and agpo.temperature.enabled:
+        yield (
+            "actor_rollout_ref.model.use_fused_kernels=True: verl's fused kernels take one temperature for the "
+            "whole batch. Set actor_rollout_ref.model.use_fused_kernels=False, or "
+            "algorithm.agpo.logprob_temperature=corrected with algorithm.rollout_correction.rollout_is=token and "
+            "actor_rollout_ref.rollout.calculate_log_probs=True."
+        )
+    if agpo.logprob_temperature == "corrected":
+        level = OmegaConf.select(config, "algorithm.rollout_correction.rollout_is")
+        if level is None:
+            yield (
+                "algorithm.agpo.logprob_temperature=corrected needs verl's importance weights. Set "
+                "algorithm.rollout_correction.rollout_is=token, or algorithm.agpo.logprob_temperature=own."
+            )
+        if not config.actor_rollout_ref.rollout.calculate_log_probs:
+            yield (
+                "algorithm.agpo.logprob_temperature=corrected needs the sampler's log-probabilities. Set "
+                "actor_rollout_ref.rollout.calculate_log_probs=True."
+            )
+
+
+def megatron(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    actor = config.actor_rollout_ref.actor
+    if actor.strategy == "megatron" and OmegaConf.select(actor, "megatron.dynamic_context_parallel", default=False):
+        yield (
+            "actor_rollout_ref.actor.megatron.dynamic_context_parallel=True: whether AGPO's columns survive its "
+            "scheduling of rows has not been reviewed. Set it to False."
+        )
+
+
+def loss(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    mode = config.actor_rollout_ref.actor.policy_loss.get("loss_mode", "vanilla")
+    if agpo.clip.enabled and mode not in CLIP_AWARE_LOSSES:
+        yield (
+            f"actor_rollout_ref.actor.policy_loss.loss_mode={mode} has not been tested with a clip ratio per "
+            f"response. Set actor_rollout_ref.actor.policy_loss.loss_mode to one of {', '.join(BASE_LOSSES)}, or "
+            "algorithm.agpo.clip.enabled=false."
+        )
+
+
+def step_size(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    """The step size follows the drift between the updates of a batch: there must be one, and somebody to measure it."""
+    if not agpo.step_size.enabled:
+        return
+    actor = config.actor_rollout_ref.actor
+    mode = actor.policy_loss.get("loss_mode", "vanilla")
+    if _one_update(config):
+        yield (
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size} covers the whole batch "
+            f"(data.train_batch_size={config.data.train_batch_size}): with one update per batch no drift can be seen, "
+            "and the step size is steered by it. Set ppo_mini_batch_size to half of the batch or less, ppo_epochs=2, "
+            "or algorithm.agpo.step_size.enabled=false."
+        )
+    if mode not in (*BASE_LOSSES, "agpo"):
+        yield (
+            f"actor_rollout_ref.actor.policy_loss.loss_mode={mode}: the drift that steers the step size is measured in "
+            f"AGPO's loss. Set loss_mode to one of {', '.join(BASE_LOSSES)}, or algorithm.agpo.step_size.enabled=false."
+        )
+
+
+def groups(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    """Settings of groups, loss and allocation that contradict each other or verl's."""
+    actor = config.actor_rollout_ref.actor
+    mode = actor.policy_loss.get("loss_mode", "vanilla")
+    filtered = config.algorithm.get("filter_groups", None)
+    filters = filtered is not None and filtered.enable
+    rule = agpo.advantage.zero_variance
+    if agpo.masks_groups and actor.loss_agg_mode == "token-sum":
+        yield (
+            f"algorithm.agpo.advantage.zero_variance={rule} with actor_rollout_ref.actor.loss_agg_mode=token-sum: a "
+            "sum has no denominator that groups could leave. Set zero_variance=keep, or loss_agg_mode=token-mean."
+        )
+    if agpo.weighs_rows and mode == "bypass_mode":
+        yield (
+            "actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode: verl's loss for it takes no weights per "
+            "response, which zero_variance=mask, an adaptive loss and weighting=prompts need. Set loss_mode=vanilla."
+        )
+    if agpo.loss.adaptive != "none" and mode not in ("vanilla", "agpo", "bypass_mode"):
+        yield (
+            f"algorithm.agpo.loss.adaptive={agpo.loss.adaptive} with actor_rollout_ref.actor.policy_loss.loss_mode="
+            f"{mode}: the loss of a group is defined on vanilla's. Set loss_mode=vanilla, or loss.adaptive=none."
+        )
+    if not agpo.allocation.enabled:
+        return
+    if filters:
+        yield (
+            "algorithm.agpo.allocation.enabled=true with algorithm.filter_groups.enable=True: both spend the step's "
+            "responses again, and filtered groups are asked for one by one. Switch one of them off."
+        )
+    if config.reward.reward_model.enable:
+        yield (
+            "algorithm.agpo.allocation.enabled=true with reward.reward_model.enable=True: a reward model is given "
+            "groups of rollout.n responses. Set algorithm.agpo.allocation.enabled=false."
+        )
+
+
+def batches(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    ref = config.actor_rollout_ref
+    ranks = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
+    if ref.actor.strategy == "megatron" or ref.actor.use_dynamic_bsz:
+        return
+    sequence_parallel = int(ref.actor.get("ulysses_sequence_parallel_size", 1) or 1)
+    ranks = max(1, ranks // sequence_parallel)
+    share = int(ref.actor.ppo_mini_batch_size) * int(ref.rollout.n) // ranks
+    micro = ref.actor.ppo_micro_batch_size_per_gpu
+    if micro and share % int(micro):
+        yield (
+            f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro} does not divide a rank's share of a "
+            f"mini-batch (ppo_mini_batch_size {ref.actor.ppo_mini_batch_size} x n {ref.rollout.n} / {ranks} ranks "
+            f"= {share}). Set it to a divisor of {share}."
+        )
+
+
+def pointless(config: DictConfig, agpo: RunConfig) -> list[str]:
+    """Settings that work but make a part of AGPO pointless."""
+    actor = config.actor_rollout_ref.actor
+    found = []
+    if not is_agpo(config):
+        if agpo.fingerprint() != RunConfig().fingerprint():
+            found.append(
+                f"algorithm.adv_estimator={config.algorithm.adv_estimator}: of algorithm.agpo only token_budget and "
+                "lr_schedule have an effect. Set algorithm.adv_estimator=agpo if the controllers are wanted."
+            )
+        return found
+    if agpo.clip.enabled and _one_update(config):
+        found.append(
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size} covers the whole batch "
+            f"(data.train_batch_size={config.data.train_batch_size}): with one update per batch every importance "
+            "ratio is 1 and no clip ratio does anything. Set ppo_mini_batch_size to half of the batch or less, or "
+            "ppo_epochs=2."
+        )
+    if actor.strategy == "megatron":
+        found.append(
+            "actor_rollout_ref.actor.strategy=megatron: AGPO has been run with FSDP2 only so far. Compare the first "
+            "steps with actor_rollout_ref.actor.strategy=fsdp2 before you trust it."
+        )
+    filtered = config.algorithm.get("filter_groups", None)
+    if filtered is not None and filtered.enable and agpo.advantage.zero_variance != "keep":
+        found.append(
+            f"algorithm.agpo.advantage.zero_variance={agpo.advantage.zero_variance} with "
+            "algorithm.filter_groups.enable=True: the groups that it is about never arrive. Set zero_variance=keep, or "
+            "filter_groups.enable=False."
+        )
+    if agpo.logprob_temperature == "uncorrected" and agpo.temperature.enabled:
+        found.append(
+            "algorithm.agpo.logprob_temperature=uncorrected: responses are sampled at their own temperature and scored "
+            "at another one, as in the public code. Use own or corrected for a consistent gradient."
+        )
+    return found
+
+
+def _one_update(config: DictConfig) -> bool:
+    """Whether a batch is one optimiser update."""
+    actor = config.actor_rollout_ref.actor
+    return int(actor.ppo_mini_batch_size) >= int(config.data.train_batch_size) and int(actor.ppo_epochs) == 1
+
+
+def with_prefix(message: str) -> str:
+    return message if "algorithm.agpo" in message else f"algorithm.agpo: {message}"

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log-probs at each response's own temperature."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+
+def score_at_own_temperature(trainer: Any) -> None:
+    """Let every log-prob pass use the ``temperature`` column of the batch.
+
+    verl writes one number into ``extra_info["temperature"]`` before each pass, which hides the column. It may
+    return a new batch object from any put, so the number is removed at each call.
+    """
+    groups = {id(trainer.actor_rollout_wg): trainer.actor_rollout_wg}
+    reference = getattr(trainer, "ref_policy_wg", None)
+    if reference is not None:
+        groups[id(reference)] = reference
+    for group in groups.values():
+        for name in ("compute_log_prob", "compute_ref_log_prob", "update_actor"):
+            if hasattr(group, name):
+                setattr(group, name, _without_scalar_temperature(getattr(group, name)))
+
+
+def _without_scalar_temperature(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(method)
+    def call(batch: Any) -> Any:
+        batch.extra_info.pop("temperature", None)
+        return method(batch)
+
+    return call
