@@ -17,6 +17,7 @@ from agpo_core.allocation import allocate, expected_variance
 from agpo_core.clipping import ClipDecision, decide_clip
 from agpo_core.config import PRESETS, AGPOConfig, Resolved, iter_fields, resolve
 from agpo_core.controller import merge_stats, probe_statistics, update_state
+from agpo_core.facade import Controller
 from agpo_core.ledger import TokenLedger
 from agpo_core.logits import log_probs_at, token_entropy
 from agpo_core.losses import SurrogateOutput, aggregate, clipped_surrogate, importance_weights, policy_loss
@@ -36,7 +37,15 @@ from agpo_core.sections import (
     StepSizeConfig,
     TemperatureConfig,
 )
-from agpo_core.state import StateError, load_state, save_state, state_from_dict, state_to_dict
+from agpo_core.state import (
+    OtherSettings,
+    StateError,
+    load_state,
+    resume_state,
+    save_state,
+    state_from_dict,
+    state_to_dict,
+)
 from agpo_core.stats import dispersion, max_dispersion, pad_groups, skewness
 from agpo_core.step_size import next_step_size
 from agpo_core.temperature import TemperatureDecision, decide_temperature, uncertainty
@@ -51,9 +60,11 @@ __all__ = [
     "AllocationConfig",
     "ClipConfig",
     "ClipDecision",
+    "Controller",
     "ControllerState",
     "LengthConfig",
     "LossConfig",
+    "OtherSettings",
     "PRESETS",
     "ProbeConfig",
     "ProbeStats",
@@ -99,6 +110,7 @@ __all__ = [
     "prompt_weights",
     "resolve",
     "response_advantages",
+    "resume_state",
     "save_state",
     "sequence_ids",
     "skewness",

@@ -55,12 +55,8 @@ def state_from_dict(values: Mapping[str, Any]) -> ControllerState:
     )
 
 
-def check_against(state: ControllerState, config: AGPOConfig) -> None:
-    """Raise StateError if a run of `config` cannot have led to the step size of `state`; names field and value."""
-    settings, scale = config.step_size, state.step_size.scale
-    low, high = (settings.min, settings.max) if settings.enabled else (1.0, 1.0)
-    if not low <= scale <= high:
-        raise StateError(f"step_size.scale={scale!r}: must be within [{low}, {high}], as the settings say")
+def _scale_bounds(config: AGPOConfig) -> tuple[float, float]:
+    return (config.step_size.min, config.step_size.max) if config.step_size.enabled else (1.0, 1.0)
 
 
 def _statistic(state: Any, name: str) -> RunningStat:
@@ -162,3 +158,28 @@ def load_state(path: str | os.PathLike[str]) -> tuple[ControllerState, str, dict
     except StateError as error:
         raise StateError(f"{path}: {error}") from error
     return state, payload["fingerprint"], payload["extra"]
+
+
+class OtherSettings(StateError):
+    """A state of settings that decide otherwise."""
+
+
+def resume_state(path: str | os.PathLike[str], config: AGPOConfig, *, keep: bool = False) -> ControllerState:
+    """The state that a run of `config` goes on from.
+
+    keep: take a state of other settings too, its step size brought within the bounds of these. Raises OtherSettings
+    where that is refused, and StateError for a file that `load_state` refuses or whose step size the same settings
+    cannot have led to.
+    """
+    state, fingerprint, extra = load_state(path)
+    scale, (low, high) = state.step_size.scale, _scale_bounds(config)
+    if config.decides_like(fingerprint, extra.get("config")):
+        if not low <= scale <= high:
+            raise StateError(
+                f"{path}: step_size.scale={scale!r}: must be within [{low}, {high}], as the settings say"
+            )
+        return state
+    if not keep:
+        raise OtherSettings(f"{path} was written with other settings, so its decisions would not continue")
+    size = dataclasses.replace(state.step_size, scale=min(max(scale, low), high))
+    return dataclasses.replace(state, step_size=size)

@@ -7,17 +7,16 @@ that is killed at any moment leaves either the old checkpoint or a new one that 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from agpo_core import ControllerState, TokenLedger, load_state, save_state
+from agpo_core import ControllerState, TokenLedger, save_state
 from agpo_core.files import write_atomic
 from agpo_core.jsonl import append_lines, keep_steps
 from agpo_core.sealed import read_sealed, write_sealed
-from agpo_core.state import check_against
+from agpo_core.state import OtherSettings, resume_state
 from recipe.agpo.settings import RunConfig
 
 STATE_FILE = "agpo_state.json"
@@ -81,28 +80,14 @@ def read_state(folder: Path, agpo: RunConfig) -> ControllerState:
     if agpo.on_config_change == "reset":
         return ControllerState.initial(agpo)
     try:
-        state, fingerprint, extra = load_state(path)
-    except ValueError as error:
-        raise ResumeError(f"cannot resume the controllers from {path}: {error}. {ways_out}") from error
-    if agpo.decides_like(fingerprint, extra.get("config")):
-        try:
-            check_against(state, agpo)
-        except ValueError as error:
-            raise ResumeError(f"cannot resume the controllers from {path}: {error}. {ways_out}") from error
-        return state
-    if agpo.on_config_change == "refuse":
+        return resume_state(path, agpo, keep=agpo.on_config_change == "keep")
+    except OtherSettings as error:
         raise ResumeError(
             f"{path} was written with other algorithm.agpo settings, so its decisions would not continue. {ways_out} "
             "To go on with the old state and the new settings: algorithm.agpo.on_config_change=keep."
-        )
-    return within_settings(state, agpo)
-
-
-def within_settings(state: ControllerState, agpo: RunConfig) -> ControllerState:
-    """A kept state of other settings, its step size brought within the bounds of these."""
-    settings, size = agpo.step_size, state.step_size
-    scale = min(max(size.scale, settings.min), settings.max) if settings.enabled else 1.0
-    return dataclasses.replace(state, step_size=dataclasses.replace(size, scale=scale))
+        ) from error
+    except ValueError as error:
+        raise ResumeError(f"cannot resume the controllers from {path}: {error}. {ways_out}") from error
 
 
 def write_state(folder: Path, state: ControllerState, agpo: RunConfig) -> None:
