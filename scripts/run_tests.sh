@@ -2,16 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything that must hold: lint, types, fast tests, then the tests that start Ray, verl and vLLM for real.
 #
-#   bash scripts/run_tests.sh           # all of it
+#   bash scripts/run_tests.sh           # what every change must pass
 #   bash scripts/run_tests.sh --fast    # without the real stack
-#   bash scripts/run_tests.sh [--fast] -- -k clipping   # what follows -- goes to pytest
+#   bash scripts/run_tests.sh --all     # and the starts marked nightly, which CONTRIBUTING.md lists
+#   bash scripts/run_tests.sh [--fast | --all] -- -k clipping   # what follows -- goes to pytest
 #   AGPO_TEST_PARALLEL=1 bash scripts/run_tests.sh      # one test file at a time, for a machine with little memory
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-fast_only=0
-if [ "${1:-}" = --fast ]; then fast_only=1; shift; fi
-if [ "${1:-}" = -- ]; then shift; fi
+fast_only=0 starts="realstack and not nightly"
+case "${1:-}" in
+    --fast) fast_only=1; shift ;;
+    --all) starts=realstack; shift ;;
+esac
+case "${1:-}" in
+    --) shift ;;
+    "") ;;
+    *) echo "run_tests.sh: unknown option $1; known are --fast, --all, and -- before arguments for pytest." >&2; exit 2 ;;
+esac
 
 source scripts/lib/env.sh
 agpo_test_env
@@ -34,10 +42,11 @@ if [ -n "$failed" ]; then echo "== FAILED so far:$failed (the run will end non-z
 
 stage "tests" "$PY" -m pytest -m "not realstack" -q -n "$PARALLEL" --dist loadfile "$@"
 if [ -n "${AGPO_TRL:-}" ]; then
-    PYTHONPATH="$AGPO_TRL" stage "tests with TRL" "$PY" -m pytest -q tests/stacks/test_trl.py tests/stacks/test_contract.py
+    PYTHONPATH="$AGPO_TRL" stage "tests with TRL" "$PY" -m pytest -q tests/stacks/test_trl.py \
+        tests/stacks/test_contract.py::test_trl
 fi
 # The real stack takes minutes: it is not started on code that has failed already.
 if [ -z "$failed" ] && [ "$fast_only" = 0 ]; then
-    stage "realstack" "$PY" -m pytest -m realstack -q -n "$PARALLEL" --dist loadgroup --durations 40 "$@"
+    stage "realstack" "$PY" -m pytest -m "$starts" -q -n "$PARALLEL" --dist loadgroup --durations 40 "$@"
 fi
 [ -z "$failed" ]

@@ -89,7 +89,8 @@ agpo_write_bytecode() {
 import verl.trainer.main_ppo, verl.trainer.ppo.v1, verl.workers.engine_workers, transfer_queue
 import verl.workers.rollout.vllm_rollout.vllm_async_server
 import vllm.v1.engine.async_llm, vllm.v1.worker.cpu_worker, vllm.model_executor.models.qwen2
-import transformers.models.qwen2.modeling_qwen2' || true
+import transformers.models.qwen2.modeling_qwen2
+import math_verify, reasoning_gym' || true
 }
 
 agpo_install() {

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each patch does its one thing, checks what it replaces, and is absent when the platform is off."""
+"""Each patch does its one thing and checks what it replaces.
+
+What a fresh process looks like with the platform off and on: tests/recipe/test_plugin.py.
+"""
 
 import importlib.metadata
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -14,8 +13,6 @@ import torch
 
 from recipe.agpo.cpu import enabled, patches, vllm_plugin
 from recipe.agpo.verl_api.patching import PatchError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def module_with(**names: object) -> ModuleType:
@@ -131,76 +128,3 @@ def test_linear_layers_keep_their_weight_and_see_new_ones() -> None:
 def test_another_gemm_function_is_refused() -> None:
     with pytest.raises(RuntimeError, match="dispatch_cpu_unquantized_gemm"):
         vllm_plugin.keep_linear_weights(SimpleNamespace(dispatch_cpu_unquantized_gemm=lambda layer: None))
-
-
-PROBE = """
-import json, os, sys
-import verl
-from recipe.agpo import cpu
-cpu.install()
-if {on}:
-    cpu.install()  # a second call must change nothing
-from verl.plugin.platform.platform_manager import PlatformRegistry
-early = sorted(m for m in ("vllm", "verl.trainer.main_ppo", "verl.workers.engine") if m in sys.modules)
-import verl.utils.distributed as distributed
-import verl.workers.engine.fsdp.transformer_impl as fsdp
-import importlib.metadata
-try:
-    vllm = importlib.metadata.version("vllm")
-except importlib.metadata.PackageNotFoundError:
-    vllm = None
-import inspect
-print("RESULT " + json.dumps(dict(
-    platform="cpu" in PlatformRegistry.registered_names(),
-    group=distributed.initialize_global_process_group_ray.__module__,
-    defined_in=inspect.unwrap(distributed.initialize_global_process_group_ray).__module__,
-    patched=hasattr(distributed.initialize_global_process_group_ray, "__agpo__"),
-    offload=inspect.isclass(fsdp.CPUOffloadPolicy),
-    vllm=vllm,
-    version_is_original=importlib.metadata.version.__name__ == "version"
-        and not hasattr(importlib.metadata.version, "__agpo__"),
-    engine=os.environ.get("VERL_ENGINE_DEVICE"),
-    early=early,
-    submodules=sorted(m for m in sys.modules if m.startswith("recipe.agpo.cpu.")),
-)))
-"""
-
-
-def probe(on: bool) -> dict[str, object]:
-    dropped = ("VERL_PLATFORM", "VERL_ENGINE_DEVICE", "AGPO_CPU")
-    env = {key: value for key, value in os.environ.items() if key not in dropped}
-    # Without plug-ins, so that only cpu.install() is under test.
-    env |= {"PYTHONPATH": str(ROOT), "VERL_USE_EXTERNAL_PLUGINS": "none", "OMP_NUM_THREADS": "1"}
-    env |= {"AGPO_CPU": "1"} if on else {}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROBE.format(on=on)],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert lines, done.stderr[-2000:]
-    result: dict[str, object] = json.loads(lines[-1].removeprefix("RESULT "))
-    return result
-
-
-def test_off_leaves_everything_as_it_was() -> None:
-    result = probe(on=False)
-    assert result["platform"] is False
-    assert result["patched"] is False
-    assert result["offload"] is True  # still torch's class
-    assert result["version_is_original"] is True
-    assert result["engine"] is None
-    assert result["submodules"] == []
-
-
-def test_on_patches_later_imports_and_imports_nothing_heavy() -> None:
-    result = probe(on=True)
-    assert result["platform"] is True
-    assert result["patched"] is True
-    assert result["offload"] is False
-    assert str(result["vllm"]).endswith("+cpu")
-    assert result["engine"] == "cuda"
-    assert result["early"] == []

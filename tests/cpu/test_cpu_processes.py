@@ -19,11 +19,11 @@ DETACH = """
 import subprocess, sys
 subprocess.Popen([sys.executable, "-c", {sleeper!r}], start_new_session=True)
 """
-SLEEPER = "import time; print('up', flush=True); time.sleep(120)"
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"
+SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 
-def wait_until(condition, seconds: float = 15.0) -> bool:  # type: ignore[no-untyped-def]
+def wait_until(condition, seconds: float = 120.0) -> bool:  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -76,7 +76,7 @@ def test_run_marked_returns_the_status_and_leaves_nothing() -> None:
 
 def test_an_interrupted_launcher_takes_its_run_along() -> None:
     run_id = new_run_id()
-    command = DETACH.format(sleeper=SLEEPER) + "import time; time.sleep(120)"
+    command = DETACH.format(sleeper=SLEEPER) + "import time; time.sleep(600)"
     launcher = subprocess.Popen(
         [
             sys.executable,
@@ -100,7 +100,7 @@ def test_an_interrupted_launcher_takes_its_run_along() -> None:
 
 def test_memory_of_a_run_is_counted() -> None:
     run_id = new_run_id()
-    hold = "block = bytearray(64 << 20); print('up', flush=True); import time; time.sleep(120)"
+    hold = "block = bytearray(64 << 20); print('up', flush=True); import time; time.sleep(600)"
     process = subprocess.Popen(
         [sys.executable, "-c", hold], env={**os.environ, MARKER: run_id}, stdout=subprocess.PIPE
     )

@@ -8,10 +8,11 @@ import os
 from recipe.agpo.cli.cluster import cluster_rows
 from recipe.agpo.cli.doctor import FAIL, OK
 from recipe.agpo.cpu.config import cpu_env
+from tests.realstack import stack
 
 
 def test_ranks_talk_and_share_a_folder_or_it_is_said(tmp_path, monkeypatch):
-    for name, value in cpu_env().items():
+    for name, value in (cpu_env() | stack.python_env()).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     rows = {row.check: row for row in cluster_rows(2, tmp_path / "run")}

@@ -15,7 +15,7 @@ from verl.workers.config import ActorConfig
 from verl.workers.config.actor import PolicyLossConfig
 from verl.workers.utils.losses import ppo_loss
 
-from agpo_core import LossConfig
+from agpo_core import AGPOConfig, LossConfig
 from recipe.agpo import plugin  # noqa: F401 - registers the policy loss
 from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, GROUP, GROUP_WEIGHT, ROW_WEIGHT
 from recipe.agpo.training.actor_loss import (
@@ -260,6 +260,17 @@ def test_through_ppo_loss_with_equal_columns_it_is_verls_loss(mode: str, extras:
     torch.testing.assert_close(gradient, their_gradient, rtol=1e-5, atol=1e-7)
     assert set(their_metrics) <= set(metrics)
     assert ("kl_loss" in metrics) == bool(extras)
+
+
+def test_preset_grpo_keeps_verls_own_loss_in_the_workers() -> None:
+    from recipe.agpo.training.trainer import AGPOMixin
+
+    class Settings(AGPOMixin):
+        def __init__(self, agpo: AGPOConfig) -> None:
+            self.agpo = agpo
+
+    assert not Settings(AGPOConfig.from_preset("grpo"))._own_loss
+    assert Settings(AGPOConfig())._own_loss
 
 
 def test_the_columns_reach_the_loss() -> None:

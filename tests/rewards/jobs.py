@@ -68,3 +68,16 @@ def chatty() -> str:
 
 def pid() -> int:
     return os.getpid()
+
+
+def die(*_: object) -> None:
+    os._exit(3)
+
+
+def pair_or_die(first: str, second: str) -> bool:
+    """The pairs with one answer kill their worker; the others are compared."""
+    from recipe.agpo.rewards.symbolic import equal_both_ways
+
+    if "deadly" in (first, second):
+        os._exit(3)
+    return equal_both_ways(first, second)

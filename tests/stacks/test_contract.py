@@ -177,7 +177,6 @@ def test_an_empty_integration_is_no_success() -> None:
 
 
 def test_verl(tmp_path: Path) -> None:
-    pytest.importorskip("verl", reason="verl is not installed", exc_type=ImportError)
     from verl.workers.config import ActorConfig
     from verl.workers.config.actor import PolicyLossConfig
 

@@ -71,12 +71,26 @@ def test_adapters_have_the_signature_of_the_recorded_hook(hook: dict[str, Any]) 
     assert inspect.iscoroutinefunction(adapter) == hook["async"]
 
 
-@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: f"{hook['stack']}:{hook['name']}")
-def test_records_are_complete_and_an_installed_stack_still_agrees(hook: dict[str, Any]) -> None:
-    assert len(hook["commit"]) == 40 and hook["date"] and hook["version"] and "/" in hook["repository"]
+def package_of(hook: dict[str, Any]) -> str | None:
+    """The package that the hook's file belongs to; None for scripts and examples, which cannot be imported."""
     package = hook["file"].removeprefix("src/").split("/")[0]
-    if not hook["file"].endswith(".py") or package == "examples" or importlib.util.find_spec(package) is None:
-        return
+    return package if hook["file"].endswith(".py") and package != "examples" else None
+
+
+IMPORTABLE = [hook for hook in HOOKS if package_of(hook)]
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: f"{hook['stack']}:{hook['name']}")
+def test_records_are_complete(hook: dict[str, Any]) -> None:
+    assert len(hook["commit"]) == 40 and hook["date"] and hook["version"] and "/" in hook["repository"]
+
+
+@pytest.mark.parametrize("hook", IMPORTABLE, ids=lambda hook: f"{hook['stack']}:{hook['name']}")
+def test_an_installed_stack_agrees_with_its_record(hook: dict[str, Any]) -> None:
+    package = package_of(hook)
+    assert package is not None
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed here")
     live = found(hook["file"].removeprefix("src/").removesuffix(".py").replace("/", ".") + ":" + hook["name"])
     assert parameters(live)[-len(hook["parameters"]) :] == hook["parameters"], f"{hook['stack']} has moved on"
 

@@ -342,10 +342,8 @@ def sandbox_row() -> Row:
         held = sandbox.run("").layers
     except sandbox.SandboxUnavailable as error:
         return Row("sandbox", WARN, str(error), "needed only for tasks whose answers are programs")
-    if set(held) == set(sandbox.LAYERS):
-        return Row("sandbox", OK, ", ".join(held))
-    missing = ", ".join(layer for layer in sandbox.LAYERS if layer not in held)
-    return Row("sandbox", WARN, f"{', '.join(held)}; not on this machine: {missing}", "see docs/verifiers.md")
+    complete = set(held) == set(sandbox.LAYERS)
+    return Row("sandbox", OK if complete else WARN, sandbox.describe(held), "" if complete else "see docs/sandbox.md")
 
 
 def vote_key_row() -> Row:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.agpo.preflight.prompts import parquet_files
 from recipe.agpo.rewards import UnknownKind, kind_of
-from recipe.agpo.rewards.self_test import self_test
+from recipe.agpo.rewards.self_test import confinement, self_test
 from recipe.agpo.settings import RunConfig
 from recipe.agpo.verl_api.configs import load_function
 
@@ -48,6 +48,8 @@ def _verifiers(config: DictConfig) -> Iterator[str]:
                 except UnknownKind as error:
                     yield f"data.{key}={file}: {error}"
                     break
+    if line := confinement(kinds, settings.get("runner")):
+        print(f"[agpo] {line}")
     for problem in self_test(kinds, settings.get("runner")) if kinds else ():
         yield f"reward.custom_reward_function.path={VERIFIERS}: {problem}. Run: agpo doctor"
 

@@ -14,24 +14,55 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 MAX_LENGTH = 2_000
 MAX_DIGITS = 60
 MAX_EXPONENT = 60
+# A decimal with as many significant digits, so many of them behind the point, may be a rounding: see `rounding`.
+ROUNDED_DIGITS = 6
+ROUNDED_PLACES = 3
 
+# Characters that show nothing: control characters, joiners, marks of direction, variation selectors, fillers.
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
+)
+# What a decoder leaves of a tokeniser's special tokens: </s>, <|im_end|>, <end_of_turn>, [EOS].
+END_TOKENS = re.compile(
+    r"</?s>|<[|｜][\w▁ -]{1,40}[|｜]>|<(?:eos|bos|pad|unk|eot|eod|eom|end_of_turn|start_of_turn|end_of_text|endoftext)>"
+    r"|\[(?:EOS|BOS|PAD|/?INST|SEP|CLS)\]"
+)
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 _CIRCLED = re.compile(r"\\textcircled\s*\{?\s*(\d+)\s*\}?|[\u2460-\u2473]")
 _STATEMENTS = re.compile(r"(?:\(\d+\)[\s,，、和及与]*)+")
-_SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\quad|\\qquad|~|\s+")
+_NO_SPACE = re.compile(r"(?<=\d,)\s*\\!\s*|(?<!\\)\\!")  # 32,\!349
+_SPACES = re.compile(r"(?<!\\)\\[,;:> ]|\\quad|\\qquad|~|\s+")
 _DELIMITERS = re.compile(
     r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\[bB]ig+[lr]?(?![a-zA-Z])|\\displaystyle|\\limits|\\\(|\\\)|\\\[|\\\]"
 )
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)")
+_HALF_SHORT_FRACTION = re.compile(r"\\frac\s*(?:\{\s*(-?\d+)\s*\}\s*(\d)|(\d)\s*\{\s*(\d+)\s*\})")
+_ESCAPED = re.compile(r"\\\\(?=[a-zA-Z]{2})")  # \\frac in place of \frac: escaped once too often
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it|sf)|operatorname|mbox|rm|bf)\s*\{([^{}]*)\}")
 _ASSIGNMENT = re.compile(r"(?:[a-zA-Z]|\\[a-z]+|[a-zA-Z]_\{?\w+\}?|[a-zA-Z]\([a-zA-Z0-9]\))\s*=\s*([^=<>]+)")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:\{,\}\d{3})+|\d{1,3}(?: \d{3})+|\d+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.\d*)?|\.\d+)"
+_REPEATING = re.compile(
+    r"(?P<whole>\d*)\.(?P<fixed>\d*)(?:\\(?:overline|bar|dot)\s*(?:\{\s*(?P<block>\d{1,30})\s*\}|(?P<digit>\d))(?!\d)"
+    r"|(?P<dots>(\d)\6{2,})\s*(?:\\[lc]?dots|\.{2,}|…))"
+)
+_ORDINAL = re.compile(r"\s*(?:\^\s*\{?\s*)?(?:th|st|nd|rd)\s*\}?(?![a-zA-Z])")
+_MAGNITUDES = {
+    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+    "lakh": 10**5, "crore": 10**7, "百": 10**2, "千": 10**3, "万": 10**4, "亿": 10**8, "萬": 10**4, "億": 10**8,
+}  # fmt: skip
+_MAGNITUDE = re.compile(
+    rf"\s*(?:({'|'.join(m for m in _MAGNITUDES if m.isascii())})s?(?![a-zA-Z])"
+    r"|(百(?!分)|千(?![米克瓦卡焦帕赫伏安升字])|[万亿萬億]))",
+    re.IGNORECASE,
+)
 NUMBER = re.compile(
     rf"(?P<sign>[-+]?)\s*(?:"
     rf"(?P<whole>\d+)?\s*\\frac\s*\{{\s*(?P<in>[-+]?\d+)\s*\}}\s*\{{\s*(?P<id>\d+)\s*\}}"
@@ -42,18 +73,36 @@ NUMBER = re.compile(
     rf"|[eE](?P<exponent>[-+]?\d+))?"
     rf")"
 )
+_LONG_DECIMAL = re.compile(
+    r"[-+]?\s*(?:[$¥€£]\s*)?((?:\d{1,3}(?:,\d{3})+|\d*))\.(\d+)"
+    r"(?:\s*(?:\\times|\\cdot|\*|x|×)\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?|[eE]([-+]?\d{1,3}))?(?![\d.])"
+)
 _CURRENCY = re.compile(r"^(?:US|USD|RMB|HK|A|C)?\s*\\?[$¥€£]\s*|^(?:USD|RMB|EUR|GBP)\s+")
 _PERCENT = re.compile(r"\s*(?:\\?%|percent|per cent|pct)", re.IGNORECASE)
 _DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree|degrees?\b)", re.IGNORECASE)
 # A unit stands after a space, or is Chinese, or is one of the short ones that nobody takes for a variable.
 _UNIT = re.compile(
-    r"\s+[a-zA-Zµμ$][\w\s/^.'$²³{}\\-]*|\s*[\u4e00-\u9fff][\u4e00-\u9fff\w/]*|"
-    r"\s*(?:cm|mm|km|kg|mg|ml|mL|min|hr|hrs|sec|ft|mph|kmh|km/h|m/s|cm\^?\{?2\}?|m\^\{?2\}?|cm²|m²|cm\^?\{?3\}?)"
+    r"\s+[a-zA-Zµμ$](?:[^\W\d]|[\s/.'$²³{}\\-]|\^\s*\{?\s*-?\d|(?<=[a-zA-Z])-?[1-4](?![\d.]))*|"
+    r"\s*[\u4e00-\u9fff](?:[\u4e00-\u9fff/]|[^\W\d])*|"
+    r"\s*(?:cm|mm|km|kg|mg|ml|mL|min|hr|hrs|sec|ft|mph|kmh|km/h|m/s|cm\^?\{?2\}?|m\^\{?2\}?|cm²|m²|cm\^?\{?3\}?|[ckm]?m[23]|[€£¥])"
 )
-_NOT_A_UNIT = re.compile(
-    r"\b(?:or|and|to|plus|minus|times|over|mod|if|when|not|than|of|is|are|divided|remainder|r|x|y|n|i|pi|sqrt)\b|[或和到至余又π]",
+# An exclamation mark behind words; behind a number, a bracket or a single letter it is a factorial.
+EXCLAMATION = re.compile(r"(?<![\d)}\]!])(?<!\b[a-zA-Z])!+\s*$|！+\s*$")
+# Words that take an answer back, doubt it, or give a bound in its place.
+HEDGE = re.compile(
+    r"\b(?:not|no|never|neither|nor|isn|aren|wasn|cannot|but|maybe|perhaps|possibly|probably|likely|might|may|could"
+    r"|wrong|incorrect|false|except|unless|instead|rather|although|however|either|versus|vs|(?:more|less|fewer) than"
+    r"|at (?:least|most))\b|n['’]t\b|不是|并非|不对|不等于|错|可能|也许|大概|但|而是|以上|以下",
     re.IGNORECASE,
 )
+_NOT_A_UNIT = re.compile(
+    r"\b(?:or|and|to|plus|minus|times|over|mod|if|when|than|of|is|are|was|divided|remainder|factorial|squared|cubed"
+    r"|r|x|y|n|i|pi|sqrt)\b|[或和到至余又π]|阶乘",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[A-Za-z]{3,}|(?<![A-Za-z])(?:no|on|up|in|so|if|we|us)(?![A-Za-z])", re.IGNORECASE)
+_MATHS = re.compile(r"[\\^_=<>+*/|]|\d")
+_JOINING = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
 _CHINESE_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 _CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000}
 _CHINESE = re.compile(r"负?[零〇一二两三四五六七八九十百千万]+")
@@ -75,12 +124,14 @@ class Canonical:
         number: its value if it is a plain rational number.
         percent: whether it was written as a percentage; ``number`` is then the value divided by 100.
         unit: what stood behind the number, normalised; ``""`` if nothing.
+        places: decimals of a number that may be a rounding (:func:`rounding`), else None.
     """
 
     key: str
     number: Fraction | None = None
     percent: bool = False
     unit: str = ""
+    places: int | None = None
 
 
 @lru_cache(maxsize=8192)
@@ -101,40 +152,95 @@ def canonical(answer: str) -> Canonical:
             read = _quantity(text)
     if read is not None:
         number, percent, unit = read
-        return Canonical(f"n:{number}", number, percent, unit)
+        places = rounding(text)
+        if places is not None and percent:
+            places += 2
+        return Canonical(f"n:{number}", number, percent, unit, places)
     # The space behind a command is its end: \omega t is not \omegat.
     compact = re.sub(r"\s+", "", re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])", "\\1\x00", text)).replace("\x00", " ")
     compact = compact.replace("\\cdot", "*").replace("\\times", "*")
     return Canonical(f"x:{compact}")
 
 
+def wordy(answer: Canonical) -> bool:
+    """Words, not mathematics: a parser would read "east" as a product of four symbols."""
+    text = _JOINING.sub(",", answer.key[2:])
+    return answer.number is None and not _MATHS.search(text) and _WORD.search(text) is not None
+
+
 def same(answer: Canonical, gold: Canonical) -> bool:
-    """Whether two canonical answers are equal. A percentage also equals the bare number that it shows."""
+    """Whether two canonical answers are equal. A percentage also equals the bare number that it shows.
+
+    Numbers are compared exactly, but for long decimals: see :func:`rounding`.
+    """
     if answer.key == gold.key:
         return True
-    if answer.number is None or gold.number is None or answer.percent == gold.percent:
+    if answer.number is None or gold.number is None:
+        return False
+    if any(
+        one.places is not None and within_rounding(one.number, other.number, one.places)
+        for one, other in ((answer, gold), (gold, answer))
+    ):
+        return True
+    if answer.percent == gold.percent:
         return False
     # "50" for 50 %, and "50%" for 50: the percent sign is a unit that may be left out.
     return answer.number * (100 if answer.percent else 1) == gold.number * (100 if gold.percent else 1)
+
+
+def rounding(text: str) -> int | None:
+    """The decimals of a number that may be a rounding, else None.
+
+    The one rule for tolerance: a decimal with at least six significant digits, three of them behind the point, equals
+    whatever number rounds to it (``0.333333`` is 1/3, ``3.14159`` is pi), on either side. Every other number is exact:
+    ``0.33`` is not 1/3, and amounts of money are never rounded.
+    """
+    found = _LONG_DECIMAL.match(text)
+    if found is None:
+        return None
+    whole, decimals = found.group(1).replace(",", ""), found.group(2)
+    if len(decimals) < ROUNDED_PLACES or len((whole + decimals).lstrip("0")) < ROUNDED_DIGITS:
+        return None
+    return len(decimals) - int(found.group(3) or found.group(4) or 0)
+
+
+def within_rounding(rounded: Any, number: Any, places: int) -> bool:
+    """Whether ``number`` rounds to ``rounded``, a decimal with so many places."""
+    if places > MAX_DIGITS or places < -MAX_DIGITS:
+        return False
+    half = Fraction(1, 2) / Fraction(10) ** places
+    if not isinstance(number, Fraction):  # mpmath's
+        number = number.real
+        one = number.context.mpf(1)
+        error = abs(one * rounded.numerator / rounded.denominator - number)
+        return bool(error <= one * half.numerator / half.denominator)
+    return bool(abs(rounded - number) <= half)
 
 
 def normalised(answer: str) -> str:
     """LaTeX without what does not change its meaning."""
     answer = _CIRCLED.sub(lambda m: f"({m[1] or unicodedata.normalize('NFKC', m[0])})", answer)
     answer = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("\u2044", "/"), answer)
-    text = unicodedata.normalize("NFKC", answer.encode("utf-8", "replace").decode("utf-8"))
-    text = text.replace("−", "-").replace("–", "-").replace("\x00", "").replace("×", "\\times")
-    text = text.replace("\\$", "$").replace("{,}", ",").replace("\\%", "%").replace("π", "\\pi").replace("√", "\\sqrt")
+    text = unicodedata.normalize("NFKC", answer.rstrip("！ ").encode("utf-8", "replace").decode("utf-8"))
+    text = INVISIBLE.sub("", END_TOKENS.sub("", text))
+    text = text.replace("−", "-").replace("–", "-").replace("×", "\\times")
+    text = _NO_SPACE.sub("", text).replace('\\"', "")
+    text = text.replace("\\$", "$").replace("{,}", ",").replace("\\%", "%")
+    text = re.sub(r"π(?![a-zA-Z])", r"\\pi", text).replace("π", "\\pi ").replace("√", "\\sqrt ")
+    if "\\begin" not in text and "&" not in text:
+        text = _ESCAPED.sub(r"\\", text)
     text = _DELIMITERS.sub("", text)
     text = _FRACTIONS.sub(r"\\frac", text)
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = _HALF_SHORT_FRACTION.sub(lambda m: f"\\frac{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
     text = _TEXT.sub(r" \1 ", text)
     text = _SPACES.sub(" ", text).strip()
     if text.startswith("$") and text.endswith("$") and len(text) > 1:
         text = text[1:-1].strip()
     while len(text) > 1 and text[0] == "{" and text[-1] == "}" and _matched(text):
         text = text[1:-1].strip()
-    text = re.sub(r"^[\s*_`]+|[\s*_`]+$", "", text).rstrip(" ,;。!")
+    text = re.sub(r"^[\s*_`]+|[\s*_`]+$", "", text).rstrip(" ,;。")
+    text = EXCLAMATION.sub("", text)
     return text[:-1] if text.endswith(".") and len(text) > 1 else text
 
 
@@ -156,13 +262,23 @@ def _quantity(text: str) -> tuple[Fraction, bool, str] | None:
         sign, bare = bare[0], _CURRENCY.sub("", bare[1:].lstrip())
     bare = bare.replace("$", "")
     match = NUMBER.match(bare)
-    if match is None:
+    repeating = _REPEATING.match(bare.lstrip("+-").lstrip())
+    if repeating:
+        value: Fraction | None = _repeating(repeating) * (-1 if bare.startswith("-") else 1)
+        rest = bare.lstrip("+-").lstrip()[repeating.end() :]
+    elif match is None:
         return _words(text)
-    value = _value(match)
-    rest = bare[match.end() :]
-    if value is None or (not rest.strip() and match.end() == 0):
+    else:
+        value = _value(match)
+        rest = bare[len(bare[: match.end()].rstrip()) :]
+    if value is None:
         return None
     value = -value if sign == "-" else value
+    if value.denominator == 1:
+        rest = rest[ordinal.end() :] if (ordinal := _ORDINAL.match(rest)) else rest
+    while magnitude := _MAGNITUDE.match(rest):
+        value *= _MAGNITUDES[(magnitude.group(1) or magnitude.group(2)).lower()]
+        rest = rest[magnitude.end() :]
     percent = _PERCENT.match(rest)
     if percent:
         rest = rest[percent.end() :]
@@ -170,10 +286,14 @@ def _quantity(text: str) -> tuple[Fraction, bool, str] | None:
     degree = _DEGREE.match(rest)
     if degree:
         rest = rest[degree.end() :]
-    if rest.strip(" .") and (not _UNIT.fullmatch(rest.rstrip(" .")) or _NOT_A_UNIT.search(rest)):
+    if rest.strip(" .") and not _is_unit(rest.rstrip(" .")):
         return None
     unit = re.sub(r"\s+", " ", rest).strip(" .")
     return value, percent is not None, "degree" if degree and not unit else unit
+
+
+def _is_unit(text: str) -> bool:
+    return _UNIT.fullmatch(text) is not None and not _NOT_A_UNIT.search(text) and not HEDGE.search(text)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -197,6 +317,14 @@ def _value(match: re.Match[str]) -> Fraction | None:
         return None
 
 
+def _repeating(match: re.Match[str]) -> Fraction:
+    r"""The value of 0.1\overline{6} and of 0.333..."""
+    block = match["block"] or match["digit"] or match["dots"][0]
+    fixed = match["fixed"] + (match["dots"] or "")
+    shift = 10 ** len(fixed)
+    return Fraction(int((match["whole"] or "0") + fixed), shift) + Fraction(int(block), shift * (10 ** len(block) - 1))
+
+
 def _decimal(text: str) -> Fraction:
     return Fraction(re.sub(r"[,\s{}]", "", text).rstrip(".") or "0")
 
@@ -210,6 +338,8 @@ def _words(text: str) -> tuple[Fraction, bool, str] | None:
             return Fraction(tens), False, ""
         if tens >= 20 and 0 < _WORDS.get(ones, 0) < 10:
             return Fraction(tens + _WORDS[ones]), False, ""
+        if ones in _MAGNITUDES:
+            return Fraction(tens * _MAGNITUDES[ones]), False, ""
         return None
     parts = re.fullmatch(rf"({_CHINESE.pattern}|百)分之({_CHINESE.pattern})", text)
     if parts:
@@ -222,7 +352,7 @@ def _words(text: str) -> tuple[Fraction, bool, str] | None:
         match = _CHINESE.match(text)
         assert match is not None
         value, rest = _chinese(match.group(0)), text[match.end() :]
-        unit = not rest or (len(rest) <= 4 and _UNIT.fullmatch(rest) and not _NOT_A_UNIT.search(rest))
+        unit = not rest or (len(rest) <= 4 and _is_unit(rest))
         if value is not None and unit:
             return Fraction(value), False, rest
     return None

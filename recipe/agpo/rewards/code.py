@@ -45,7 +45,7 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work
         return Judgement(float(result["passed"]), fenced, f"p:{result['key']}", status, result["detail"])
 
     arguments = [program, tests, seconds, memory, args.get("runner")]
-    return Work(RUN, arguments, finish, time_limit_s=len(tests) * (seconds + 1.0) + MARGIN_S)
+    return Work(RUN, arguments, finish, time_limit_s=len(tests) * (sandbox.Limits(seconds).wall + 1.0) + MARGIN_S)
 
 
 def run_tests(
@@ -58,7 +58,7 @@ def run_tests(
         ran = run(program, test["input"], sandbox.Limits(seconds, memory_mb))
         outputs.append(f"{ran.status}:{' '.join(ran.stdout.split())}" if ran.status == sandbox.OK else ran.status)
         if ran.status != sandbox.OK:
-            limit = ran.status in (sandbox.TIME, sandbox.MEMORY, sandbox.OUTPUT)
+            limit = ran.status in sandbox.LIMITS
             failure = f"test {number}: {ran.status} {ran.detail[-200:]}"
         elif not same_output(ran.stdout, test["output"]):
             failure = f"test {number}: wrong output"

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from recipe.agpo.rewards.canonical import NUMBER, canonical, normalised
+from recipe.agpo.rewards.canonical import EXCLAMATION, NUMBER, canonical, normalised
 
 MAX_CHARACTERS = 20_000
 MAX_ANSWER = 2_000
@@ -152,7 +152,7 @@ def tidy(answer: str) -> str:
             inside = text[len(opening) : len(text) - len(closing)]
             if len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing):
                 text = inside if opening not in inside else text
-        text = text.rstrip(" \t,，;；。！!")
+        text = EXCLAMATION.sub("", text.rstrip(" \t,，;；。！"))
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
         if text == before:

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from recipe.agpo.rewards import maths
-from recipe.agpo.rewards.canonical import Canonical, canonical, normalised
+from recipe.agpo.rewards.canonical import Canonical, canonical
 from recipe.agpo.rewards.extract import final_answer, last_number
 from recipe.agpo.rewards.verdict import BAD_GOLD, NO_ANSWER, Judgement, Work
 
 VALUE = "recipe.agpo.rewards.symbolic:value"
 REL_TOL = 0.01  # three significant digits in the worst case, as the OCW solutions are given
+
+# Where the reference is a number, letters behind a space are no variables.
+_UNIT_BEHIND = re.compile(r"(?<=[\w)}\]])\s+[a-zA-Zµμ°][\w/^{}.*·²³-]*$")
 
 # unit -> (dimension, factor to the base unit)
 _BASE: dict[str, tuple[str, float]] = {
@@ -55,7 +58,7 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work
     left out or not known here is ignored; a known one of the same dimension is converted; one of another dimension
     is wrong. A gold that is no number is judged as kind ``math``.
     """
-    reference = canonical(gold)
+    reference = canonical(maths.cleaned(gold))
     if not gold.strip():
         return Judgement(0.0, False, "", BAD_GOLD, "the reference answer is empty")
     if reference.number is None:
@@ -66,7 +69,7 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work
     unit = str(args.get("unit") or reference.unit)
     target = float(reference.number)
     right = Judgement(1.0, found.asked_form, reference.key)
-    answer = maths.readings(found.text, keep_equation=False)[-1]
+    answer = maths.readings(maths.cleaned(found.text), keep_equation=False)[-1]
     wrong = Judgement(0.0, found.asked_form, answer.key)
     if answer.number is not None:
         return right if _agrees(answer, target, unit, args) else wrong
@@ -74,7 +77,8 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work
     def finish(value: float | None) -> Judgement:
         return right if value is not None and _close(value, target, args) else wrong
 
-    return Work(VALUE, [normalised(found.text.rpartition("=")[2])], finish)
+    expression = maths.formula(maths.cleaned(found.text).rpartition("=")[2])
+    return Work(VALUE, [_UNIT_BEHIND.sub("", expression)], finish)
 
 
 def check_gold(gold: str, args: Mapping[str, Any]) -> str | None:

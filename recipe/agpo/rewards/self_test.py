@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from recipe.agpo.rewards import sandbox
 from recipe.agpo.rewards.pool import WorkerPool
 from recipe.agpo.rewards.verdict import OK, TIMEOUT
 from recipe.agpo.rewards.verifier import KINDS, Item, Verifier
@@ -18,6 +19,7 @@ _GYM = json.dumps(
     {"dataset": "chain_sum", "config": {"size": 1}, "entry": {"question": "", "answer": "5", "metadata": {}}}
 )
 _PROGRAM = "```python\na, b = map(int, input().split())\nprint(a {} b)\n```"
+CONFINED = {"code", "gym"}  # kinds that run what a response says, or compute with it
 # kind, gold, right response, wrong response, arguments
 _CASES: tuple[tuple[str, str, str, str, dict[str, Any]], ...] = (
     ("math", "72", "... = 72\n#### 72", "#### 71", {}),
@@ -52,13 +54,21 @@ def self_test(kinds: Iterable[str] | None = None, runner: str | None = None) -> 
     return problems
 
 
+def confinement(kinds: Iterable[str], runner: str | None = None) -> str | None:
+    """One line on what confines the code in responses on this machine; None if none of the kinds runs any here."""
+    return None if runner or not CONFINED & set(kinds) else f"sandbox: {sandbox.describe(sandbox.layers())}"
+
+
 def hang() -> None:
     """Never returns in time."""
     time.sleep(3600)
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    problems = self_test(arguments or None)
+    kinds = arguments or KINDS
+    if line := confinement(kinds):
+        print(line)
+    problems = self_test(kinds)
     print("\n".join(problems) or "every verifier works")
     return bool(problems)
 

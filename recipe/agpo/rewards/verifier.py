@@ -9,6 +9,7 @@ row's ``data_source``.
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import json
 import os
@@ -19,7 +20,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipe.agpo.rewards.pool import Done, WorkerPool
+from recipe.agpo.rewards import symbolic
+from recipe.agpo.rewards.pool import Done, PoolClosed, WorkerPool
 from recipe.agpo.rewards.verdict import OK, RAISED, Judgement, Verdict, Work, verdict
 
 KINDS = ("math", "choice", "numeric", "text", "code", "gym")
@@ -32,6 +34,8 @@ _SOURCES = {
     "reasoning_gym": "gym",
 }  # fmt: skip
 _MERGEABLE = ("x:", "n:")
+_CLASSES = "recipe.agpo.rewards.symbolic:classes"
+_PAIR = "recipe.agpo.rewards.symbolic:equal_both_ways"
 
 
 class UnknownKind(ValueError):
@@ -127,12 +131,12 @@ class Verifier:
     def merge_vote_keys(self, keys: Sequence[str]) -> list[str]:
         """The keys of one group, with symbolically equal answers under one of their keys; blocks."""
         merging = self._merge(keys)
-        return list(keys) if merging is None else merging[1](merging[0].result())
+        return list(keys) if merging is None else merging.result()
 
     async def merge_vote_keys_async(self, keys: Sequence[str]) -> list[str]:
         """As :meth:`merge_vote_keys`, without holding the event loop."""
         merging = self._merge(keys)
-        return list(keys) if merging is None else merging[1](await asyncio.wrap_future(merging[0]))
+        return list(keys) if merging is None else await asyncio.wrap_future(merging)
 
     def close(self) -> None:
         """Kill the workers."""
@@ -154,20 +158,52 @@ class Verifier:
 
         self.pool.submit(work.function, work.arguments, work.time_limit_s).add_done_callback(finish)
 
-    def _merge(self, keys: Sequence[str]) -> tuple[Future[Done], Callable[[Done], list[str]]] | None:
-        """The comparison of a group's mathematical keys, None if no two of them could be the same answer."""
+    def _merge(self, keys: Sequence[str]) -> Future[list[str]] | None:
+        """Compare a group's mathematical keys; None if no two of them could be the same answer.
+
+        Only keys that were shown equal to every other key of their class share one. One job compares all pairs, each
+        with a limit of its own; should a pair kill the worker all the same, every pair becomes a job of its own.
+        """
         distinct = sorted({key for key in keys if key.startswith(_MERGEABLE)}, key=lambda key: (key[0], len(key), key))
         if len(distinct) < 2 or not any(key.startswith("x:") for key in distinct):
             return None
-
-        def merged(done: Done) -> list[str]:
-            if done.status != OK:
-                return list(keys)  # two classes instead of one: less sharp, not wrong
-            head = {key: distinct[first] for key, first in zip(distinct, done.value, strict=True)}
-            return [head.get(key, key) for key in keys]
-
         answers = [key[2:] for key in distinct]
-        return self.pool.submit("recipe.agpo.rewards.symbolic:classes", [answers]), merged
+        merged: Future[list[str]] = Future()
+
+        def finish(heads: Sequence[int]) -> None:
+            head = {key: distinct[first] for key, first in zip(distinct, heads, strict=True)}
+            merged.set_result([head.get(key, key) for key in keys])
+
+        def together(done: Future[Done]) -> None:
+            result = done.result()
+            if result.status == OK:
+                finish(result.value)
+                return
+            try:
+                self._merge_pairs(answers, finish)
+            except PoolClosed:
+                finish(range(len(answers)))
+
+        limit = symbolic.PAIR_LIMIT_S * len(answers) + self.pool.time_limit_s
+        self.pool.submit(_CLASSES, [answers], limit).add_done_callback(together)
+        return merged
+
+    def _merge_pairs(self, answers: Sequence[str], finish: Callable[[Sequence[int]], None]) -> None:
+        pairs = [(i, j) for i in range(len(answers)) for j in range(i)]
+        equal: dict[tuple[int, int], bool] = {}
+        lock = threading.Lock()
+
+        def one(pair: tuple[int, int], done: Future[Done]) -> None:
+            result = done.result()
+            with lock:
+                equal[pair] = result.status == OK and result.value is True
+                complete = len(equal) == len(pairs)
+            if complete:
+                finish(symbolic.grouped(len(answers), lambda i, j: equal[max(i, j), min(i, j)]))
+
+        for i, j in pairs:
+            job = self.pool.submit(_PAIR, [answers[i], answers[j]], 2 * symbolic.PAIR_LIMIT_S)
+            job.add_done_callback(functools.partial(one, (i, j)))
 
 
 def kind_of(data_source: str, extra_info: Mapping[str, Any] | None = None, kind: str | None = None) -> str:
