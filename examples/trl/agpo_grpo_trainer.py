@@ -107,6 +107,10 @@ class AGPOGRPOTrainer(GRPOTrainer):
         """The state of the controllers."""
         return self.method.state
 
+    @controller.setter
+    def controller(self, state: ControllerState) -> None:
+        self.method.state = state
+
     # ---- generation: probe, decide, the rest -------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

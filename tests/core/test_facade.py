@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Controller` is the functions in their order: same decisions, same states, sizes that add up, a state that travels."""
+"""`Controller` is the functions in their order: same decisions and states, sizes that add up, files that are read."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_it_is_the_functions_in_their_order(preset: str) -> None:
         for item in dataclasses.fields(stats):
             assert same_bits(getattr(mine, item.name), getattr(stats, item.name))
         assert same_bits(run.decide_temperature(mine).tau, decide_temperature(stats, state, config, 1.0).tau)
-        low, high = run.settings.clip_low, run.settings.clip_high
-        assert same_bits(run.decide_clip(mine, SIGNALS).high, decide_clip(stats, SIGNALS, state, config, low, high).high)
+        clip = decide_clip(stats, SIGNALS, state, config, run.settings.clip_low, run.settings.clip_high)
+        assert same_bits(run.decide_clip(mine, SIGNALS).high, clip.high)
         assert run.state == state and run.lr_scale == state.step_size.scale, "deciding changes nothing"
         run.update([mine.select(slice(0, 1)), mine.select(slice(1, 3))], SIGNALS)
         state = update_state(stats, SIGNALS, state, config)

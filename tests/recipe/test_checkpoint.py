@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from agpo_core import ControllerState, StepSignals, StepSize, TokenLedger, update_state
+from agpo_core.sealed import write_sealed
+from agpo_core.state import state_to_dict
 from recipe.agpo.settings import RunConfig
 from recipe.agpo.training import checkpoint
 from recipe.agpo.training.checkpoint import DecisionLog, ResumeError, checkpoint_to_resume, read_ledger, read_state
@@ -113,6 +115,26 @@ def test_on_config_change(tmp_path: Path, state: ControllerState) -> None:
     # The switch itself, and what decides nothing, is no other config.
     same = RunConfig.from_dict({"on_config_change": "keep", "decisions_file": False, "token_budget": 9})
     assert same.fingerprint() == RunConfig().fingerprint()
+
+
+def test_a_checkpoint_of_the_release_before_goes_on(tmp_path: Path, state: ControllerState) -> None:
+    """It has another fingerprint and old names, and means the same."""
+    values, config = state_to_dict(state) | {"version": 2}, RunConfig().to_dict()
+    for name in ("uncertainty", "dispersion", "vote_entropy", "skewness", "entropy", "step_kl"):
+        values[name] = {"decay" if key == "ema_weight" else key: value for key, value in values[name].items()}
+    weight = config["signals"].pop("ema_weight")
+    config["scoring"] = config.pop("logprob_temperature")
+    config["advantage"]["zero_variance"] = "drop"
+    config["temperature"] |= {"decay": weight, "base": None}
+    config["clip"] |= {"decay": weight, "kl_decay": weight, "entropy_decay": weight, "base": None}
+    del config["reference"]
+    payload = {"state": values, "fingerprint": "of the release before", "extra": {"config": config}}
+    write_sealed(tmp_path / checkpoint.STATE_FILE, "agpo-controller-state", 2, payload)
+    assert read_state(tmp_path, RunConfig()) == state
+    config["clip"]["kl_target"] = 0.5
+    write_sealed(tmp_path / checkpoint.STATE_FILE, "agpo-controller-state", 2, payload)
+    with pytest.raises(ResumeError, match="other algorithm.agpo settings"):
+        read_state(tmp_path, RunConfig())
 
 
 def test_a_damaged_state_is_refused(tmp_path: Path, state: ControllerState) -> None:

@@ -15,7 +15,7 @@ from datasets import Dataset
 
 trl = pytest.importorskip("trl", reason="TRL is not installed: pip install --no-deps trl==1.16.0", exc_type=ImportError)
 
-from agpo_core import AGPOConfig, Resolved, StateError, TemperatureDecision, load_state, policy_loss  # noqa: E402
+from agpo_core import AGPOConfig, Controller, Resolved, StateError, TemperatureDecision, load_state, policy_loss  # noqa: E402
 from examples.trl import agpo_grpo_trainer as agpo_trl  # noqa: E402
 from examples.trl.agpo_grpo_trainer import DECISIONS_FILE, EPS_HIGH, EPS_LOW, STATE_FILE, TAU  # noqa: E402
 from examples.trl.checks import check_head  # noqa: E402
@@ -233,7 +233,7 @@ def test_the_rest_of_a_group_is_sampled_at_its_decision(tmp_path: Path, monkeypa
     frozen = torch.full((len(KINDS),), 0.001, dtype=torch.float64)
     nothing = torch.zeros(len(KINDS))
     decision = TemperatureDecision(frozen, nothing.to(torch.int8), nothing, nothing)
-    monkeypatch.setattr(agpo_trl, "decide_temperature", lambda *args: decision)
+    monkeypatch.setattr(Controller, "decide_temperature", lambda *args: decision)
     trainer = build_trainer(str(tmp_path))
     trainer.model.train()
     output = trainer._generate_and_score_completions([{"prompt": prompt} for prompt in KINDS for _ in range(8)])
