@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -140,21 +139,18 @@ def run_cell(cell: Cell, cache: Path, device: str = "cpu") -> dict[str, Any]:
 
 def warm_model(task: Any, seed: int, cache: Path) -> Any:
     """The warm-started model of a task and a seed, made once."""
-    import os
-
     import torch
 
     from examples.inprocess_grpo import build_model, warm_start
+    from recipe.agpo.files import replacing
 
     accuracy = TASKS[task.name].warm
     path = cache / f"{task.name}-{seed}-{accuracy:g}.pt"
     model = build_model(seed)
     if not path.exists():
         warm_start(model, task, accuracy=accuracy, seed=seed, max_steps=1500)
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache, delete=False) as part:
+        with replacing(path) as part:
             torch.save(model.state_dict(), part)
-        os.replace(part.name, path)
     model.load_state_dict(torch.load(path, weights_only=True))
     return model.eval()
 

@@ -11,7 +11,7 @@ PROBE, REST, DISCARDED = "probe", "rest", "discarded"
 # With the prompts, to the rollout: the controller state of the step.
 CONTROL = "agpo_control"
 # From the rollout, with each response.
-ROLE, TAU, OUTCOME, VOTE_KEY, STATUS, SECONDS, TOKENS, RECORD = (
+ROLE, TAU, OUTCOME, VOTE_KEY, STATUS, SECONDS, TOKENS = (
     "agpo_role",
     "agpo_tau",
     "agpo_outcome",
@@ -19,9 +19,10 @@ ROLE, TAU, OUTCOME, VOTE_KEY, STATUS, SECONDS, TOKENS, RECORD = (
     "agpo_status",
     "agpo_verifier_s",
     "agpo_tokens",
-    "agpo_probe_record",
 )
-COLUMNS = (ROLE, TAU, OUTCOME, VOTE_KEY, STATUS, SECONDS, TOKENS, RECORD)
+COLUMNS = (ROLE, TAU, OUTCOME, VOTE_KEY, STATUS, SECONDS, TOKENS)
+# From the rollout, once per prompt: a tag of one of its rows, written when the prompt is finished.
+RECORD = "agpo_probe_record"
 # verl's engines divide the logits by a column of this name.
 TEMPERATURE = "temperature"
 # From the trainer, for the loss.
@@ -32,14 +33,14 @@ GROUP_WEIGHT = "agpo_group_weight"
 
 @dataclass(frozen=True)
 class ProbeRecord:
-    """What the probe of one prompt saw and decided; travels with the rest of the group as JSON.
+    """What the probe of one prompt saw and decided; travels to the trainer as JSON.
 
     Attributes:
         outcomes: outcome of each probe response; None where there is no valid reward.
         vote_keys: canonical answer of each probe response.
         statuses: verifier status of each probe response.
-        tokens: generated tokens of the probe.
         discarded: whether the probe does not train (``probe.reuse=false``).
+        stats: the probe's ``agpo_core.ProbeStats`` by field, float64; the trainer does not measure again.
         tau: temperature of the rest of the group.
         reason: why.
         uncertainty, centred: the controller's inputs, for the decisions file.
@@ -48,8 +49,8 @@ class ProbeRecord:
     outcomes: list[float | None]
     vote_keys: list[str]
     statuses: list[str]
-    tokens: int
     discarded: bool
+    stats: dict[str, float]
     tau: float
     reason: str
     uncertainty: float | None

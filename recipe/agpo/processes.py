@@ -5,17 +5,13 @@ Ray's daemons leave the process group of whoever started them, and a run that cr
 leave them, their workers and vLLM's servers behind, holding memory. Each run therefore carries a marker of
 its own in its environment, `AGPO_RUN_ID`, which every process below it inherits; whatever carries it belongs
 to the run, and nothing else does.
-
-    python -m recipe.agpo.processes COMMAND ...    # runs COMMAND so
 """
 
 import os
 import signal
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 MARKER = "AGPO_RUN_ID"
@@ -71,58 +67,3 @@ def end_marked(run_id: str, grace_s: float = 5.0, kill_s: float = 10.0) -> list[
         _send(alive, signal.SIGTERM if waited < grace_s else signal.SIGKILL)
         time.sleep(0.2)
     return sorted(seen)
-
-
-def memory_gib(run_id: str) -> float:
-    """Memory of a run in GiB: the sum of its processes' proportional set sizes, shared pages counted once."""
-    total_kib = 0
-    for pid in marked(run_id):
-        try:
-            for line in (_PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines():
-                if line.startswith("Pss:"):
-                    total_kib += int(line.split()[1])
-        except OSError:
-            continue
-    return total_kib / 2**20
-
-
-def run_marked(
-    command: Sequence[str], env: Mapping[str, str] | None = None, run_id: str | None = None
-) -> int:
-    """Run `command` in a session of its own, with a marker, and end whatever is left when it ends.
-
-    Ctrl-C and SIGTERM are passed on to the command; if it has not ended 10 s later, or at the second Ctrl-C,
-    it is ended with the rest.
-
-    `env` is added to this process's environment. Returns the command's exit status (128 + n for signal n, as
-    a shell does).
-    """
-    run_id = run_id or new_run_id()
-    # SPT_NOENV: process titles, which Ray and vLLM set, must not overwrite the environment the marker is in.
-    child_env = {**os.environ, **(env or {}), MARKER: run_id, "SPT_NOENV": "1"}
-    child = subprocess.Popen(list(command), env=child_env, start_new_session=True)
-
-    def pass_on(number: int, _frame: object) -> None:
-        raise KeyboardInterrupt(number)
-
-    previous = signal.signal(signal.SIGTERM, pass_on)
-    try:
-        try:
-            status = child.wait()
-        except KeyboardInterrupt:
-            _send([child.pid], signal.SIGINT)
-            try:
-                status = child.wait(timeout=10.0)
-            except (KeyboardInterrupt, subprocess.TimeoutExpired):
-                child.kill()
-                status = child.wait()
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        end_marked(run_id)
-    return status if status >= 0 else 128 - status
-
-
-if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        raise SystemExit("usage: python -m recipe.agpo.processes COMMAND [ARGUMENT ...]")
-    raise SystemExit(run_marked(sys.argv[1:]))

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from recipe.agpo.data import Options, prepare
 
 
 @dataclass(frozen=True)
@@ -122,3 +124,8 @@ def gsm8k(number: int, text: str = "") -> dict[str, str]:
     """A problem that differs for each number."""
     question = text or f"Person {number} has {number} coins and finds {number + 1} more. How many are there now?"
     return {"question": question, "answer": f"#### {2 * number + 1}"}
+
+
+def prepare_few(name: str, source: str, out: Path, *, options: Options | None = None, **other: Any) -> list[Any]:
+    """``prepare`` for sets that are smaller than the benchmark, or have many rows that must be skipped."""
+    return prepare(name, source, out, options=replace(options or Options(), custom=True), **other)

@@ -16,7 +16,7 @@ def test_prepare_check_mix_show(tmp_path: Path, capsys: pytest.CaptureFixture[st
     write_jsonl(tmp_path / "in" / "train.jsonl", [gsm8k(i) for i in range(8)] + ["{"])
     write_jsonl(tmp_path / "in" / "test.jsonl", [gsm8k(100)])
     out = str(tmp_path / "out")
-    assert main(["data", "prepare", "gsm8k", "--from", str(tmp_path / "in"), "--out", out]) == 0
+    assert main(["data", "prepare", "gsm8k", "--from", str(tmp_path / "in"), "--out", out, "--custom"]) == 0
     text = capsys.readouterr().out
     assert "gsm8k/train: 9 read, 8 written, skipped: 1 bad_json" in text and "train.jsonl:9" in text
     train, test = f"{out}/gsm8k/train.parquet", f"{out}/gsm8k/test.parquet"
@@ -33,7 +33,8 @@ def test_prepare_check_mix_show(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_show_applies_the_chat_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(tmp_path / "train.jsonl", [gsm8k(1, "How many?")])
-    assert main(["data", "prepare", "gsm8k", "--from", str(tmp_path / "train.jsonl"), "--out", str(tmp_path)]) == 0
+    source = ["--from", str(tmp_path / "train.jsonl"), "--custom"]
+    assert main(["data", "prepare", "gsm8k", *source, "--out", str(tmp_path)]) == 0
     path = tmp_path / "gsm8k" / "train.parquet"
     text = shown(path, 3, ChatTokenizer())
     assert "<user> How many?" in text and "<assistant>" in text and "tokens " in text and "gold   3" in text
@@ -49,7 +50,7 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Capt
         (["prepare", "gsm8k", "--from", str(bad), *out], "not a single row"),
         (["prepare", "gsm8k", "--from", str(bad), "--size", "3", *out], "--limit"),
         (["prepare", "reasoning_gym:chain_sum", *out], "--size"),
-        (["prepare", "reasoning_gym:chain_sum", "--size", "2", "--config", "[", *out], "no JSON"),
+        (["prepare", "reasoning_gym:chain_sum", "--size", "2", "--config", "[", *out], "not JSON"),
         (["mix", "gsm8k", "--from", str(tmp_path), *out, "--size", "3"], "NAME=WEIGHT"),
         (["mix", "a=1", "a=2", "--from", str(tmp_path), *out, "--size", "3"], "twice"),
         (["show", str(tmp_path / "none.parquet")], "no such file"),

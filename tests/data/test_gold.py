@@ -23,9 +23,15 @@ def test_box_with_nested_braces(content: str, tail: str) -> None:
 @pytest.mark.parametrize(
     ("text", "content"),
     [
-        ("\\boxed{1} and \\boxed{2}", "2"),
+        ("\\boxed{1} and \\boxed{2}", "1, 2"),
+        ("$x=\\boxed{1}$, $y=\\boxed{2}$", "1, 2"),
+        ("\\[\\boxed{1}\\quad \\text{and} \\quad\\boxed{2}\\]", "1, 2"),
+        ("\\(\\boxed{1}\\) or \\(\\boxed{2}\\)", "1, 2"),
+        ("\\boxed{1\\frac{1}{2}}, or \\boxed{\\frac{3}{2}}", "\\frac{3}{2}"),  # one value in two spellings
+        ("\\boxed{1}. Hence \\boxed{2}", "2"),
+        ("\\boxed{1} \\boxed{2}", "2"),
         ("\\boxed{1} and \\boxed{2", "1"),  # cut off: the one before counts
-        ("\\fbox{1}", None),
+        ("\\fbox{1}", "1"),
         ("\\boxed 7.", "7"),
         ("\\boxed{\\{1,2\\}}", "\\{1,2\\}"),
         ("\\framebox{204}", "204"),

@@ -9,20 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.agpo.data import DataError, mix, prepare
+from recipe.agpo.data import DataError, mix
 from recipe.agpo.data.manifest import manifest_path
 from recipe.agpo.data.mix import _largest, _quotas
 from recipe.agpo.data.rows import RowWriter, iter_rows
-from tests.data.samples import gsm8k, write_jsonl
+from tests.data.samples import gsm8k, prepare_few, write_jsonl
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """gsm8k with 60 rows and math with 10."""
     folder = tmp_path_factory.mktemp("sets")
-    prepare("gsm8k", str(write_jsonl(folder / "train.jsonl", [gsm8k(i) for i in range(60)])), folder)
+    prepare_few("gsm8k", str(write_jsonl(folder / "train.jsonl", [gsm8k(i) for i in range(60)])), folder)
     records = [{"problem": f"Find {i}.", "solution": f"\\boxed{{{i}}}"} for i in range(10)]
-    prepare("math", str(write_jsonl(folder / "m" / "train.jsonl", records)), folder)
+    prepare_few("math", str(write_jsonl(folder / "m" / "train.jsonl", records)), folder)
     return folder
 
 
@@ -119,3 +119,15 @@ def test_errors(sets: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=match):
             mix(weights, sets, tmp_path, size=size)
+
+
+def test_a_mixture_does_not_replace_its_source(sets: Path) -> None:
+    path = sets / "gsm8k" / "train.parquet"
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="gsm8k itself"):
+        mix({"gsm8k": 1.0, "math": 1.0}, sets, sets / "gsm8k", size=3)
+    link = sets / "link"
+    link.symlink_to(sets / "gsm8k")
+    with pytest.raises(DataError, match="gsm8k itself"):
+        mix({"gsm8k": 1.0}, sets, link, size=3)
+    assert path.read_bytes() == before

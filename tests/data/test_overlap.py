@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.agpo.data import DataError, check_overlap, prepare
+from recipe.agpo.data import DataError, check_overlap
 from recipe.agpo.data.overlap import ngrams, report_table, tokens
 from recipe.agpo.data.templates import TEMPLATES
-from tests.data.samples import gsm8k, write_jsonl
+from tests.data.samples import gsm8k, prepare_few, write_jsonl
 
 PLANTED = "Every spring the old gardener plants seven rows of tulips behind the red brick wall near the pond"
 
@@ -21,7 +21,7 @@ def make(folder: Path, split: str, texts: list[str], template: str = "boxed-1") 
     from recipe.agpo.data import Options
 
     source = write_jsonl(folder / f"{split}.jsonl", [gsm8k(i, text) for i, text in enumerate(texts)])
-    prepare("gsm8k", str(source), folder, options=Options(template=template))
+    prepare_few("gsm8k", str(source), folder, options=Options(template=template))
     return folder / "gsm8k" / f"{split}.parquet"
 
 

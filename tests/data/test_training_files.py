@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from recipe.agpo.data import Options, check_training_files, mix, prepare
-from tests.data.samples import SAMPLES, gsm8k, write_jsonl
+from recipe.agpo.data import Options, check_training_files, mix
+from tests.data.samples import SAMPLES, gsm8k, prepare_few, write_jsonl
 
 
 def prepared(folder: Path, split: str, allow: bool = False) -> Path:
     source = write_jsonl(folder / f"{split}.jsonl", [gsm8k(i) for i in range(3)])
-    prepare("gsm8k", str(source), folder, options=Options(allow_test=allow))
+    prepare_few("gsm8k", str(source), folder, options=Options(allow_test=allow))
     return folder / "gsm8k" / f"{split}.parquet"
 
 
@@ -43,7 +43,7 @@ def test_mixture_of_test_rows(allow: bool, tmp_path: Path) -> None:
 
 def test_test_only_benchmark(tmp_path: Path) -> None:
     record = next(s.record for s in SAMPLES if s.name == "aime24")
-    prepare("aime24", str(write_jsonl(tmp_path / "train.jsonl", [record])), tmp_path)
+    prepare_few("aime24", str(write_jsonl(tmp_path / "problems.jsonl", [record])), tmp_path)
     assert len(check_training_files([tmp_path / "aime24" / "test.parquet"])) == 1
 
 

@@ -28,9 +28,9 @@ BLOCKS = [
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.S | re.M)
 ]
 # Blocks without a language: shown output, and lines of overrides, which other tests compose.
-LANGUAGES = {"bash", "python", "py", "toml", ""}
+LANGUAGES = {"bash", "python", "py", ""}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-STACKS = ("openrlhf", "slime", "prime_rl", "skyrl", "roll", "nemo_rl")
+STACKS = ("slime", "skyrl", "roll")
 
 
 def commands() -> list[tuple[str, str]]:
@@ -146,9 +146,3 @@ def test_fragments_name_what_is_there(block: str) -> None:
     named = {base.id for base in bases if isinstance(base, ast.Name)}
     named |= {arg.id for call in used for arg in call.args if isinstance(arg, ast.Name) and arg.id.startswith("agpo")}
     assert named and named <= ours, named - ours
-
-
-@pytest.mark.parametrize("block", [b for _, language, b in BLOCKS if language == "toml"])
-def test_import_paths_in_toml_resolve(block: str) -> None:
-    module, _, name = tomllib.loads(block)["trainer"]["loss"]["import_path"].rpartition(".")
-    assert callable(getattr(importlib.import_module(module), name))

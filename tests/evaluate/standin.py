@@ -18,7 +18,7 @@ from recipe.agpo.evaluate.data import Benchmark, Problem, digest
 from recipe.agpo.evaluate.generate import Generated, Response
 from recipe.agpo.evaluate.protocols import Protocol, protocol, request_seed
 from recipe.agpo.evaluate.store import Header
-from recipe.agpo.rewards.verdict import OK, TIMEOUT, Verdict
+from recipe.agpo.rewards.verdict import LOST, OK, Verdict
 
 SAMPLED = protocol("sampled", samples=4, max_tokens=100)
 
@@ -79,7 +79,7 @@ class Judge:
 
     def _one(self, one: Problem, text: str) -> Verdict:
         if text.endswith(self.hang):
-            return Verdict(0.0, math.nan, 0.0, 0.0, "", TIMEOUT, 5.0)
+            return Verdict(0.0, math.nan, 0.0, 0.0, "", LOST, 5.0)
         right = float(text.split()[-1] == one.gold)
         return Verdict(right, right, right, 1.0, f"n:{text.split()[-1]}", OK, time.perf_counter() % 1)
 

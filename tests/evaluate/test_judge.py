@@ -8,7 +8,7 @@ import pytest
 from recipe.agpo.evaluate.data import Problem
 from recipe.agpo.evaluate.errors import EvaluationError
 from recipe.agpo.evaluate.judge import RowJudge, from_reward, load_function
-from recipe.agpo.rewards.verdict import OK, RAISED, TIMEOUT, Verdict
+from recipe.agpo.rewards.verdict import LOST, OK, RAISED, Verdict
 
 
 def problem(source="made_up", gold="4", **info):
@@ -92,6 +92,6 @@ def test_a_reward_function_that_cannot_be_loaded_is_refused(spec, says):
 
 
 def test_what_a_reward_function_could_not_judge_is_not_wrong():
-    assert math.isnan(from_reward({"score": 0.0, "status": TIMEOUT, "vote_key": "a"}, 0.0).outcome)
-    assert from_reward({"score": 0.0, "status": TIMEOUT, "vote_key": "a"}, 0.0).vote_key == ""
+    assert math.isnan(from_reward({"score": 0.0, "status": LOST, "vote_key": "a"}, 0.0).outcome)
+    assert from_reward({"score": 0.0, "status": LOST, "vote_key": "a"}, 0.0).vote_key == ""
     assert from_reward({"score": 0.0, "outcome": math.nan}, 0.0).status == RAISED

@@ -210,8 +210,8 @@ def test_paired_refuses_runs_without_a_common_problem():
 
 def test_unjudged_and_too_long_are_wrong_in_the_headline_and_left_out_beside_it():
     rows = [
-        [sample(1.0, "r"), sample(None, status="timeout")],
-        [sample(None, status="crashed"), sample(None, status="timeout")],
+        [sample(1.0, "r"), sample(None, status="lost")],
+        [sample(None, status="raised"), sample(None, status="lost")],
         [sample(0.0, "w", truncated=True), sample(1.0, "r", tokens=30)],
     ]
     found = metrics.summarise(rows, samples=2, pass_at=(1, 2), maj_at=(2,), too_long=1)
@@ -221,7 +221,7 @@ def test_unjudged_and_too_long_are_wrong_in_the_headline_and_left_out_beside_it(
     assert found["pass_at"]["2"]["value"] == pytest.approx(2 / 4)
     assert found["maj_at"]["2"]["value"] == pytest.approx(1 / 4)  # r; nothing; the tie goes to w; not asked
     assert (found["unjudged"], found["prompts_too_long"]) == (3, 1)
-    assert found["statuses"] == {"crashed": 1, "ok": 3, "timeout": 2}
+    assert found["statuses"] == {"raised": 1, "ok": 3, "lost": 2}
     assert found["truncated"] == pytest.approx(1 / 6)
     assert found["tokens"]["mean"] == pytest.approx(80 / 6) and found["tokens"]["max"] == 30
     assert found["format"] == 1.0 and found["no_answer"] == 0.0

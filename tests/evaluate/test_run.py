@@ -146,9 +146,9 @@ def test_unjudged_responses_and_long_prompts_are_listed(tmp_path):
     found = evaluate(tmp_path, task([benchmark(12)]), Model(too_long=[3, 7]), Judge(hang="2"))["benchmarks"][0]
     lines = read_lines(tmp_path / "verdicts.jsonl").values()
     verdicts = [verdict for line in lines for verdict in line["verdicts"]]
-    hung = [verdict for verdict in verdicts if verdict["status"] == "timeout"]
+    hung = [verdict for verdict in verdicts if verdict["status"] == "lost"]
     assert hung and all(verdict["outcome"] is None for verdict in hung)
-    assert found["unjudged"] == len(hung) == found["statuses"]["timeout"]
+    assert found["unjudged"] == len(hung) == found["statuses"]["lost"]
     assert found["responses"] == 10 * SAMPLED.samples == len(verdicts)
     assert [row["row"] for row in found["rows_too_long"]] == [3, 7]
     assert found["problems"] == 12

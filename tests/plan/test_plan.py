@@ -193,7 +193,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     for wrong in (["plan"], ["plan", "no_such"], ["plan", "scripts/no.sh"], ["plan", "no.yaml"],
                   ["plan", "qwen14b", "data.no_such_key=1"]):  # fmt: skip
         assert main(wrong) == 2, wrong
-        assert "agpo plan" in capsys.readouterr().out
+        assert "agpo plan" in capsys.readouterr().err
 
 
 def test_dry_run_starts_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.realstack import stack
 pytestmark = pytest.mark.xdist_group("training")  # one run for all of them
 
 STEPS = 3
-COUNTED = [f"agpo/verifier/{status}" for status in ("ok", "raised", "timeout", "not_a_number", "non_finite")]
+COUNTED = [f"agpo/verifier/{status}" for status in ("ok", "raised", "lost", "not_a_number", "non_finite")]
 TIMEOUT_S = 15  # long for a planted verdict on a busy machine; one response waits for it
 
 
@@ -107,7 +107,7 @@ def test_bad_rewards_are_counted_and_carry_nothing(run):
     for step, data in run.steps().items():
         counts = {key.removeprefix("agpo/verifier/"): int(value) for key, value in data.items() if key in COUNTED}
         # One of each kind in every 8 prompts; one response of the first step hangs.
-        faults = {"raised": 1, "non_finite": 1, "not_a_number": 1} | ({"timeout": 1} if step == 1 else {})
+        faults = {"raised": 1, "non_finite": 1, "not_a_number": 1} | ({"lost": 1} if step == 1 else {})
         assert counts == faults | {"ok": 8 * 4 - sum(faults.values())}
     for decision in run.decisions():
         for status, outcome in zip(decision["statuses"], decision["outcomes"], strict=True):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,22 @@ import torch
 from tensordict import NonTensorStack, TensorDict
 
 from agpo_core import AGPOConfig, ControllerState, Resolved, resolve
-from recipe.agpo.columns import OUTCOME, PROBE, RECORD, REST, ROLE, SECONDS, STATUS, TAU, TOKENS, VOTE_KEY
+from recipe.agpo.columns import (
+    OUTCOME,
+    PROBE,
+    RECORD,
+    REST,
+    ROLE,
+    SECONDS,
+    STATUS,
+    TAU,
+    TOKENS,
+    VOTE_KEY,
+    ProbeRecord,
+)
+from recipe.agpo.rewards.verdict import JUDGED
+from recipe.agpo.rollout.outcomes import Scored, failed
+from recipe.agpo.rollout.probe import decide
 from recipe.agpo.training.batch import StepGroups, collect
 
 
@@ -30,7 +44,7 @@ class Row:
     status: str = "ok"
     length: int = 3
     entropy: float = 0.5
-    record: str = ""
+    record: dict[str, Any] | None = None
     padding: bool = False
     seconds: float = 0.25
 
@@ -39,20 +53,26 @@ class Row:
         return f"{self.uid}_{self.session}_{self.output}"
 
 
-def record(**changes: Any) -> str:
-    """A probe record as JSON."""
-    values: dict[str, Any] = {
-        "outcomes": [1.0, 0.0],
-        "vote_keys": ["5", "6"],
-        "statuses": ["ok", "ok"],
-        "tokens": 6,
-        "discarded": False,
-        "tau": 1.1,
-        "reason": "heated",
-        "uncertainty": 1.5,
-        "centred": 0.6,
-    }
-    return json.dumps(values | changes)
+def record(**changes: Any) -> dict[str, Any]:
+    """What the probe record of a row's prompt says, beside what its probe rows say."""
+    return {"tau": 1.1, "reason": "heated", "uncertainty": 1.5, "centred": 0.6} | changes
+
+
+def records(rows: list[Row], config: AGPOConfig, state: ControllerState) -> dict[str, ProbeRecord]:
+    """As the rollout writes them: one per prompt that had a probe."""
+    found = {}
+    for uid in {row.uid for row in rows}:
+        members = [row for row in rows if row.uid == uid]
+        said = next((row.record for row in members if row.record is not None), None)
+        probe = {row.session: row for row in sorted(members, key=lambda row: row.output) if row.role == PROBE}
+        if said is None and not probe:
+            continue
+        seen = [(row.outcome, row.vote_key, row.status) for _, row in sorted(probe.items())]
+        if said is not None and "outcomes" in said:
+            seen = list(zip(said["outcomes"], said["vote_keys"], said["statuses"], strict=True))
+        scored = [Scored(o, o, key, status) if status in JUDGED else failed(status, "") for o, key, status in seen]
+        found[uid] = replace(decide(scored, state, config, 1.0), **(said or {}))
+    return found
 
 
 def table(rows: list[Row], entropy: bool = True) -> TensorDict:
@@ -64,7 +84,6 @@ def table(rows: list[Row], entropy: bool = True) -> TensorDict:
         ROLE: NonTensorStack(*[r.role for r in rows]),
         VOTE_KEY: NonTensorStack(*[r.vote_key for r in rows]),
         STATUS: NonTensorStack(*[r.status for r in rows]),
-        RECORD: NonTensorStack(*[r.record for r in rows]),
         TAU: torch.tensor([r.tau for r in rows]),
         OUTCOME: torch.tensor([r.outcome if r.status == "ok" else math.nan for r in rows]),
         SECONDS: torch.tensor([r.seconds for r in rows]),
@@ -89,8 +108,13 @@ def gather(
     """``collect`` on these rows."""
     config = config or AGPOConfig()
     state = state or ControllerState.initial(config)
-    tags = [{"is_padding": True} if r.padding else {} for r in rows]
-    return collect([r.key for r in rows], tags, table(rows, entropy), config)
+    found = records(rows, config, state)
+    tags: list[dict[str, Any]] = []
+    for row in rows:
+        # verl copies the tags of a row to the padding rows.
+        mine = found.get(row.uid) if row.padding else found.pop(row.uid, None)
+        tags.append({"is_padding": row.padding} | ({RECORD: mine.to_json()} if mine else {}))
+    return collect([r.key for r in rows], tags, table(rows, entropy))
 
 
 def two_prompts() -> list[Row]:
@@ -103,8 +127,8 @@ def two_prompts() -> list[Row]:
         replace(a, session=3, tau=1.1, record=record(), length=5),
         replace(b, role=PROBE, tau=1.0),
         replace(b, session=1, role=PROBE, tau=1.0),
-        replace(b, session=2, record=record(outcomes=[1.0, 1.0], tau=0.9, reason="cooled")),
-        replace(b, session=3, record=record(outcomes=[1.0, 1.0], tau=0.9, reason="cooled")),
+        replace(b, session=2, record=record(tau=0.9, reason="cooled")),
+        replace(b, session=3, record=record(tau=0.9, reason="cooled")),
     ]
 
 

@@ -206,6 +206,8 @@ def test_a_step_size_needs_two_updates_to_see_a_drift(good_config: Build) -> Non
 def test_a_foreign_agent_loop_manager_is_refused(good_config: Build) -> None:
     override = "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=my.Manager"
     only(find_problems(good_config(override)), "agent_loop_manager_class=my.Manager", "Leave the key out")
+    old = "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=recipe.agpo.rollout.AGPOAgentLoopManager"
+    assert find_problems(good_config(old)) == []
 
 
 def test_a_late_reward_model_is_refused(good_config: Build) -> None:

@@ -12,7 +12,8 @@ import torch
 from omegaconf import OmegaConf
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
-from recipe.agpo.training.advantages import RowContext, agpo_advantage, row_context
+from agpo_core import ResponseAdvantages
+from recipe.agpo.training.advantages import RowContext, agpo_advantage, with_rows
 
 GRPO = OmegaConf.create({"agpo": {"preset": "grpo"}})
 
@@ -113,8 +114,7 @@ def test_invalid_rows_leave_their_group() -> None:
     """The verifier failed on row 2: its reward of 0 must not pull the mean down."""
     rewards, mask = batch([1.0, 0.0, 0.0])
     context = RowContext(["a_0", "a_1", "a_2"], [True] * 3, [True, True, False])
-    with row_context(context):
-        advantages, _ = agpo_advantage(rewards, mask, list("aaa"))
+    (advantages, _), _ = with_rows(context, lambda: agpo_advantage(rewards, mask, list("aaa")))
     alone, _ = agpo_advantage(*batch([1.0, 0.0]), list("aa"))
     assert torch.equal(advantages[:2], alone)
     assert advantages[2].abs().max() == 0
@@ -124,19 +124,25 @@ def test_outputs_of_one_session_share_its_advantage_and_count_once() -> None:
     """Session a_0 has two outputs (verl gives both the session's reward): a group of 2, not of 3."""
     rewards, mask = batch([1.0, 1.0, 0.0])
     context = RowContext(["a_0", "a_0", "a_1"], [False, True, True], [True] * 3)
-    with row_context(context):
-        advantages, _ = agpo_advantage(rewards, mask, list("aaa"))
+    (advantages, _), _ = with_rows(context, lambda: agpo_advantage(rewards, mask, list("aaa")))
     pair, _ = agpo_advantage(*batch([1.0, 0.0]), list("aa"))
     assert torch.equal(advantages, pair[[0, 0, 1]])
     assert advantages[0, 0] != agpo_advantage(rewards, mask, list("aaa"))[0][0, 0]
 
 
-def test_context_ends_with_its_block() -> None:
+def test_the_rows_end_with_their_call() -> None:
     rewards, mask = batch([1.0, 0.0])
-    with pytest.raises(RuntimeError), row_context(RowContext(["a", "b"], [True, True], [False, False])):
+
+    def call() -> None:
         assert agpo_advantage(rewards, mask, list("aa"))[0].abs().max() == 0
-        raise RuntimeError
+        raise ZeroDivisionError
+
+    unscored = RowContext(["a", "b"], [True, True], [False, False])
+    with pytest.raises(ZeroDivisionError):
+        with_rows(unscored, call)
     assert agpo_advantage(rewards, mask, list("aa"))[0].abs().max() > 0
+    with pytest.raises(RuntimeError, match="did not ask the advantage estimator 'agpo'"):
+        with_rows(unscored, lambda: None)
 
 
 def test_verls_own_multi_trajectory_call_reaches_ours() -> None:
@@ -154,8 +160,10 @@ def test_verls_own_multi_trajectory_call_reaches_ours() -> None:
         non_tensors={"uid": numpy.array(list("aabb"), dtype=object)},
     )
     keys = ["a_0_0", "a_1_0", "b_0_0", "b_1_0"]
-    with row_context(RowContext(["a_0", "a_1", "b_0", "b_1"], [True] * 4, [True] * 4)):
-        out = compute_advantage_for_multi_trajectories(data, keys, adv_estimator="agpo", config=GRPO)
+    rows = RowContext(["a_0", "a_1", "b_0", "b_1"], [True] * 4, [True] * 4)
+    out, _ = with_rows(
+        rows, lambda: compute_advantage_for_multi_trajectories(data, keys, adv_estimator="agpo", config=GRPO)
+    )
     expected = 0.5 / (math.sqrt(0.5) + 1e-6)
     assert out.batch["advantages"][:, 0].tolist() == pytest.approx([expected, -expected, 0, 0], rel=1e-6)
 
@@ -171,10 +179,17 @@ def of(outcomes: list[float], **other: Any) -> RowContext:
     )  # fmt: skip
 
 
+def computed(
+    settings: dict[str, Any], rewards: list[float], context: RowContext, index: list[str]
+) -> tuple[torch.Tensor, ResponseAdvantages]:
+    """What verl gets, first token of each row, and what our trainer gets."""
+    config = OmegaConf.create({"agpo": settings})
+    (advantages, _), made = with_rows(context, lambda: agpo_advantage(*batch(rewards), index, config))
+    return advantages[:, 0], made
+
+
 def run(settings: dict[str, Any], rewards: list[float], context: RowContext, index: list[str]) -> torch.Tensor:
-    with row_context(context):
-        advantages, _ = agpo_advantage(*batch(rewards), index, OmegaConf.create({"agpo": settings}))
-    return advantages[:, 0]
+    return computed(settings, rewards, context, index)[0]
 
 
 def test_groups_are_judged_on_outcomes_and_not_on_shaped_rewards() -> None:
@@ -186,14 +201,13 @@ def test_groups_are_judged_on_outcomes_and_not_on_shaped_rewards() -> None:
     assert signed.tolist() == [-1.0] * 3
 
 
-def test_what_leaves_the_loss_and_the_length_part_come_back_in_the_context() -> None:
+def test_what_leaves_the_loss_and_the_length_part_come_back() -> None:
     context = of([1.0, 1.0, 0.0, 0.0], tokens=torch.tensor([10, 30, 5, 5]))
     settings = {"preset": "agpo_l", "length": {"weight": 0.2}}
-    advantages = run(settings, [1.0, 1.0, 0.0, 0.0], context, ["p", "p", "q", "q"])
-    assert context.result is not None
-    assert context.result.in_loss.tolist() == [True, True, False, False]
+    advantages, made = computed(settings, [1.0, 1.0, 0.0, 0.0], context, ["p", "p", "q", "q"])
+    assert made.in_loss.tolist() == [True, True, False, False]
     torch.testing.assert_close(advantages, torch.tensor([0.1, -0.1, 0.0, 0.0]))
-    torch.testing.assert_close(context.result.length, advantages)
+    torch.testing.assert_close(made.length, advantages)
     cut = of([1.0, 1.0, 0.0], tokens=torch.tensor([10, 30, 5]), truncated=torch.tensor([True, False, False]))
     assert not run(settings, [1.0, 1.0, 0.0], cut, ["p"] * 3)[0] > run(settings, [1.0, 1.0, 0.0], cut, ["p"] * 3)[1]
 
@@ -203,6 +217,6 @@ def test_rows_of_one_session_share_what_its_last_row_got() -> None:
         ["a", "a", "b"], [False, True, True], [True] * 3, torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0, 9, 9]),
         torch.zeros(3, dtype=torch.bool),
     )  # fmt: skip
-    advantages = run({}, [0.0, 1.0, 0.0], context, ["p"] * 3)
+    advantages, made = computed({}, [0.0, 1.0, 0.0], context, ["p"] * 3)
     assert advantages[0] == advantages[1] > 0 > advantages[2]
-    assert context.result is not None and context.result.in_loss.tolist() == [True] * 3
+    assert made.in_loss.tolist() == [True] * 3

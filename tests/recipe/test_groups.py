@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from agpo_core import AGPOConfig, ControllerState, RunningStat, StepSignals, update_state
+from agpo_core.temperature import uncertainty
 from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, PROBE, ProbeRecord
 from recipe.agpo.rollout.outcomes import Scored, failed
 from recipe.agpo.rollout.probe import decide
@@ -36,8 +37,7 @@ def warm_state(config: AGPOConfig) -> ControllerState:
 def test_statistics_come_from_the_probe() -> None:
     """Prompt a: outcomes 1, 0 -> sample deviation 1/sqrt 2, two votes -> ln 2. Prompt b: all equal."""
     groups = gather(two_prompts())
-    assert groups.prompts == ["a", "b"]
-    assert groups.prompt_of_row == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert [prompt.uid for prompt in groups.prompts] == ["a", "b"]
     assert groups.stats.count.tolist() == [2, 2]
     assert groups.stats.dispersion.tolist() == pytest.approx([math.sqrt(0.5), 0.0])
     assert groups.stats.vote_entropy.tolist() == pytest.approx([math.log(2), 0.0])
@@ -51,13 +51,13 @@ def test_entropy_is_a_token_mean_over_valid_rows() -> None:
     rows = [
         Row("a", 0, entropy=1.0),
         Row("a", 1, entropy=3.0, length=1),
-        Row("b", 0, entropy=7.0, status="timeout"),
+        Row("b", 0, entropy=7.0, status="lost"),
         PAD,
     ]
     groups = gather(rows)
     assert groups.policy_entropy == 1.5
-    assert groups.policy_entropy_P is not None
-    assert groups.policy_entropy_P[0] == 1.5 and bool(groups.policy_entropy_P[1].isnan())
+    by_prompt = groups.signals().policy_entropy_P
+    assert by_prompt is not None and by_prompt[0] == 1.5 and bool(by_prompt[1].isnan())
     assert gather(rows, entropy=False).policy_entropy is None
     assert gather([replace(r, status="raised") for r in rows]).policy_entropy is None
 
@@ -72,14 +72,7 @@ def test_any_order_of_rows_gives_the_same_bits(preset: str) -> None:
     for _ in range(6):
         groups = gather(rows, config, state)
         columns = clip_columns(groups, state, config, settings(config))
-        groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
-        signals = StepSignals(
-            policy_entropy=groups.policy_entropy,
-            step_kl=0.01,
-            step_kl_k3=0.01,
-            policy_entropy_P=groups.policy_entropy_P,
-        )
-        after = update_state(groups.stats, signals, state, config)
+        after = update_state(groups.stats, groups.signals(0.01, 0.01), state, config)
         decisions = sorted(
             (row.key, float(low), float(high))
             for row, low, high in zip(rows, columns[CLIP_LOW], columns[CLIP_HIGH], strict=True)
@@ -101,22 +94,19 @@ def test_batches_of_one_step_merge_into_what_one_batch_would_be(rows_first: int)
     parts = []
     for part in (rows[:4] + pad, rows[4:]):
         groups = gather(part, config, state)
-        columns = clip_columns(groups, state, config, settings(config))
-        groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
+        clip_columns(groups, state, config, settings(config))
         parts.append(groups)
     whole, both = gather(rows[:4] + pad + rows[4:], config, state), merged(parts)
-    assert merged([whole]) is whole
-    for name in ("prompts", "prompt_of_row", "sessions", "final", "valid", "statuses", "vote_keys", "records"):
-        assert getattr(both, name) == getattr(whole, name), name
-    assert both.policy_entropy == pytest.approx(whole.policy_entropy, rel=1e-5)
-    assert both.entropy_tokens == whole.entropy_tokens > 0
-    assert torch.equal(both.policy_entropy_P, whole.policy_entropy_P)
-    assert both.clip_low.tolist() == [v for part in parts for v in part.clip_low.tolist()]
-    assert both.clip_reason == parts[0].clip_reason + parts[1].clip_reason
-    signals = whole.signals(0.01, 0.01)
-    assert update_state(both.stats, signals, state, config) == update_state(whole.stats, signals, state, config)
-    blind = [gather(part, config, state, entropy=False) for part in (rows[:4], rows[4:])]
-    assert merged(blind).policy_entropy is None and merged(blind).policy_entropy_P is None
+    assert repr(both.stats) == repr(whole.stats) and both.prompt_of_row == whole.prompt_of_row
+    assert repr(both.signals(0.01, 0.01)) == repr(whole.signals(0.01, 0.01)) and both.policy_entropy is not None
+    # What each batch decided stays; one batch of both would have decided with its own entropy.
+    assert both.rows == parts[0].rows + parts[1].rows and both.prompts == parts[0].prompts + parts[1].prompts
+    clip_columns(whole, state, config, settings(config))
+    assert [replace(row, clip_low=None, clip_high=None) for row in both.rows if row.prompt] == [
+        replace(row, clip_low=None, clip_high=None) for row in whole.rows if row.prompt
+    ]
+    blind = merged([gather(part, config, state, entropy=False) for part in (rows[:4], rows[4:])])
+    assert blind.policy_entropy is None and blind.signals().policy_entropy_P is None
 
 
 def test_padding_rows_take_part_in_nothing() -> None:
@@ -124,12 +114,11 @@ def test_padding_rows_take_part_in_nothing() -> None:
     state = warm_state(config)
     bare, padded = gather(two_prompts(), state=state), gather([*two_prompts(), PAD], state=state)
     assert padded.prompts == bare.prompts
-    assert padded.prompt_of_row[-1] == -1 and not padded.valid[-1]
-    assert padded.statuses[-1] == "padding" and padded.tokens[-1] == 0
+    last = padded.rows[-1]
+    assert padded.prompt_of_row[-1] == -1 and not last.valid and (last.status, last.tokens) == ("padding", 0)
     assert repr(padded.stats) == repr(bare.stats) and padded.policy_entropy == bare.policy_entropy
     columns = clip_columns(padded, state, config, settings(config))
     assert columns[CLIP_LOW][-1] == pytest.approx(0.2) and columns[CLIP_HIGH][-1] == pytest.approx(0.28)
-    padded.clip_low, padded.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
     assert [row["prompt"] for row in decision_rows(padded, 1)] == ["a", "b"]
 
 
@@ -151,9 +140,8 @@ def test_a_discarded_probe_speaks_through_its_record() -> None:
     probe = record(
         outcomes=[1.0, None, 0.0],
         vote_keys=["5", "", "6"],
-        statuses=["ok", "timeout", "ok"],
+        statuses=["ok", "lost", "ok"],
         discarded=True,
-        tokens=40,
     )
     rows = [Row("a", i, record=probe, tau=1.1) for i in range(4)]
     groups = gather(rows, config)
@@ -163,16 +151,16 @@ def test_a_discarded_probe_speaks_through_its_record() -> None:
 
 def test_failed_rows_leave_statistics_and_validity() -> None:
     rows = two_prompts()
-    rows[1] = replace(rows[1], status="timeout")
+    rows[1] = replace(rows[1], status="lost")
     groups = gather(rows)
     assert groups.stats.count.tolist() == [1, 2]
-    assert groups.valid == [True, False, *[True] * 6]
-    assert groups.first_failure == "timeout"
-    assert bool(groups.outcomes[1].isnan())
+    assert groups.column("valid") == [True, False, *[True] * 6]
+    assert groups.first_failure == "lost"
+    assert math.isnan(groups.rows[1].outcome)
 
 
 def test_a_row_without_a_token_is_not_valid() -> None:
-    assert gather([Row("a", 0), replace(Row("a", 1), length=0)]).valid == [True, False]
+    assert gather([Row("a", 0), replace(Row("a", 1), length=0)]).column("valid") == [True, False]
 
 
 def test_outputs_of_one_session_count_once() -> None:
@@ -184,10 +172,10 @@ def test_outputs_of_one_session_count_once() -> None:
         Row("a", 10, outcome=0.0, role=PROBE),
     ]
     groups = gather(rows)
-    assert groups.final == [True, False, False, True]
-    assert groups.sessions == ["a_0", "a_0", "a_0", "a_10"]
+    assert groups.column("final") == [True, False, False, True]
+    assert groups.column("session") == ["a_0", "a_0", "a_0", "a_10"]
     assert groups.stats.count.tolist() == [2]
-    assert groups.tokens.tolist() == [3, 0, 0, 3], "verl gives every output the session's columns"
+    assert groups.column("tokens") == [3, 0, 0, 3], "verl gives every output the session's columns"
 
 
 def test_decision_rows_are_json_and_say_everything() -> None:
@@ -195,8 +183,7 @@ def test_decision_rows_are_json_and_say_everything() -> None:
     rows[7] = replace(rows[7], status="raised", vote_key="")
     config = AGPOConfig()
     groups = gather(rows)
-    columns = clip_columns(groups, ControllerState.initial(config), config, settings(config))
-    groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
+    clip_columns(groups, ControllerState.initial(config), config, settings(config))
     a, b = json.loads(json.dumps(decision_rows(groups, 7), allow_nan=False))
     assert (a["step"], a["prompt"], a["tau"], a["tau_reason"]) == (7, "a", 1.1, "heated")
     assert (a["eps_low"], a["eps_high"], a["eps_reason"]) == (0.2, 0.28, "warmup")
@@ -204,6 +191,19 @@ def test_decision_rows_are_json_and_say_everything() -> None:
     assert a["probe_vote_entropy"] == pytest.approx(math.log(2), abs=1e-6)
     assert a["tokens"] == [3, 3, 3, 5]
     assert b["outcomes"] == [1.0, 1.0, 1.0, None] and b["statuses"][3] == "raised"
+
+
+def test_the_trainer_reads_the_statistics_that_the_rollout_decided_with() -> None:
+    """The outcome column is float32; measured again from it, U would differ in the 9th digit."""
+    config, state = AGPOConfig(), ControllerState.initial(AGPOConfig())
+    rows = [replace(row, outcome=0.1 + 0.7 * i / 3) for i, row in enumerate(two_prompts()[:4])]
+    groups = gather(rows, config, state)
+    probe = decide([scored(row.outcome, row.vote_key) for row in rows[:2]], state, config, 1.0)
+    assert groups.prompts[0].record is not None and groups.prompts[0].record.stats == probe.stats
+    assert uncertainty(groups.stats, config).tolist() == [probe.uncertainty]
+    assert groups.rows[1].outcome != rows[1].outcome, "this one went through float32"
+    after = update_state(groups.stats, groups.signals(), state, config)
+    assert after.uncertainty.mean == probe.uncertainty
 
 
 def test_without_clip_and_records() -> None:
@@ -223,17 +223,17 @@ def test_a_prompt_that_is_less_certain_than_usual_is_heated() -> None:
     config = AGPOConfig()
     usual = RunningStat.empty(0.1).update([1.0]).update([1.0])
     state = replace(ControllerState.initial(config), uncertainty=usual)
-    split = decide([scored(1, "5"), scored(0, "6")], 12, state, config, 1.0)
-    same = decide([scored(1, "5"), scored(1, "5")], 12, state, config, 1.0)
+    split = decide([scored(1, "5"), scored(0, "6")], state, config, 1.0)
+    same = decide([scored(1, "5"), scored(1, "5")], state, config, 1.0)
     assert (split.tau, split.reason, split.uncertainty) == (1.4, "at_max", pytest.approx(2.0))
     assert (same.tau, same.reason, same.uncertainty) == (0.7, "at_min", 0.0)
-    assert ProbeRecord.from_json(split.to_json()) == split and split.tokens == 12
+    assert ProbeRecord.from_json(split.to_json()) == split
 
 
 def test_no_probe_response_with_a_reward_means_the_base_temperature() -> None:
     config = AGPOConfig()
-    for nothing in ([], [failed("timeout", ""), failed("raised", "")]):
-        found = decide(nothing, 0, warm_state(config), config, 0.9)
+    for nothing in ([], [failed("lost", ""), failed("raised", "")]):
+        found = decide(nothing, warm_state(config), config, 0.9)
         assert (found.tau, found.reason) == (0.9, "no_probe")
         assert found.outcomes == [None] * len(nothing)
         json.loads(found.to_json())

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from agpo_core import ControllerState, StepSignals, TokenLedger, update_state
-from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW
 from recipe.agpo.rewards.verdict import RESPONSE_STATUSES
 from recipe.agpo.settings import RunConfig
 from recipe.agpo.training.actor_loss import METRIC_PREFIX
@@ -36,8 +35,7 @@ ADAPTIVE_LOSS = {f"{METRIC_PREFIX}{key}": v for key, v in
 
 
 def clipped(groups: StepGroups, state: ControllerState, config: RunConfig) -> StepGroups:
-    columns = clip_columns(groups, state, config, settings(config))
-    groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
+    clip_columns(groups, state, config, settings(config))
     return groups
 
 
@@ -56,11 +54,12 @@ def full_step() -> dict[str, float]:
             replace(Row("c", i), status=status)
             for i, status in enumerate(RESPONSE_STATUSES[1:])
         ),
-        Row("d", 0, record=record(discarded=True, tokens=9, reason="at_max", tau=1.4), tau=1.4),
+        Row("d", 0, record=record(discarded=True, reason="at_max", tau=1.4), tau=1.4),
         Row("pad", 0, padding=True),
     ]
     groups = clipped(gather(rows, config, state), state, config)
-    groups.masked, groups.length = [False] * len(rows), torch.full((len(rows),), 0.05)
+    for row in groups.rows:
+        row.length = 0.05
     drift = update_shares(pop_update_sums(SUMS | ADAPTIVE_LOSS, METRIC_PREFIX))
     tokens = ledger_metrics(TokenLedger(26, 12), TokenLedger(126, 12, lost_sessions=2), budget=1000)
     return step_metrics(groups, state, config) | drift | tokens | {"agpo/overhead_s": 0.01, "agpo/nonfinite_steps": 0.0}
@@ -100,15 +99,15 @@ def test_figures_of_a_hand_made_step() -> None:
         "agpo/verifier/seconds_mean": 0.25,
     }
     assert {key: logged[key] for key in expected} == pytest.approx(expected, rel=1e-6)
-    assert "agpo/verifier/timeout" not in logged and "agpo/state/uncertainty" not in logged
+    assert "agpo/verifier/lost" not in logged and "agpo/state/uncertainty" not in logged
 
 
 def test_discarded_probes_count_for_the_verifier_and_padding_does_not() -> None:
     config = RunConfig.from_dict({"probe": {"reuse": False}})
-    probe = record(discarded=True, statuses=["ok", "timeout"], outcomes=[1.0, None])
+    probe = record(discarded=True, statuses=["ok", "lost"], outcomes=[1.0, None], vote_keys=["5", ""])
     groups = gather([Row("a", 0, record=probe), Row("pad", 0, padding=True)], config)
     logged = step_metrics(groups, ControllerState.initial(config), config)
-    assert (logged["agpo/verifier/ok"], logged["agpo/verifier/timeout"]) == (2.0, 1.0)
+    assert (logged["agpo/verifier/ok"], logged["agpo/verifier/lost"]) == (2.0, 1.0)
 
 
 def test_outputs_of_one_session_count_once() -> None:
@@ -128,9 +127,9 @@ def test_preset_grpo_logs_no_controller() -> None:
 
 def test_a_step_in_which_everything_failed_still_logs() -> None:
     config = RunConfig()
-    groups = gather([replace(r, status="timeout", record="") for r in two_prompts()])
+    groups = gather([replace(r, status="lost", record=None) for r in two_prompts()])
     logged = step_metrics(groups, ControllerState.initial(config), config)
-    assert (logged["agpo/verifier/timeout"], logged["agpo/verifier/ok"]) == (8.0, 0.0)
+    assert (logged["agpo/verifier/lost"], logged["agpo/verifier/ok"]) == (8.0, 0.0)
     assert all(torch.isfinite(torch.tensor(list(logged.values()))).tolist())
 
 
@@ -158,7 +157,8 @@ def test_what_masks_lengths_and_allocation_log() -> None:
     logged = full_step()
     assert logged["agpo/masked_share"] == 0.0 and logged["agpo/length/part"] == pytest.approx(0.05)
     groups = gather(two_prompts())
-    groups.masked = [i < 4 for i in range(8)]
+    for row in groups.rows[:4]:
+        row.masked = True
     config = RunConfig.from_dict({"advantage": {"zero_variance": "mask"}})
     assert step_metrics(groups, ControllerState.initial(config), config)["agpo/masked_share"] == 0.5
     sizes = {key: logged[f"agpo/group_size/{key}"] for key in ("min", "max")}

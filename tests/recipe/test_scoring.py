@@ -11,7 +11,7 @@ import numpy
 import pytest
 import torch
 
-from recipe.agpo.rewards.verdict import JUDGED, NON_FINITE, NOT_A_NUMBER, OK, TIMEOUT, UNJUDGED
+from recipe.agpo.rewards.verdict import JUDGED, LOST, NON_FINITE, NOT_A_NUMBER, OK, UNJUDGED
 from recipe.agpo.rollout.outcomes import Scored, failed, judge
 
 
@@ -78,7 +78,7 @@ def test_where_the_vote_key_comes_from() -> None:
 
 
 def test_failed_carries_no_reward() -> None:
-    scored = failed(TIMEOUT, "no reward after 60 s")
+    scored = failed(LOST, "no reward after 60 s")
     assert (scored.valid, scored.reward, scored.vote_key, scored.detail) == (False, 0.0, "", "no reward after 60 s")
 
 
@@ -97,3 +97,8 @@ def test_what_the_verifier_says_of_a_judged_response_is_kept(status: str) -> Non
 
 def test_a_reward_functions_own_word_for_a_status_does_not_spoil_its_verdict() -> None:
     assert verdict(1.0, {"status": "lovely"}).status == OK
+
+
+def test_failed_takes_no_status_that_says_there_is_an_outcome() -> None:
+    with pytest.raises(ValueError, match="'timeout'.*'lost'"):
+        failed("timeout", "no reward after 60 s")

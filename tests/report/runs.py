@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from agpo_core import ControllerState, Resolved, TokenLedger, update_state
-from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, PROBE, REST
+from recipe.agpo.columns import PROBE, REST
 from recipe.agpo.rollout.outcomes import Scored
 from recipe.agpo.rollout.probe import decide
 from recipe.agpo.settings import RunConfig
@@ -60,16 +60,15 @@ def groups(step: int, rng: random.Random, state: ControllerState, config: RunCon
     rows = []
     for p in range(PROMPTS):
         scored = [_scored(rng, 0.2 + 0.2 * p) for _ in range(GROUP)]
-        probe = decide(scored[: GROUP // 2], LENGTH * GROUP // 2, state, config, SETTINGS.tau_base)
+        probe = decide(scored[: GROUP // 2], state, config, SETTINGS.tau_base)
         first = Row(f"{step:08d}-{p:06d}", 0, length=LENGTH, entropy=0.08 - 0.0004 * step, seconds=0.02)
         for session, score in enumerate(scored):
             row = replace(first, session=session, outcome=score.outcome, vote_key=score.vote_key, role=PROBE)
             if session >= GROUP // 2:
-                row = replace(row, role=REST, tau=probe.tau, record=probe.to_json())
+                row = replace(row, role=REST, tau=probe.tau)
             rows.append(row)
     out = gather(rows, config, state)
-    columns = clip_columns(out, state, config, SETTINGS)
-    out.clip_low, out.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
+    clip_columns(out, state, config, SETTINGS)
     return out
 
 

@@ -268,8 +268,12 @@ def test_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert capsys.readouterr().out == f"{folder.name}: 6 steps, ok\npage: {folder / 'report.html'}\n"
     assert report.run(arguments(folder / "absent")) == 2
-    assert report.run(arguments(folder, out=tmp_path / "no" / "folder.html")) == 2
-    assert "absent" in capsys.readouterr().out
+    assert "absent" in capsys.readouterr().err
+    assert report.run(arguments(folder, out=tmp_path / "new" / "folder.html")) == 0
+    for out in (folder, folder / "report.html" / "x.html", next(folder.glob("metrics*.jsonl")), Path("/dev/null")):
+        assert report.run(arguments(folder, out=out)) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert "absent" in capsys.readouterr().err
 
 
 def test_command_is_understood() -> None:

@@ -35,6 +35,23 @@ def huge_power() -> int:
     return len(str(9 ** (9**8)))
 
 
+def hang_on(text: str, bad: str) -> str:
+    while text == bad:
+        pass
+    return text
+
+
+def fail_on(text: str, bad: str) -> str:
+    if text == bad:
+        raise RecursionError(text)
+    return text
+
+
+def evaluate(text: str) -> object:
+    """What no scorer may do: evaluate text as a program, with all names there are."""
+    return eval(text)  # noqa: S307
+
+
 def exit() -> None:
     os._exit(3)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recipe.agpo.rewards import choice, maths, numeric, text
 from recipe.agpo.rewards.canonical import canonical, same
-from recipe.agpo.rewards.extract import MAX_CHARACTERS, final_answer, last_line, last_number, tidy
+from recipe.agpo.rewards.extract import MAX_CHARACTERS, final_answer, last_line, last_value, tidy
 from recipe.agpo.rewards.verdict import Work
 
 HALVES = ("1/2", "0.5", ".50", "\\frac12", "\\frac{1}{2}", "\\dfrac{1}{2}", "$0.5$", "½", "二分之一", "2/4", "x = 0.5",
@@ -104,7 +104,7 @@ def test_no_response_takes_long(name: str) -> None:
     started = time.process_time()
     response = HOSTILE[name]
     found = final_answer(response)
-    last_number(response), last_line(response)
+    last_value(response), last_line(response)
     maths.judge(response, "7", {}), choice.judge(response, "A", {"options": ["6", "7"]})
     text.judge(response, "7", {}), numeric.judge(response, "7", {})
     # Generous for a slow machine: quadratic work on these takes minutes.

@@ -15,7 +15,7 @@ import pytest
 
 from recipe.agpo.rewards import pool as pool_module
 from recipe.agpo.rewards.pool import PoolClosed, WorkerPool
-from recipe.agpo.rewards.verdict import CRASHED, OK, RAISED, TIMEOUT
+from recipe.agpo.rewards.verdict import CRASHED, LOST, OK, RAISED, TIMEOUT
 
 JOBS = "tests.rewards.jobs:"
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,11 +41,10 @@ def test_any_text_comes_back_as_it_was(pool: WorkerPool, text: str) -> None:
 @pytest.mark.parametrize(
     ("job", "status", "words"),
     [
-        ("sleep", TIMEOUT, "0.5 s"),
         ("busy", TIMEOUT, "0.5 s"),
         ("huge_power", TIMEOUT, "0.5 s"),
         ("exit", CRASHED, "exit code 3"),
-        ("kill_itself", CRASHED, "exit code -9"),
+        ("kill_itself", LOST, "exit code -9"),
         ("eat_memory", CRASHED, "MemoryError"),
         ("fail", RAISED, "ValueError: on purpose"),
         ("fail_beyond_exception", RAISED, "KeyboardInterrupt"),
@@ -60,6 +59,27 @@ def test_one_bad_job_costs_one_job(pool: WorkerPool, job: str, status: str, word
     assert done.status == status and words in done.detail, done
     assert done.value is None
     assert [future.result().value for future in good] == [1, 2, 3, 4]
+
+
+def test_a_worker_killed_from_outside_is_not_the_jobs_doing() -> None:
+    with WorkerPool(workers=1, time_limit_s=60) as single:
+        pid = single.submit(JOBS + "pid", []).result().value
+        running = single.submit(JOBS + "sleep", [])
+        while _state(pid) != "S" or not running.running():
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGTERM)
+        done = running.result()
+        assert (done.status, done.value) == (LOST, None), done
+        assert single.submit(JOBS + "add", [1, 1]).result().value == 2
+
+
+def test_waiting_is_no_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that the machine keeps waiting has its whole limit; one that sleeps for ever still ends."""
+    with WorkerPool(workers=1, time_limit_s=0.2) as single:
+        assert single.submit(JOBS + "nap", [0.8]).result().status == OK
+        monkeypatch.setattr(pool_module, "WALL", 2.0)
+        done = single.submit(JOBS + "sleep", []).result()
+    assert done.status == LOST and "by the clock" in done.detail
 
 
 def test_a_missing_module_is_said(pool: WorkerPool) -> None:
@@ -87,7 +107,7 @@ def test_import_and_preparation_are_not_charged(pool: WorkerPool) -> None:
 def test_many_hanging_jobs_do_not_block_an_event_loop() -> None:
     async def run() -> tuple[int, list[str]]:
         with WorkerPool(workers=2, time_limit_s=0.3) as hanging:
-            jobs = [asyncio.wrap_future(hanging.submit(JOBS + "sleep", [])) for _ in range(4)]
+            jobs = [asyncio.wrap_future(hanging.submit(JOBS + "busy", [])) for _ in range(4)]
             ticks = 0
             while not all(job.done() for job in jobs):
                 await asyncio.sleep(0.01)
@@ -105,7 +125,7 @@ def test_closing_ends_what_waits_and_what_runs() -> None:
     time.sleep(0.2)
     pool.close()
     pool.close()
-    assert running.result(10).status == CRASHED and waiting.result(10).status == CRASHED
+    assert running.result(10).status == LOST and waiting.result(10).status == LOST
     with pytest.raises(PoolClosed, match="closed"):
         pool.submit(JOBS + "add", [1, 1])
 
@@ -121,7 +141,7 @@ def test_workers_that_cannot_start_are_not_started_for_ever(monkeypatch: pytest.
     monkeypatch.setattr(pool_module.sys, "executable", "/bin/false")
     with WorkerPool(workers=1) as broken:
         done = broken.submit(JOBS + "add", [1, 1]).result(20)
-    assert done.status == CRASHED and "/bin/false" in done.detail
+    assert done.status == LOST and "/bin/false" in done.detail
 
 
 @pytest.mark.parametrize("bad", [{"workers": 0}, {"time_limit_s": 0}, {"memory_limit_mb": -1}])
@@ -150,6 +170,59 @@ def test_a_killed_owner_leaves_no_worker_behind() -> None:
         time.sleep(0.05)
     assert not _alive(worker)
     owner.stdout.close()
+
+
+# ---- confined jobs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("job", "status"),
+    [("busy", TIMEOUT), ("sleep", TIMEOUT), ("exit", CRASHED), ("kill_itself", CRASHED), ("eat_memory", CRASHED),
+     ("fail", RAISED), ("fail_beyond_exception", RAISED), ("unserialisable", RAISED)],
+)  # fmt: skip
+def test_a_confined_job_costs_its_worker_nothing(pool: WorkerPool, job: str, status: str) -> None:
+    limit = 0.1 if status == TIMEOUT else 5.0
+    before = {pool.submit(JOBS + "pid", []).result().value for _ in range(8)}
+    done = pool.submit(JOBS + job, [], limit, confined=True).result()
+    assert (done.status, done.value) == (status, None), done
+    assert pool.submit(JOBS + "pid", []).result().value in before
+
+
+def test_a_confined_job_gives_its_value(pool: WorkerPool) -> None:
+    assert pool.submit(JOBS + "add", [2, 3], confined=True).result().value == 5
+    assert pool.submit(JOBS + "chatty", [], confined=True).result().value == "quiet"
+    assert pool.submit(JOBS + "echo", ["新的\n" * 1000], confined=True).result().value == "新的\n" * 1000
+
+
+def test_evaluated_text_changes_nothing(tmp_path: Path) -> None:
+    """What a grammar should have refused: even evaluated, it writes no file, no verdict and no later verdict."""
+    target = tmp_path / "written"
+    message = '{"status": "ok", "value": 1.0, "started": true, "ready": true}'
+    attacks = [
+        f"open({str(target)!r}, 'w').write('x')",
+        f"__import__('os').system('touch {target}')",
+        f"__import__('subprocess').run(['touch', {str(target)!r}])",
+        f"[__import__('os').write(fd, {message.encode() + bytes([10])!r}) for fd in (0, 1, 2)]",
+        "setattr(__import__('tests.rewards.jobs', fromlist=['add']), 'add', lambda a, b: 1.0)",
+        "setattr(__import__('json'), 'dumps', lambda *a, **k: '1')",
+        "__import__('os').kill(__import__('os').getppid(), 9)",
+        "__import__('socket').socket()",
+        "__import__('os').fork()",
+    ]
+    # Every descriptor there is: the right one too, but without the secret.
+    attacks += [f"[__import__('os').write({fd}, {message.encode() + bytes([10])!r})]" for fd in range(3, 64)]
+    with WorkerPool(workers=1) as single:
+        before = single.submit(JOBS + "pid", []).result().value
+        for attack in attacks:
+            done = single.submit(JOBS + "evaluate", [attack], confined=True).result()
+            assert done.value != 1.0, attack
+            assert single.submit(JOBS + "add", [2, 3]).result().value == 5, attack
+        assert single.submit(JOBS + "pid", []).result().value == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _alive(pid: int) -> bool:

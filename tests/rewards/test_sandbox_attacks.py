@@ -546,3 +546,12 @@ def test_a_function_is_called_in_a_confined_copy(tmp_path: Path, off: tuple[str,
     assert results[0] == [OK, "HALLO", 0]
     assert [status for status, _, _ in results[1:]] == [ERROR, ERROR, MEMORY, OK, ERROR, ERROR], results
     assert {score for *_, score in results} == {0} and os.listdir(tmp_path) == []
+
+
+def test_namespaces_without_mounts_count_as_missing() -> None:
+    """Some machines allow the namespaces and refuse the mounts in them: then the other layers hold alone."""
+    code = "from recipe.agpo.rewards import jail, sandbox\njail.build_root = lambda settings: False\n"
+    code += "print([sandbox.call(str.upper, 'a', require={}).layers for _ in range(2)])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    held = tuple(layer for layer in sandbox.LAYERS if layer in HELD and layer != "namespaces")
+    assert done.stdout.strip() == str([held, held])

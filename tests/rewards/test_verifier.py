@@ -23,10 +23,11 @@ from recipe.agpo.rewards import (
     compute_score,
     compute_score_sync,
     kind_of,
+    sandbox,
 )
 from recipe.agpo.rewards import maths as maths_module
 from recipe.agpo.rewards.pool import WorkerPool
-from recipe.agpo.rewards.self_test import self_test
+from recipe.agpo.rewards.self_test import confinement, main, self_test
 from recipe.agpo.rewards.verdict import Judgement, Work
 
 KEYS = ["score", "outcome", "acc", "format", "vote_key", "status", "seconds"]
@@ -75,7 +76,7 @@ def test_the_same_keys_whatever_happens(verifier: Verifier, kind, response, gold
     ("body", "outcome", "status"),
     [
         ("a, b = map(int, input().split())\nprint(a + b)", 1.0, "ok"),
-        ("a, b = map(int, input().split())\nprint(float(a + b), end='')", 1.0, "ok"),
+        ("a, b = map(int, input().split())\nprint(float(a + b), end='')", 0.0, "ok"),
         ("a, b = map(int, input().split())\nprint(a - b)", 0.0, "ok"),
         ("print(3)", 0.0, "ok"),
         ("raise SystemExit(1)", 0.0, "ok"),
@@ -93,7 +94,7 @@ def test_programs(verifier: Verifier, body: str, outcome: float, status: str) ->
 
 
 def test_which_program_of_a_response_counts(verifier: Verifier) -> None:
-    wrong = program("print(0)")
+    wrong = program("a, b = map(int, input().split())\nprint(0)")
     assert verifier.verify(wrong + ADDS, TESTS, "code").outcome == 1.0
     assert verifier.verify(ADDS + wrong, TESTS, "code").outcome == 0.0
     bare = verifier.verify("a, b = map(int, input().split())\nprint(a + b)", TESTS, "code")
@@ -166,7 +167,7 @@ def test_a_comparison_that_hangs_leaves_the_keys_alone() -> None:
 def test_order_of_many_is_kept_and_hanging_ones_change_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     def judge(response, gold, args):
         if response == "hang":
-            return Work("tests.rewards.jobs:sleep", [], lambda value: Judgement(1.0, True, ""), 0.3)
+            return Work("tests.rewards.jobs:busy", [], lambda value: Judgement(1.0, True, ""), 0.3)
         return Judgement(float(response == gold), True, f"n:{response}")
 
     monkeypatch.setattr(maths_module, "judge", judge)
@@ -184,6 +185,92 @@ def test_a_grader_that_breaks_is_a_status(monkeypatch: pytest.MonkeyPatch, verif
     monkeypatch.setattr(maths_module, "judge", judge)
     found = verifier.verify("#### 7", "7", "math")
     assert found.status == "raised" and math.isnan(found.outcome)
+
+
+def test_a_response_that_breaks_the_grader_is_wrong(monkeypatch: pytest.MonkeyPatch, verifier: Verifier) -> None:
+    def judge(response, gold, args):
+        if response.startswith("(((("):
+            raise RecursionError("too deep")
+        return Judgement(1.0, True, "n:7")
+
+    monkeypatch.setattr(maths_module, "judge", judge)
+    found = verifier.verify("((((7", "7", "math")
+    assert (found.status, found.outcome, found.judged) == ("crashed", 0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("job", "response", "gold", "status", "outcome"),
+    [
+        ("hang_on", "slow", "7", "timeout", 0.0),
+        ("fail_on", "slow", "7", "crashed", 0.0),
+        ("hang_on", "slow", "slow", "bad_gold", math.nan),
+        ("fail_on", "slow", "slow", "raised", math.nan),
+        ("hang_on", "7", "slow", "ok", 1.0),
+    ],
+)
+def test_whose_fault_it_is(monkeypatch: pytest.MonkeyPatch, job, response, gold, status, outcome) -> None:
+    """What the response causes is wrong; what the reference answer alone causes too is nobody's verdict."""
+
+    def judge(response, gold, args):
+        wrong = Judgement(0.0, True, f"x:{response}")
+        arguments, control = [response, "slow"], [gold, "slow"]
+        return Work("tests.rewards.jobs:" + job, arguments, lambda _: Judgement(1.0, True, ""), 0.2, control, wrong)
+
+    monkeypatch.setattr(maths_module, "judge", judge)
+    with WorkerPool(workers=1) as pool:
+        found = Verifier(pool).verify(response, gold, "math")
+    assert found.status == status and found.judged != math.isnan(outcome)
+    assert found.outcome == outcome or (math.isnan(found.outcome) and math.isnan(outcome))
+    if outcome == 0.0:
+        assert (found.vote_key, found.format, found.score) == ("x:slow", 1.0, 0.0)
+
+
+def test_a_bad_reference_answer_costs_its_time_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judge(response, gold, args):
+        return Work("tests.rewards.jobs:hang_on", ["slow", "slow"], lambda _: Judgement(1.0, True, ""), 0.2,
+                    ["slow", "slow"])  # fmt: skip
+
+    monkeypatch.setattr(maths_module, "judge", judge)
+    with WorkerPool(workers=1) as pool:
+        verifier = Verifier(pool)
+        assert verifier.verify("a", "slow", "math").status == "bad_gold"
+        pool.close()
+        assert verifier.verify("b", "slow", "math").status == "bad_gold", "no worker was asked again"
+
+
+def test_without_a_control_an_exception_is_the_graders_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judge(response, gold, args):
+        return Work(f"tests.rewards.jobs:{response}", ["slow", "slow"], lambda _: Judgement(1.0, True, ""), 0.2)
+
+    monkeypatch.setattr(maths_module, "judge", judge)
+    with WorkerPool(workers=1) as pool:
+        verifier = Verifier(pool)
+        raised, hung = verifier.verify("fail_on", "", "math"), verifier.verify("hang_on", "", "math")
+        pool.close()
+        lost = verifier.verify("fail_on", "", "math")
+    assert raised.status == "raised" and math.isnan(raised.outcome)
+    assert hung.status == "timeout" and hung.outcome == 0.0
+    assert lost.status == "lost" and math.isnan(lost.outcome)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        r"(x+1)^{9999}",
+        r"\Gamma(10^9)",
+        r"\exp(\exp(\exp(99)))",
+        r"\binom{10^9}{5\cdot 10^8}",
+        "(" * 450 + "x" + ")" * 450,
+        r"\sqrt{" * 200 + "x" + "}" * 200,
+        "-" * 900 + "x",
+        "{" * 450 + "x" + "}" * 450,
+        "\\left(" * 450 + "x",
+    ],
+)
+def test_no_wrong_answer_hides_behind_its_cost(answer: str) -> None:
+    with WorkerPool(workers=1, time_limit_s=0.5) as pool:
+        found = Verifier(pool).verify(f"\\boxed{{{answer}}}", "\\sqrt{2}", "math")
+    assert found.outcome == 0.0 and found.judged, found
 
 
 def test_shaping_is_added_to_the_score_only() -> None:
@@ -230,6 +317,14 @@ def test_self_test() -> None:
     assert self_test(["math"], runner=None) == []
     broken = self_test(["code"], runner="tests.rewards.remote:says_three")
     assert broken and "verifier code" in broken[0]
+
+
+def test_the_self_test_says_what_confines_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["code"]) == 0
+    printed = capsys.readouterr().out
+    assert "sandbox: " in printed and all(layer in printed for layer in sandbox.layers())
+    assert "not on this machine: landlock" in sandbox.describe(("namespaces", "seccomp"))
+    assert confinement(["math"]) is None and confinement(["code"], runner="elsewhere:run") is None
 
 
 def test_the_package_needs_neither_torch_nor_verl() -> None:

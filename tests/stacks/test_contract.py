@@ -32,7 +32,7 @@ from agpo_core import (
     vote_classes,
 )
 from agpo_core.testing import Integration, Keys, Outcomes, check_integration
-from examples.stacks import nemo_rl, roll, skyrl
+from examples.stacks import roll, skyrl
 from examples.stacks.probe_gate import ProbeGate
 
 STATISTICS = ("count", "mean", "dispersion", "skewness", "vote_entropy")
@@ -193,20 +193,20 @@ def test_verl(tmp_path: Path) -> None:
 
     def scored(outcome: float, key: str | None) -> scoring.Scored:
         if math.isnan(outcome):
-            return scoring.failed("timeout", "no reward")
+            return scoring.failed("lost", "no reward")
         return scoring.Scored(outcome, outcome, key or "")
 
     def temperature(
         outcomes: Outcomes, keys: Keys, state: ControllerState, config: AGPOConfig, base: float
     ) -> list[float]:
         groups = [[scored(*pair) for pair in zip(*group, strict=True)] for group in zip(outcomes, keys, strict=True)]
-        return [decide(group, 0, state, config, base).tau for group in groups]
+        return [decide(group, state, config, base).tau for group in groups]
 
     def groups_of(outcomes: Outcomes, keys: Keys, signals: StepSignals, config: AGPOConfig) -> StepGroups:
         rows = [
             Row(
                 uid=f"{p:03d}", session=g, outcome=outcomes[p][g], vote_key=keys[p][g] or "", role=PROBE,
-                status="timeout" if math.isnan(outcomes[p][g]) else "ok", entropy=signals.policy_entropy or 0.0,
+                status="lost" if math.isnan(outcomes[p][g]) else "ok", entropy=signals.policy_entropy or 0.0,
             )
             for p in range(len(outcomes)) for g in range(len(outcomes[p]))
         ]  # fmt: skip
@@ -430,11 +430,3 @@ def test_roll() -> None:
         return picked(roll.at_own_temperature(data, logits), tokens)
 
     assert check_integration(Integration(log_probs=log_probs, loss=loss, loss_mode="token-sum")) == []
-
-
-def test_nemo_rl() -> None:
-    def advantages(rewards: torch.Tensor, index: list[str]) -> torch.Tensor:
-        prompts = torch.tensor([ord(name) for name in index])
-        return nemo_rl.AGPOAdvantage().compute_advantage(prompts, rewards, torch.ones(len(rewards), 2))[:, 0]
-
-    assert check_integration(Integration(advantages=advantages)) == []

@@ -8,7 +8,6 @@ its record, too.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import importlib.util
 import inspect
 import json
@@ -22,7 +21,7 @@ import pytest
 import torch
 
 from agpo_core import AGPOConfig
-from examples.stacks import nemo_rl, openrlhf, prime_rl, roll, skyrl, slime
+from examples.stacks import roll, skyrl, slime
 from examples.stacks.probe_gate import ProbeGate
 
 HOOKS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "hooks.json").read_text())
@@ -228,46 +227,6 @@ def test_slime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert evaluated.used == 0.6
 
 
-def test_openrlhf() -> None:
-    class Engine:
-        async def execute(self, prompt: str, label: Any, sampling_params: Any, *others: Any) -> dict[str, Any]:
-            await asyncio.sleep(0)
-            score = label.pop(0) if label else None
-            return {"prompt": prompt, "scores": score, "extra_logs": {}, "used": sampling_params.temperature}
-
-    executor = type("Executor", (openrlhf.ProbedExecutor, Engine), {"gate": gate(), "groups_per_step": 2})()
-
-    def step() -> list[float]:
-        params = SimpleNamespace(temperature=1.0)
-
-        async def main() -> list[Any]:
-            calls = []
-            for prompt, scores in (("p", (1.0, 0.0)), ("q", (1.0, 1.0))):
-                bag = Bag(scores)
-                calls += [executor.execute(prompt, bag, params, 9, None, None) for _ in range(GROUP)]
-            return list(await asyncio.gather(*calls))
-
-        done = asyncio.run(asyncio.wait_for(main(), 5))
-        assert params.temperature == 1.0
-        assert all(each["extra_logs"]["agpo_tau"] == each["used"] for each in done)
-        return [each["used"] for each in done]
-
-    assert step() == [1.0] * 8
-    used = step()
-    assert executor.gate.state.step == 2
-    assert used[:2] == used[4:6] == [1.0, 1.0] and used[2] == used[3] > 1.0 > used[6]
-
-
-class Bag(list[float]):
-    """Scores to hand out; all bags are one label."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Bag)
-
-
 def test_skyrl_advantages() -> None:
     rewards = torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 3.0], [1.0, 2.0]])
     mask = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
@@ -333,23 +292,6 @@ def test_skyrl_generator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     trainer.save_checkpoints()
     state, generator.gate.state = generator.gate.state, gate().state
     assert trainer.load_checkpoints() == (2, str(tmp_path)) and generator.gate.state == state
-
-
-def test_prime_rl(monkeypatch: pytest.MonkeyPatch) -> None:
-    fields = {hook["name"]: hook["parameters"] for hook in HOOKS if hook["stack"] == "prime_rl"}
-    outputs = dataclasses.make_dataclass("LossOutputs", fields["LossOutputs"])
-    inputs = dataclasses.make_dataclass("LossInputs", fields["LossInputs"])
-    fake(monkeypatch, "prime_rl.trainer.rl.loss", LossOutputs=outputs)
-    new = torch.tensor([-1.0, -1.0, -1.0, -1.0], requires_grad=True)
-    old = torch.tensor([-1.0, -1.3, -0.6, -1.0])
-    mask = torch.tensor([True, True, True, False])
-    weights = torch.tensor([1.0, 0.5, 1.0, 1.0])
-    loss = prime_rl.agpo_clip_loss(inputs(new, old, None, torch.ones(4), mask, weights), clip_low=0.2, clip_high=0.1)
-    wanted = -(1.0 + 0.5 * 1.1 + math.exp(-0.4))
-    assert loss.loss.item() == pytest.approx(wanted)
-    assert loss.metrics["clip_fraction_high"].item() == pytest.approx(1 / 3)
-    loss.loss.backward()
-    torch.testing.assert_close(new.grad, torch.tensor([-1.0, 0.0, -math.exp(-0.4), 0.0]))
 
 
 class Batch(SimpleNamespace):
@@ -422,26 +364,6 @@ def test_roll_actor_worker() -> None:
     loss = worker.loss_func(data, logits)
     torch.testing.assert_close(loss, torch.tensor([[-1.1] * 3, [-math.exp(0.3)] * 3]))
     assert worker.pipeline_config.pg_clip_low == 0.2 and not torch.equal(plain, loss)
-
-
-def test_nemo_rl() -> None:
-    rewards = torch.tensor([1.0, 0.0, 2.0, 2.0])
-    tokens = torch.tensor([[5, 6], [5, 6], [7, 8], [7, 8]])
-    advantages = nemo_rl.AGPOAdvantage().compute_advantage(tokens, rewards, torch.ones(4, 3), repeated_batch=None)
-    root = math.sqrt(0.5)
-    torch.testing.assert_close(advantages, torch.tensor([[root] * 3, [-root] * 3, [0.0] * 3, [0.0] * 3]))
-
-    class Base:
-        ratio_clip_min = ratio_clip_max = 0.2
-
-        def __call__(self, next_token_logprobs: Any, data: Any, global_valid_seqs: Any, global_valid_toks: Any) -> Any:
-            return next_token_logprobs.exp().clamp(1.0 - self.ratio_clip_min, 1.0 + self.ratio_clip_max)
-
-    loss = type("Loss", (nemo_rl.RowClip, Base), {})()
-    logs = torch.full((2, 3), 1.0)
-    column = {nemo_rl.EPS_LOW: torch.tensor([0.1, 0.1]), nemo_rl.EPS_HIGH: torch.tensor([0.1, 0.4])}
-    torch.testing.assert_close(loss(logs, column, None, None), torch.tensor([[1.1] * 3, [1.4] * 3]))
-    torch.testing.assert_close(loss(logs, {}, None, None), torch.full((2, 3), 1.2))
 
 
 def test_skyrl_loss_is_the_clipped_surrogate() -> None:

@@ -4,14 +4,83 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
+from typing import TextIO
+
+from recipe.agpo.cli.numbers import whole
+from recipe.agpo.files import FileError
+
+FAULTY = 2  # what was asked for cannot be done
+INTERRUPTED, PIPE_CLOSED = 130, 141  # what a shell reports after SIGINT and SIGPIPE
+TRACEBACK = "AGPO_TRACEBACK"  # set it to see where an unexpected error comes from
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code (0: fine, 1: training could not start, 2: wrong usage)."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    """Run one subcommand.
+
+    Returns:
+        The exit code. 0: fine; 1: the command found a problem (see its own help); 2: bad input or usage, one message
+        on stderr; 130 after Ctrl-C; 141 if nobody reads the output any more.
+    """
+    name = "agpo"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # file names and texts that the terminal's encoding does not have
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            arguments = _parser().parse_args(argv)
+            name = " ".join(["agpo", arguments.command, *filter(None, [getattr(arguments, "action", None)])])
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # at the end of the process a closed pipe would give a message of Python's own
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except FileError as error:
+        message = str(error)
+    except OSError as error:
+        if any(map(_unread, (sys.stdout, sys.stderr))):
+            return PIPE_CLOSED
+        place = f"{error.filename}: " if error.filename is not None else ""
+        message = f"{place}{error.strerror or error}"
+    except Exception as error:  # noqa: BLE001 - a user of a command gets a message, not the inside of the program
+        if os.environ.get(TRACEBACK):
+            raise
+        what = " ".join(str(error).split())[:500]
+        message = f"{type(error).__name__}: {what} (unexpected: {TRACEBACK}=1 shows where it comes from)"
+    with suppress(OSError):
+        print(f"{name}: {message}", file=sys.stderr)
+    return FAULTY
+
+
+def _unread(stream: TextIO | None) -> bool:
+    """Whether a stream is a pipe whose reader is gone, or cannot take what it holds; such a stream is silenced."""
+    if stream is None:
+        return False
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # not a file of the system, as in tests
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    gone = any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
+    try:
+        stream.flush()
+    except OSError:
+        # Python would try once more at its end, and complain.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, descriptor)
+        os.close(null)
+    return gone
+
+
+def _run(arguments: argparse.Namespace) -> int:
     # Each command imports what it needs when it runs: `agpo config` must not wait for Ray and vLLM.
     if arguments.command == "doctor":
         from recipe.agpo.cli import doctor
@@ -50,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="could training start on this machine, and why not")
     doctor.add_argument("--no-ray", action="store_true", help="leave out the check in a Ray worker (the slow one)")
     doctor.add_argument(
-        "--ranks", type=int, metavar="N", help="check the Ray cluster at RAY_ADDRESS, or this machine, for N GPUs"
+        "--ranks", type=whole, metavar="N", help="check the Ray cluster at RAY_ADDRESS, or this machine, for N GPUs"
     )
     doctor.add_argument("--folder", type=Path, metavar="OUT", help="with --ranks: a folder that all nodes must share")
     doctor.add_argument("--json", type=Path, metavar="PATH", help="also write the rows to PATH as JSON")

@@ -12,6 +12,7 @@ from typing import Any
 from agpo_core import iter_fields
 from agpo_core.config import RENAMED
 from agpo_core.schema import AUTO
+from recipe.agpo.files import write_text
 from recipe.agpo.settings import RunConfig
 
 COMMITTED_FILE = Path(__file__).parents[1] / "config" / "agpo_trainer.yaml"
@@ -50,8 +51,7 @@ def run(*, markdown: bool, write: Path | None, preset: str | None = None) -> int
     if write is None:
         print(text, end="")
         return 0
-    write.parent.mkdir(parents=True, exist_ok=True)
-    write.write_text(text, encoding="utf-8")
+    write_text(write, text)
     print(f"wrote {write}")
     return 0
 

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo.cli.numbers import shown, whole
+from recipe.agpo.files import parse_json, write_text
+
 
 def register(commands: Any) -> None:
     """Add ``data`` and its own commands to ``agpo``'s."""
@@ -21,37 +24,40 @@ def register(commands: Any) -> None:
     prepare.add_argument("--out", type=Path, required=True, metavar="DIR", help="writes DIR/NAME/<split>.parquet")
     prepare.add_argument("--split", metavar="NAME", help="only this split; or the split of a file that does not say")
     prepare.add_argument("--revision", help="of the hub data set (default: its newest)")
-    prepare.add_argument("--limit", type=int, metavar="N", help="at most N rows: the first, or with --seed drawn ones")
-    prepare.add_argument("--seed", type=int, help="draws the rows of --limit, or the problems of a generated task")
-    prepare.add_argument("--max-prompt-tokens", type=int, metavar="N", help="skip longer prompts; needs --tokenizer")
+    prepare.add_argument("--limit", type=whole, metavar="N", help="at most N rows: the first, or with --seed drawn")
+    prepare.add_argument("--seed", type=whole, help="draws the rows of --limit, or the problems of a generated task")
+    prepare.add_argument("--max-prompt-tokens", type=whole, metavar="N", help="skip longer prompts; needs --tokenizer")
     prepare.add_argument("--tokenizer", metavar="PATH", help="folder or hub id of the tokenizer that counts")
     prepare.add_argument("--template", metavar="NAME", help="prompt template in place of the benchmark's own")
     prepare.add_argument("--against", type=Path, nargs="+", default=[], metavar="EVAL", help="skip rows that overlap")
-    prepare.add_argument("--n", type=int, default=13, help="tokens of an n-gram for --against (default 13)")
+    prepare.add_argument("--n", type=whole, default=13, help="tokens of an n-gram for --against (default 13)")
     prepare.add_argument("--keep-duplicates", action="store_true", help="write rows that equal an earlier one too")
+    prepare.add_argument(
+        "--custom", action="store_true", help="a selection of your own: any number of records, unreadable ones skipped"
+    )
     prepare.add_argument("--allow-test-for-training", action="store_true", help="mark test data as allowed")
-    prepare.add_argument("--size", type=int, metavar="N", help="generated tasks: number of problems")
+    prepare.add_argument("--size", type=whole, metavar="N", help="generated tasks: number of problems")
     prepare.add_argument("--config", metavar="JSON", help="generated tasks: the task's own settings")
 
     check = actions.add_parser("check", help="n-gram overlap of training with evaluation files (exit 1 if any)")
     check.add_argument("train", type=Path, nargs="+", metavar="TRAIN")
     check.add_argument("--against", type=Path, nargs="+", required=True, metavar="EVAL")
-    check.add_argument("--n", type=int, default=13, help="tokens of an n-gram (default 13)")
+    check.add_argument("--n", type=whole, default=13, help="tokens of an n-gram (default 13)")
     check.add_argument("--json", type=Path, metavar="PATH", help="also write the report to PATH")
-    check.add_argument("--show", type=int, default=10, metavar="N", help="print at most N pairs (default 10)")
+    check.add_argument("--show", type=whole, default=10, metavar="N", help="print at most N pairs (default 10)")
 
     mix = actions.add_parser("mix", help="one training file out of several, in given shares")
     mix.add_argument("weights", nargs="+", metavar="NAME=WEIGHT")
     mix.add_argument("--from", dest="source", type=Path, required=True, metavar="DIR", help="where prepare wrote to")
     mix.add_argument("--out", type=Path, required=True, metavar="DIR")
-    mix.add_argument("--size", type=int, required=True, metavar="N")
-    mix.add_argument("--seed", type=int, default=0)
+    mix.add_argument("--size", type=whole, required=True, metavar="N")
+    mix.add_argument("--seed", type=whole, default=0)
     mix.add_argument("--split", default="train")
     mix.add_argument("--no-repeat", action="store_true", help="stop before any row is used twice")
 
     show = actions.add_parser("show", help="print rows as the model will see them")
     show.add_argument("file", type=Path, metavar="FILE")
-    show.add_argument("-n", type=int, default=3, help="number of rows (default 3)")
+    show.add_argument("-n", type=whole, default=3, help="number of rows (default 3)")
     show.add_argument("--tokenizer", metavar="PATH", help="apply its chat template and count tokens")
 
     actions.add_parser("list", help="the benchmarks, their splits and licence notes")
@@ -90,6 +96,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         against=tuple(arguments.against),
         n=arguments.n,
         keep_duplicates=arguments.keep_duplicates,
+        custom=arguments.custom,
     )
     if benchmark(arguments.name).kind == "gym":
         if arguments.source is not None or arguments.size is None:
@@ -124,18 +131,21 @@ def _prepare(arguments: argparse.Namespace) -> int:
         print(counts_line(manifest))
         for entry in manifest["skipped"][:5]:
             print(f"  {entry['place']}: {entry['reason']}: {entry['detail'][:100]}")
-    if not any(manifest["rows"] for manifest in manifests):
-        raise DataError("not a single row was usable; is this the benchmark's public format?")
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from recipe.agpo.data import DataError
     from recipe.agpo.data.overlap import check_overlap, report_table
 
+    inputs = [path for path in (*arguments.train, *arguments.against) if path.exists()]
+    if arguments.json is not None and arguments.json.exists() and any(map(arguments.json.samefile, inputs)):
+        raise DataError(f"--json {arguments.json} is one of the files to check: name another one")
+    if arguments.show < 0:
+        raise DataError(f"--show {arguments.show}: must be at least 0")
     report = check_overlap(arguments.train, arguments.against, arguments.n)
     if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        write_text(arguments.json, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     print(report_table(report, arguments.show))
     return 1 if report["train_rows_overlapping"] else 0
 
@@ -164,11 +174,14 @@ def _mix(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from recipe.agpo.data import DataError
     from recipe.agpo.data.prepare import load_tokenizer
-    from recipe.agpo.data.show import shown
+    from recipe.agpo.data.show import shown as rows_shown
 
+    if arguments.n < 1:
+        raise DataError(f"-n {arguments.n}: must be at least 1")
     tokenizer = load_tokenizer(arguments.tokenizer) if arguments.tokenizer else None
-    print(shown(arguments.file, arguments.n, tokenizer))
+    print(rows_shown(arguments.file, arguments.n, tokenizer))
     return 0
 
 
@@ -186,9 +199,9 @@ def _settings(text: str | None) -> dict[str, Any]:
     from recipe.agpo.data import DataError
 
     try:
-        found = json.loads(text or "{}")
+        found = parse_json(text or "{}")
     except ValueError as error:
-        raise DataError(f"--config is no JSON: {error}") from None
+        raise DataError(f"--config: {error}") from None
     if not isinstance(found, dict):
         raise DataError("--config must be a JSON object")
     return found
@@ -205,7 +218,7 @@ def _weights(items: list[str]) -> dict[str, float]:
         except ValueError:
             value = float("nan")
         if not mark or not name or value != value:
-            raise DataError(f"{item!r}: must be NAME=WEIGHT, e.g. gsm8k=0.7")
+            raise DataError(f"{shown(item)}: must be NAME=WEIGHT, e.g. gsm8k=0.7")
         if name in found:
             raise DataError(f"{name} is there twice")
         found[name] = value

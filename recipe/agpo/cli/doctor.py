@@ -22,6 +22,7 @@ from typing import Any
 
 from recipe.agpo.cli.cluster import cluster_rows
 from recipe.agpo.cli.rows import DISTRIBUTION, FAIL, OK, RAY_TIMEOUT_S, WARN, Row, table
+from recipe.agpo.files import FileError, check_folder, write_text
 
 PYTHON_RANGE = ((3, 11), (3, 13))
 # Package -> what it is needed for; None in place of it: training cannot start without the package.
@@ -41,6 +42,10 @@ REPOSITORY = Path(__file__).parents[3]
 
 def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: Path | None = None) -> int:
     """Print the report; 1 if any row says FAIL, else 0. ``ranks``, ``folder``: see :func:`cluster.cluster_rows`."""
+    if ranks is not None and ranks < 1:
+        raise FileError(f"--ranks {ranks}: must be at least 1")
+    if folder is not None:
+        check_folder(folder)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # what matters of verl's warnings is a row here
     started = time.monotonic()
@@ -52,7 +57,7 @@ def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: 
     verdict = f"training cannot start: {failures} FAIL" if failures else "training can start"
     print(f"\n{verdict} ({time.monotonic() - started:.0f} s)")
     if json_path is not None:
-        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+        write_text(json_path, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return 1 if failures else 0
 
 

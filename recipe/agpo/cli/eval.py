@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
+
+from recipe.agpo.cli.numbers import finite, whole
+from recipe.agpo.files import FileError, check_folder
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -27,12 +31,12 @@ def register(commands: Any) -> None:
 
     asked = parser.add_argument_group("what is asked")
     asked.add_argument("--protocol", choices=("greedy", "sampled"), default="greedy")
-    asked.add_argument("--samples", type=int, metavar="K", help="responses a problem (sampled: 8)")
-    asked.add_argument("--temperature", type=float, help="sampled: 1")
-    asked.add_argument("--top-p", type=float, help="sampled: 1")
-    asked.add_argument("--max-tokens", type=int, help="generated tokens at most (2048)")
-    asked.add_argument("--seed", type=int, help="of the sampling (0)")
-    asked.add_argument("--limit", type=int, metavar="N", help="only N problems of each file, at even distances")
+    asked.add_argument("--samples", type=whole, metavar="K", help="responses a problem (sampled: 8)")
+    asked.add_argument("--temperature", type=finite, help="sampled: 1")
+    asked.add_argument("--top-p", type=finite, help="sampled: 1")
+    asked.add_argument("--max-tokens", type=whole, help="generated tokens at most (2048)")
+    asked.add_argument("--seed", type=whole, help="of the sampling (0)")
+    asked.add_argument("--limit", type=whole, metavar="N", help="only N problems of each file, at even distances")
     asked.add_argument(
         "--template",
         choices=("auto", "chat", "plain"),
@@ -41,8 +45,8 @@ def register(commands: Any) -> None:
     )
 
     judged = parser.add_argument_group("how it is judged")
-    judged.add_argument("--pass-at", type=int, nargs="+", metavar="K", help="pass@k for these k (powers of 2)")
-    judged.add_argument("--maj-at", type=int, nargs="+", metavar="K", help="maj@k for these k (powers of 2)")
+    judged.add_argument("--pass-at", type=whole, nargs="+", metavar="K", help="pass@k for these k (powers of 2)")
+    judged.add_argument("--maj-at", type=whole, nargs="+", metavar="K", help="maj@k for these k (powers of 2)")
     judged.add_argument("--reward", metavar="PKG:FUNCTION", help="a reward function in place of the rows' verifiers")
     judged.add_argument("--rejudge", action="store_true", help="judge the responses that DIR holds again")
     judged.add_argument("--compare", type=Path, metavar="OTHER_DIR", help="paired difference to a finished evaluation")
@@ -50,10 +54,10 @@ def register(commands: Any) -> None:
     engine = parser.add_argument_group("vLLM")
     engine.add_argument("--platform", choices=("auto", "cpu", "gpu"), default="auto")
     engine.add_argument("--dtype", default="auto", help="vLLM's dtype (auto; float32 stays float32 on the CPU)")
-    engine.add_argument("--tensor-parallel-size", type=int, default=1, metavar="GPUS")
-    engine.add_argument("--gpu-memory-utilization", type=float, default=0.9, metavar="SHARE")
-    engine.add_argument("--max-model-len", type=int, metavar="TOKENS", help="context (as long as needed)")
-    engine.add_argument("--chunk", type=int, metavar="PROBLEMS", help="problems between two saves")
+    engine.add_argument("--tensor-parallel-size", type=whole, default=1, metavar="GPUS")
+    engine.add_argument("--gpu-memory-utilization", type=finite, default=0.9, metavar="SHARE")
+    engine.add_argument("--max-model-len", type=whole, metavar="TOKENS", help="context (as long as needed)")
+    engine.add_argument("--chunk", type=whole, metavar="PROBLEMS", help="problems between two saves")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         _evaluate(arguments)
         return 0
-    except EvaluationError as error:
+    except (EvaluationError, FileError) as error:
         print(f"agpo eval: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -94,9 +98,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.chunk is not None and arguments.chunk < 1:
         raise EvaluationError(f"--chunk must be at least 1, got {arguments.chunk}")
     if arguments.compare is not None:
-        if arguments.compare.resolve() == arguments.out.resolve():
+        if os.path.realpath(arguments.compare) == os.path.realpath(arguments.out):
             raise EvaluationError("--compare names the folder of --out: a run cannot be compared with itself")
         compare.check(arguments.compare)
+    check_folder(arguments.out)
     model = checkpoint.find(arguments.model)
     benchmarks = data.load(arguments.data, arguments.limit)
     judging = judge.RowJudge(arguments.reward)

@@ -5,6 +5,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+
+from recipe.agpo.cli.numbers import finite
+
+BAD_VALUES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -14,13 +19,15 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, as for training")
     parser.add_argument("--config-name", help="the target, as the training command names it")
     parser.add_argument("--diff", metavar="OTHER", help="print what differs from another script or config")
-    parser.add_argument("--gpu-gb", type=float, default=80.0, help="memory of one GPU (default 80)")
+    parser.add_argument("--gpu-gb", type=finite, default=80.0, help="memory of one GPU (default 80)")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if the run could not start on this machine")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0, 1 with ``--strict`` and a problem, 2 if there is nothing to plan."""
     logging.disable(logging.WARNING)
+    from omegaconf.errors import OmegaConfBaseException
+
     from recipe.agpo.plan import screen
     from recipe.agpo.plan.compose import PlanError, compose, differences
     from recipe.agpo.preflight import find_problems, find_warnings
@@ -29,7 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.config_name:
         overrides, target = [*([target] if target else []), *overrides], arguments.config_name
     if not target:
-        print("agpo plan: name a script or a config, for example scripts/run_agpo_qwen14b.sh")
+        print("agpo plan: name a script or a config, for example scripts/run_agpo_qwen14b.sh", file=sys.stderr)
+        return 2
+    if arguments.gpu_gb <= 0:
+        print(f"agpo plan: --gpu-gb {arguments.gpu_gb:g}: must be above 0", file=sys.stderr)
         return 2
     try:
         config = compose(target, overrides)
@@ -42,8 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
         for warning in find_warnings(config):
             print(f"WARNING: {warning}")
         found = find_problems(config)
-    except (PlanError, ValueError) as error:
-        print(f"agpo plan: {error}")
+    # A value of another type than verl expects fails wherever it is used first.
+    except (PlanError, OmegaConfBaseException, *BAD_VALUES) as error:
+        kind = "" if isinstance(error, PlanError | ValueError) else f"{type(error).__name__}: "
+        print(f"agpo plan: {target}: {kind}{error}", file=sys.stderr)
         return 2
     for problem in found:
         print(f"PROBLEM on this machine: {problem}")

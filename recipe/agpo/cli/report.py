@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+from recipe.agpo.files import FileError, write_text
 
 NAME = "report.html"
 
@@ -18,7 +21,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page. Returns 0, or 2 if a run is not there or the page cannot be written."""
-    from agpo_core.files import write_atomic
     from recipe.agpo.report.health import findings, overall
     from recipe.agpo.report.page import page
     from recipe.agpo.report.read import read_runs
@@ -26,15 +28,24 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         runs = read_runs(arguments.runs)
         out = arguments.out or _default(arguments.runs)
-        write_atomic(out, page(runs))
-    except OSError as error:
-        print(f"agpo report: {error}")
+        _check_out(out)
+        write_text(out, page(runs))
+    except (OSError, FileError) as error:
+        print(f"agpo report: {error}", file=sys.stderr)
         return 2
     for each in runs:
         verdict = overall(findings(each)).value if each.training else "no training step yet"
         print(f"{each.name}: {each.steps} steps, {verdict}")
     print(f"page: {out}")
     return 0
+
+
+def _check_out(out: Path) -> None:
+    """Raise FileError if ``out`` is a file of another kind, such as one of the logs."""
+    if out.is_file() and out.stat().st_size:
+        with out.open("rb") as file:
+            if file.read(9).lower() != b"<!doctype":
+                raise FileError(f"--out {out} is there and is not a report: name another file, or remove it")
 
 
 def _default(paths: list[Path]) -> Path:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from recipe.agpo.data import gold
@@ -32,6 +32,7 @@ class Benchmark:
         hub_id: a public copy in this format, None if none is known to us.
         hub_config: its configuration name, None for the default.
         licence: what is publicly known.
+        sizes: split to the numbers of rows of its public copies; nothing for a split whose size is not known to us.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Benchmark:
     licence: str
     hub_id: str | None = None
     hub_config: str | None = None
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def test_only(self) -> bool:
@@ -183,45 +185,58 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             "gsm8k", "math", "en", ("train", "test"), read_gsm8k, "boxed-1",
             "MIT (OpenAI's public repository)", "openai/gsm8k", "main",
+            sizes={"train": (7473,), "test": (1319,)},
         ),
         Benchmark(
             "math", "math", "en", ("train", "test"), read_math, "boxed-1",
             "MIT in the authors' public repository; the problems come from competitions: check the source",
             "DigitalLearningGmbH/MATH-lighteval",
+            sizes={"train": (7500, 12_000), "test": (5000, 500)},
         ),
         Benchmark(
             "mmlu_stem", "choice", "en", ("test",), read_mmlu, "letter-1",
             "MMLU: MIT in the authors' public repository; for the STEM selection check the source",
+            sizes={"test": (3018,)},
         ),
         Benchmark(
             "cmath", "math", "zh", ("validation", "test"), read_cmath, "boxed-zh-1",
             "CC BY 4.0 on the authors' data set card; check the source", "weitianwen/cmath",
+            sizes={"validation": (600,), "test": (1098, 600)},
         ),
-        Benchmark("sat_math", "choice", "en", ("test",), read_sat, "letter-1", "not known to us: check the source"),
+        Benchmark(
+            "sat_math", "choice", "en", ("test",), read_sat, "letter-1", "not known to us: check the source",
+            sizes={"test": (32, 220)},
+        ),
         Benchmark(
             "gaokao_math_qa", "choice", "zh", ("test",), read_gaokao_qa, "letter-zh-1",
             "part of AGIEval, which refers to the licences of the original data: check the source",
+            sizes={"test": (351,)},
         ),
         Benchmark(
             "gaokao_math_cloze", "math", "zh", ("test",), read_gaokao_cloze, "blanks-zh-1",
             "part of AGIEval, which refers to the licences of the original data: check the source",
+            sizes={"test": (118,)},
         ),
         Benchmark(
             "ocw", "numeric", "en", ("test",), read_ocw, "boxed-1",
             "made from MIT OpenCourseWare, whose material is CC BY-NC-SA: check the source",
+            sizes={"test": (272,)},
         ),
         Benchmark(
             "code_contests", "code", "en", ("train", "validation", "test"), read_code_contests, "python-1",
             "CC BY 4.0 on the data set card, with parts under other terms named there: check the source",
             "deepmind/code_contests",
+            sizes={"train": (13_328,), "validation": (117,), "test": (165,)},
         ),
         Benchmark(
             "aime24", "math", "en", ("test",), read_competition, "boxed-1",
             "competition problems, no licence known to us: check the source", "math-ai/aime24",
+            sizes={"test": (30,)},
         ),
         Benchmark(
             "amc23", "math", "en", ("test",), read_competition, "boxed-1",
             "competition problems, no licence known to us: check the source", "math-ai/amc23",
+            sizes={"test": (40, 83)},
         ),
     )
 }  # fmt: skip

@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from recipe.agpo.data.example import BadRow
+from recipe.agpo.rewards.boxes import boxes, groups
 
-_BOX = re.compile(r"\\f?boxed(?![a-zA-Z])|\\framebox(?![a-zA-Z])")
 _CIRCLED = re.compile(r"\\textcircled\s*\{\s*(\d{1,2})\s*\}")
 _PLAIN_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 # Where the text behind a box stops being about its unit.
@@ -18,27 +18,20 @@ _UNIT_WRAPPER = re.compile(r"\\(?:mathrm|text|operatorname|rm)\b\s*|\\[,;:! ]|[~
 
 
 def last_box(text: str) -> tuple[str, str] | None:
-    r"""Content of the last closed ``\boxed{...}`` (braces balanced) and the text behind it; None without one.
+    r"""Content of the last closed ``\boxed{...}`` and the text behind it; None without one.
 
-    ``\boxed 5`` counts as well. A box that never closes does not count, the one before it does.
+    Read as the verifiers read a response: ``\boxed 5``, ``\fbox{5}`` and ``\framebox{5}`` count as well, a box that
+    never closes does not, the one before it does, and boxes that commas, "and" or "or" connect are one list.
     """
-    for match in reversed(list(_BOX.finditer(text))):
-        start = match.end()
-        while start < len(text) and text[start].isspace():
-            start += 1
-        if start < len(text) and text[start] == "{":
-            end = _closing_brace(text, start)
-            if end is not None:
-                return text[start + 1 : end].strip(), text[end + 1 :]
-            continue
-        bare = re.compile(r"[^\s$\\{}.,]+").match(text, start)
-        if bare:
-            return bare.group(), text[bare.end() :]
-    return None
+    found, _ = boxes(text)
+    if found and not found[-1].content.strip():
+        return "", text[found[-1].end :]
+    answers = groups(text, found, 1)
+    return (answers[-1].content.strip(), text[answers[-1].end :]) if answers else None
 
 
 def boxed(text: str) -> str:
-    """Content of the last box.
+    """Content of the last box, or of the last boxes that are one list.
 
     Raises:
         BadRow: there is none, or it is empty.
@@ -128,17 +121,3 @@ def unit_behind(tail: str) -> str:
     if len(words) > 1 and (in_formula or re.match(r"(?:per|squared|cubed)\b|[^a-zA-Z]", words[1])):
         return ""
     return words[0] if dimension(words[0]) else ""
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    depth, position = 0, start
-    while position < len(text):
-        character = text[position]
-        if character == "\\":
-            position += 2
-            continue
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return position
-        position += 1
-    return None

@@ -14,6 +14,7 @@ from recipe.agpo.data.benchmarks import BENCHMARKS
 from recipe.agpo.data.example import DataError
 from recipe.agpo.data.rows import count_rows, iter_splits
 from recipe.agpo.data.sources import split_named
+from recipe.agpo.files import read_json
 
 FORMAT = "agpo-data-1"
 
@@ -33,14 +34,14 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(file)
         wanted = found["rows"]
         if found["format"] != FORMAT:
             raise DataError(f"{file}: format {found['format']!r}, this version reads {FORMAT!r}: prepare it again")
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{file}: no manifest of this package ({type(error).__name__}: {error})") from error
+        raise DataError(f"{file}: no manifest of this package ({type(error).__name__}: {error})") from None
     there = count_rows(path)
     if there != wanted:
         raise DataError(f"{path} has {there} rows, its manifest says {wanted}: prepare it again")

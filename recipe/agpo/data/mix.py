@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import random
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -18,9 +17,10 @@ from typing import Any
 
 from recipe.agpo.data.example import DataError
 from recipe.agpo.data.manifest import FORMAT, dump, manifest_path, package_version, read_manifest
-from recipe.agpo.data.prepare import folder_of
-from recipe.agpo.data.rows import Row, RowWriter, count_rows, schema
+from recipe.agpo.data.prepare import folder_of, plain_name
+from recipe.agpo.data.rows import Row, RowWriter, count_rows, open_parquet, reading, schema
 from recipe.agpo.data.sources import file_sha256
+from recipe.agpo.files import Replacement
 
 GROUPS = 4  # a set of up to 4,096 rows is shuffled completely, a larger one in blocks of that size
 
@@ -60,6 +60,7 @@ def mix(
     if bad:
         raise DataError(f"weights must be positive numbers: {bad}")
     names = sorted(weights)
+    plain_name(split, "split")
     paths = {name: folder_of(Path(source), name) / f"{split}.parquet" for name in names}
     manifests = {name: _manifest(name, paths[name]) for name in names}
     available = {name: count_rows(paths[name]) for name in names}
@@ -72,10 +73,11 @@ def mix(
     total = sum(quotas.values())
 
     final = Path(out) / f"{split}.parquet"
-    final.parent.mkdir(parents=True, exist_ok=True)
-    part = final.with_name(final.name + ".part")
-    try:
-        writer = RowWriter(part)
+    over = next((name for name in names if final.exists() and final.samefile(paths[name])), None)
+    if over is not None:
+        raise DataError(f"{final} is {over} itself: a mixture does not replace its source. Name another --out")
+    with Replacement() as aside:
+        writer = RowWriter(aside.add(final))
         try:
             streams = {name: _stream(paths[name], f"{seed}:{name}") for name in names}
             for name in _order(quotas, seed):
@@ -109,13 +111,9 @@ def mix(
             "training_allowed": all(manifests[name].get("training_allowed", split == "train") for name in names),
             "package_version": package_version(),
         }
+        aside.add(manifest_path(final)).write_text(dump(manifest), encoding="utf-8")
         manifest_path(final).unlink(missing_ok=True)
-        os.replace(part, final)
-        manifest_part = manifest_path(final).with_name(manifest_path(final).name + ".part")
-        manifest_part.write_text(dump(manifest), encoding="utf-8")
-        os.replace(manifest_part, manifest_path(final))
-    finally:
-        part.unlink(missing_ok=True)
+        aside.commit()
     return manifest
 
 
@@ -163,9 +161,8 @@ def _order(quotas: Mapping[str, int], seed: int) -> Iterator[str]:
 def _stream(path: Path, key: str) -> Iterator[Row]:
     """All rows in a drawn order, again and again, each time in another."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
+    file = open_parquet(path)
     columns = schema().names
     if not set(columns) <= set(file.schema_arrow.names):
         raise DataError(f"{path}: it lacks columns of {', '.join(columns)}; prepare it first")
@@ -175,11 +172,15 @@ def _stream(path: Path, key: str) -> Iterator[Row]:
         groups = list(range(file.num_row_groups))
         rng.shuffle(groups)
         for start in range(0, len(groups), GROUPS):
-            table = pa.concat_tables(file.read_row_group(g, columns=columns) for g in groups[start : start + GROUPS])
+            with reading(path):
+                chosen = groups[start : start + GROUPS]
+                table = pa.concat_tables(file.read_row_group(g, columns=columns) for g in chosen)
             order = list(range(table.num_rows))
             rng.shuffle(order)
             for number in order:
-                yield table.slice(number, 1).to_pylist()[0]
+                with reading(path):
+                    row = table.slice(number, 1).to_pylist()[0]
+                yield row
         epoch += 1
 
 

@@ -127,10 +127,27 @@ def index_files(paths: Sequence[Path], n: int = N) -> OverlapIndex:
     """An index over evaluation files; each file is a set."""
     index = OverlapIndex(n)
     for path in paths:
-        for number, row in enumerate(iter_rows(path)):
+        for number, row, _ in asked_rows(path):
             index.add(row, label(path), _index_of(row, number))
         index.end_set()
     return index
+
+
+def asked_rows(path: Path) -> Iterator[tuple[int, Row, str]]:
+    """(number, row, question) of every row of a file.
+
+    Raises:
+        DataError: it cannot be read, has no rows, or a row has no prompt: nothing could overlap with it.
+    """
+    number = -1
+    for number, row in enumerate(iter_rows(path)):
+        try:
+            question = question_of(row)
+        except DataError as error:
+            raise DataError(f"{path}, row {number} {error}") from None
+        yield number, row, question
+    if number < 0:
+        raise DataError(f"{path} has no rows: there is nothing to check")
 
 
 def check_overlap(
@@ -157,7 +174,7 @@ def check_overlap(
     pairs: list[tuple[int, str, int, str, int, str]] = []
     hit_train, train_rows, pair_count, hit_eval = 0, 0, 0, set[int]()
     for path in train:
-        for number, row in enumerate(iter_rows(path)):
+        for number, row, question in asked_rows(path):
             train_rows += 1
             shared = index.shared(row)
             hit_train += bool(shared)
@@ -167,7 +184,7 @@ def check_overlap(
                 ours, theirs = by_set.setdefault((label(path), place), (set(), set()))
                 ours.add(number)
                 theirs.add(found)
-                excerpt = " ".join(question_of(row).split())[:EXCERPT]
+                excerpt = " ".join(question.split())[:EXCERPT]
                 pairs.append((-count, label(path), _index_of(row, number), place, eval_index, excerpt))
                 pair_count += 1
             if len(pairs) > 4 * max_pairs:
@@ -219,7 +236,8 @@ def label(path: Path) -> str:
 
 
 def _index_of(row: Row, number: int) -> int:
-    found = (row.get("extra_info") or {}).get("index")
+    info = row.get("extra_info")
+    found = info.get("index") if isinstance(info, dict) else None
     return found if isinstance(found, int) else number
 
 

@@ -14,7 +14,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from recipe.agpo.data.overlap import OverlapIndex, index_files
 from recipe.agpo.data.rows import Row, RowWriter, make_row, row_bytes
 from recipe.agpo.data.sources import Record, Source, file_sha256, open_sources
 from recipe.agpo.data.templates import Template, template
+from recipe.agpo.files import Replacement
 
 BAD_JSON = "bad_json"  # the record cannot be read
 BAD_ROW = "bad_row"  # a key is missing, null, or of another type
@@ -36,6 +37,9 @@ TOO_LONG = "too_long"  # more than max_prompt_tokens
 OVERLAP = "overlap"  # shares an n-gram with an evaluation set
 NOT_SAMPLED = "not_sampled"  # left out by limit with a seed
 REASONS = (BAD_JSON, BAD_ROW, GOLD, DUPLICATE, CONFLICT, TOO_LONG, OVERLAP, NOT_SAMPLED)
+UNREADABLE = (BAD_JSON, BAD_ROW, GOLD)
+MOST_UNREADABLE = 0.1  # share of the records; more means another format than the benchmark's
+SIZE_TOLERANCE = 0.1  # by which a source's number of records may differ from the benchmark's
 LISTED = 20  # skipped rows in the manifest itself; all of them are in <split>.skipped.jsonl
 GYM_PATIENCE = 20_000  # draws without a new problem before a task counts as exhausted
 _GYM_SPLITS = {"test": range(0, 2), "validation": range(2, 4), "train": range(4, 16)}  # sixteenths of all problems
@@ -55,6 +59,7 @@ class Options:
         against: parquet files of evaluation sets; rows that share an n-gram with them are skipped.
         n: length of an n-gram.
         keep_duplicates: write rows that an earlier row equals; scores on public test sets are over all of them.
+        custom: the source is a selection of one's own: any number of records, any share of them unreadable.
     """
 
     limit: int | None = None
@@ -66,6 +71,7 @@ class Options:
     against: tuple[Path, ...] = ()
     n: int = 13
     keep_duplicates: bool = False
+    custom: bool = False
 
     def __post_init__(self) -> None:
         for name in ("limit", "max_prompt_tokens", "n"):
@@ -77,8 +83,23 @@ class Options:
 
 
 def folder_of(out: Path, name: str) -> Path:
-    """``<out>/gsm8k``; ``<out>/reasoning_gym/chain_sum`` for ``reasoning_gym:chain_sum``."""
-    return out.joinpath(*name.split(":"))
+    """``<out>/gsm8k``; ``<out>/reasoning_gym/chain_sum`` for ``reasoning_gym:chain_sum``.
+
+    Raises:
+        DataError: the name would lead to another place.
+    """
+    return out.joinpath(*(plain_name(part, "data set") for part in name.split(":")))
+
+
+def plain_name(name: str, what: str) -> str:
+    """The name, if it can be part of a path: letters, digits and ``_ . -``, the first no dot.
+
+    Raises:
+        DataError: it cannot.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*", name) or len(name) > 100:
+        raise DataError(f"{what} {name[:100]!r}: a name has letters, digits, _ . and -, at most 100 of them")
+    return name
 
 
 def prepare(
@@ -104,13 +125,14 @@ def prepare(
         The manifests.
 
     Raises:
-        DataError: the source is not there, its splits cannot be told, or an option makes no sense.
+        DataError: the source is not there, its splits cannot be told, it does not look like the benchmark, or an option
+            makes no sense. No file is replaced then.
     """
     bench = benchmark(name)
     if bench.kind == "gym":
         raise DataError(f"{name} is generated and takes no source: use --size and --seed")
     sources = open_sources(bench, str(source), split, revision)
-    return [prepare_source(bench, found, out, options or Options()) for found in sources]
+    return prepare_sources(bench, sources, out, options or Options())
 
 
 def prepare_gym(
@@ -150,61 +172,98 @@ def prepare_gym(
     info = {"kind": "generated", "task": task, "config": settings, "size": size, "version": _gym_version()}
     source = Source(split, info, lambda: _gym_records(task, settings, split, seed, size))
     chosen = replace(options or Options(), limit=None, seed=seed)
-    return prepare_source(bench, source, out, chosen)
+    return prepare_sources(bench, [source], out, chosen)[0]
 
 
-def prepare_source(
-    bench: Benchmark, source: Source, out: Path, options: Options, max_rows: int | None = None
-) -> dict[str, Any]:
-    """Prepare one split; see :func:`prepare`. ``max_rows``: rows held before they are written, None for the default."""
-    folder = folder_of(Path(out), bench.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    wording = template(options.template or bench.template)
-    final = folder / f"{source.split}.parquet"
-    skipped_file = folder / f"{source.split}.skipped.jsonl"
-    parts = {path: path.with_name(path.name + ".part") for path in (final, skipped_file, manifest_path(final))}
-    try:
-        with parts[skipped_file].open("w", encoding="utf-8") as stream:
-            log = _Log(stream.write)
-            writer = RowWriter(parts[final], max_rows) if max_rows else RowWriter(parts[final])
-            kinds: Counter[str] = Counter()
-            try:
-                for row in _sampled(_accepted(bench, source, wording, options, log), options, log):
-                    writer.add(row)
-                    kinds[row["extra_info"]["verifier"]] += 1
-            finally:
-                content = writer.close()
-        skipped = {reason: log.reasons[reason] for reason in REASONS}
-        # The promise of this module; a fault here must not become a file.
-        if log.read != writer.rows + sum(skipped.values()):
-            raise RuntimeError(f"{log.read} rows read, {writer.rows} written, skipped {skipped}: a row is lost")
-        manifest = {
-            "format": FORMAT,
-            "name": bench.name,
-            "split": source.split,
-            "rows": writer.rows,
-            "kinds": dict(sorted(kinds.items())),
-            "counts": {"read": log.read, "written": writer.rows, "skipped": skipped},
-            "skipped": log.first,
-            "skipped_file": skipped_file.name,
-            "content_sha256": content,
-            "source": source.info,
-            "template": wording.describe(),
-            "options": _options_info(bench, options),
-            "seed": options.seed,
-            "training_allowed": source.split == "train" or options.allow_test,
-            "licence": bench.licence,
-            "package_version": package_version(),
-        }
-        parts[manifest_path(final)].write_text(dump(manifest), encoding="utf-8")
+def prepare_sources(
+    bench: Benchmark, sources: Sequence[Source], out: Path, options: Options, max_rows: int | None = None
+) -> list[dict[str, Any]]:
+    """Prepare splits, all or none; see :func:`prepare`. ``max_rows``: rows held at once, None for the default."""
+    finals = [folder_of(Path(out), bench.name) / f"{source.split}.parquet" for source in sources]
+    with Replacement() as aside:
+        manifests = [
+            _write_aside(bench, source, final, options, aside, max_rows)
+            for source, final in zip(sources, finals, strict=True)
+        ]
         # A stopped run never leaves a manifest beside rows that it does not describe: it goes first and comes last.
-        manifest_path(final).unlink(missing_ok=True)
-        for path, part in parts.items():
-            os.replace(part, path)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+        for final in finals:
+            manifest_path(final).unlink(missing_ok=True)
+        aside.commit()
+    return manifests
+
+
+def _write_aside(
+    bench: Benchmark, source: Source, final: Path, options: Options, aside: Replacement, max_rows: int | None
+) -> dict[str, Any]:
+    wording = template(options.template or bench.template)
+    if any(os.path.realpath(path) == os.path.realpath(final) for path in source.paths):
+        raise DataError(f"{final} would be written over its own source: name another folder with --out")
+    skipped_file = final.with_name(f"{source.split}.skipped.jsonl")
+    part = aside.add(final)
+    with aside.add(skipped_file).open("w", encoding="utf-8") as stream:
+        log = _Log(stream.write)
+        writer = RowWriter(part, max_rows) if max_rows else RowWriter(part)
+        kinds: Counter[str] = Counter()
+        try:
+            for row in _sampled(_accepted(bench, source, wording, options, log), options, log):
+                writer.add(row)
+                kinds[row["extra_info"]["verifier"]] += 1
+        finally:
+            content = writer.close()
+    skipped = {reason: log.reasons[reason] for reason in REASONS}
+    # The promise of this module; a fault here must not become a file.
+    if log.read != writer.rows + sum(skipped.values()):
+        raise RuntimeError(f"{log.read} rows read, {writer.rows} written, skipped {skipped}: a row is lost")
+    _check_counts(bench, source.split, options, writer.rows, log)
+    manifest = {
+        "format": FORMAT,
+        "name": bench.name,
+        "split": source.split,
+        "rows": writer.rows,
+        "kinds": dict(sorted(kinds.items())),
+        "counts": {"read": log.read, "written": writer.rows, "skipped": skipped},
+        "skipped": log.first,
+        "skipped_file": skipped_file.name,
+        "content_sha256": content,
+        "source": source.info,
+        "template": wording.describe(),
+        "options": _options_info(bench, options),
+        "seed": options.seed,
+        "training_allowed": source.split == "train" or options.allow_test,
+        "licence": bench.licence,
+        "package_version": package_version(),
+    }
+    aside.add(manifest_path(final)).write_text(dump(manifest), encoding="utf-8")
     return manifest
+
+
+def _check_counts(bench: Benchmark, split: str, options: Options, rows: int, log: _Log) -> None:
+    """Raise DataError for a split without rows, and for a source that does not look like the benchmark."""
+    name, read = f"{bench.name}/{split}", log.read
+    example = "; the first: {place}: {detail}".format(**log.first[0]) if log.first else ""
+    if not rows:
+        raise DataError(
+            f"{name}: not a single row of {read} was usable{example}. Is this the benchmark's public format? Nothing "
+            "was replaced"
+        )
+    if options.custom or bench.kind == "gym":
+        return
+    way_out = "Nothing was replaced. If it is a selection of your own, add --custom"
+    bad = sum(log.reasons[reason] for reason in UNREADABLE)
+    if bad > MOST_UNREADABLE * read:
+        raise DataError(
+            f"{name}: {bad} of {read} records are unreadable, more than {MOST_UNREADABLE:.0%}{example}. Is this the "
+            f"benchmark's public format? {way_out}"
+        )
+    sizes = bench.sizes.get(split, ())
+    stopped = options.limit is not None and options.seed is None and rows == options.limit
+    if sizes and not any(
+        (stopped or read >= (1 - SIZE_TOLERANCE) * size) and read <= (1 + SIZE_TOLERANCE) * size for size in sizes
+    ):
+        raise DataError(
+            f"{name}: the source has {read} records, the benchmark {' or '.join(map(str, sizes))}. Is it complete, and "
+            f"is it this benchmark? {way_out}"
+        )
 
 
 def token_counter(tokenizer: Any) -> Callable[[list[dict[str, str]]], int]:
@@ -385,6 +444,7 @@ def _options_info(bench: Benchmark, options: Options) -> dict[str, Any]:
     return {
         "limit": options.limit,
         "keep_duplicates": options.keep_duplicates,
+        "custom": options.custom,
         "max_prompt_tokens": options.max_prompt_tokens,
         "tokenizer": options.tokenizer and Path(options.tokenizer).name,
         "against": [{"name": f"{p.parent.name}/{p.name}", "sha256": file_sha256(p)} for p in options.against],

@@ -6,12 +6,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from recipe.agpo.data.example import DataError, Example
 from recipe.agpo.data.templates import Template
+from recipe.agpo.files import FileError, check_regular, parse_json
 
+BLANK = b"\xef\xbb\xbf \t\r\n"  # also a byte order mark alone
 MAX_ROWS, MAX_BYTES = 1024, 32 * 2**20  # of one row group, the only rows that are held
 Row = dict[str, Any]
 _ABILITIES = {"code": "code", "gym": "reasoning"}
@@ -112,21 +115,48 @@ def iter_rows(path: Path, batch_size: int = 256) -> Iterator[Row]:
     """The rows of a parquet or .jsonl file, in order.
 
     Raises:
-        DataError: no such file, or another kind of file.
+        DataError: no such file, another kind of file, or a damaged one.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as stream:
-            yield from (json.loads(line) for line in stream if line.strip())
+    if path.suffix != ".jsonl":
+        yield from parquet_rows(path, batch_size)
         return
-    for batch in _parquet(path).iter_batches(batch_size=batch_size):
-        yield from batch.to_pylist()
+    for number, value, problem in json_lines(path):
+        if not isinstance(value, dict):
+            raise DataError(f"{path}, line {number}: {problem or f'{type(value).__name__}, not an object'}")
+        yield value
+
+
+def parquet_rows(path: Path, batch_size: int = 256, columns: list[str] | None = None) -> Iterator[Row]:
+    """The rows of a parquet file, in order; with ``columns`` only these.
+
+    Raises:
+        DataError: no such file, or a damaged one.
+    """
+    file = open_parquet(path)
+    with reading(path):
+        for batch in file.iter_batches(batch_size=batch_size, columns=columns):
+            yield from batch.to_pylist()
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Any, str]]:
+    """(line number, value, what is wrong with it) of every line with content.
+
+    Raises:
+        DataError: no such file, or it cannot be read.
+    """
+    _check_file(path)
+    with reading(path), path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip(BLANK):
+                try:
+                    yield number, parse_json(line), ""
+                except ValueError as error:
+                    yield number, None, str(error)
 
 
 def count_rows(path: Path) -> int:
     """Rows of a parquet file, from its footer."""
-    return int(_parquet(path).metadata.num_rows)
+    return int(open_parquet(path).metadata.num_rows)
 
 
 def iter_splits(path: Path) -> Iterator[tuple[str | None, str | None]]:
@@ -134,28 +164,70 @@ def iter_splits(path: Path) -> Iterator[tuple[str | None, str | None]]:
     if path.suffix == ".jsonl":
         rows = iter_rows(path)
     else:
-        file = _parquet(path)
-        wanted = ["data_source", "extra_info.split"]
-        rows = (row for batch in file.iter_batches(columns=wanted) for row in batch.to_pylist())
+        rows = parquet_rows(path, columns=["data_source", "extra_info.split"])
     for row in rows:
-        yield row.get("data_source"), (row.get("extra_info") or {}).get("split")
+        info = row.get("extra_info")
+        yield _text(row.get("data_source")), _text(info.get("split")) if isinstance(info, dict) else None
 
 
 def prompt_text(row: Row) -> str:
-    """What the user says, all messages joined; a prompt that is plain text is itself."""
-    prompt = row.get("prompt") or ""
+    """What the user says, all messages joined; a prompt that is plain text is itself.
+
+    Raises:
+        DataError: the row has no prompt, or one of another form.
+    """
+    prompt = row.get("prompt")
     if isinstance(prompt, str):
-        return prompt
-    return "\n".join(message["content"] for message in prompt if message.get("role") == "user")
+        text = prompt
+    elif isinstance(prompt, list) and all(_is_message(message) for message in prompt):
+        text = "\n".join(message["content"] for message in prompt if message.get("role") == "user")
+    else:
+        state = "no prompt" if prompt is None else f"a prompt of type {type(prompt).__name__}"
+        raise DataError(f'has {state}: it must be text or a list of {{"role", "content"}}, as in verl\'s data files')
+    if not text.strip():
+        raise DataError("has a prompt without any text of a user")
+    return text
 
 
-def _parquet(path: Path) -> Any:
-    import pyarrow as pa
+def open_parquet(path: Path) -> Any:
+    """The file, with its footer read.
+
+    Raises:
+        DataError: no such file, or no parquet file.
+    """
     import pyarrow.parquet as pq
 
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
+    _check_file(path)
+    with reading(path):
         return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: no parquet file ({error})") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong in reading ``path`` becomes a DataError that names it."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except DataError:
+        raise
+    # ValueError: also text that is not UTF-8; OverflowError: dates that Python cannot hold.
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        kind = "file" if path.suffix == ".jsonl" else "parquet file"
+        raise DataError(f"{path}: no {kind} that can be read ({first}): write or download it again") from error
+
+
+def _check_file(path: Path) -> None:
+    try:
+        check_regular(path)
+    except FileError as error:
+        raise DataError(str(error)) from None
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("content"), str)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 
 from recipe.agpo.data.benchmarks import Benchmark
 from recipe.agpo.data.example import DataError
+from recipe.agpo.data.rows import json_lines, parquet_rows
+from recipe.agpo.files import parse_json, read_text
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MANY_FILES = 20  # above this the manifest keeps one hash over all of them
@@ -48,11 +49,13 @@ class Source:
         split: ``train``, ``validation`` or ``test``.
         info: what the manifest says about it.
         records: a fresh stream of its records, each time in the same order.
+        paths: the files that they come from, none for other sources.
     """
 
     split: str
     info: dict[str, Any]
     records: Callable[[], Iterator[Record]]
+    paths: tuple[Path, ...] = ()
 
 
 def split_named(name: str) -> str | None:
@@ -131,7 +134,7 @@ def _file_source(split: str, files: list[Path], root: Path) -> Source:
         for file in files:
             yield from read_file(file, file.relative_to(root).as_posix())
 
-    return Source(split, files_info(files, root), records)
+    return Source(split, files_info(files, root), records, tuple(files))
 
 
 def _files(path: Path) -> list[Path]:
@@ -150,10 +153,15 @@ def _natural(file: Path, root: Path) -> list[tuple[int, int, str]]:
 
 
 def _split_of_file(bench: Benchmark, file: Path, root: Path, asked: str | None) -> str:
-    if len(bench.splits) == 1:
-        return bench.splits[0]
     names = [file.stem, *reversed(file.relative_to(root).parts[:-1])]
     told = next((found for found in map(split_named, names) if found), None)
+    if len(bench.splits) == 1:
+        if told == "train" and asked is None:
+            raise DataError(
+                f"{file} looks like training data, but {bench.name} has only a {bench.splits[0]} split. If it is the "
+                f"benchmark all the same, give the file itself and --split {bench.splits[0]}"
+            )
+        return bench.splits[0]
     if told is None:
         if asked is None:
             raise DataError(f"{file}: its name does not tell the split; give the file itself and --split NAME")
@@ -164,21 +172,20 @@ def _split_of_file(bench: Benchmark, file: Path, root: Path, asked: str | None) 
 
 
 def _read_lines(path: Path, name: str) -> Iterator[Record]:
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                yield _parsed(line, f"{name}:{number}")
+    for number, value, problem in json_lines(path):
+        place = f"{name}:{number}"
+        yield Record(place, None, problem) if problem else _checked(value, place)
 
 
 def _read_json(path: Path, name: str) -> Iterator[Record]:
-    text = path.read_bytes()
+    text = read_text(path)
     try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        whole = parse_json(text)
+    except ValueError as error:
         if "Extra data" in str(error):  # one record a line, under the wrong suffix: common on the hub
             yield from _read_lines(path, name)
         else:
-            yield Record(name, None, f"no JSON: {error}")
+            yield Record(name, None, str(error))
         return
     if isinstance(whole, dict) and isinstance(whole.get("data"), list):
         whole = whole["data"]
@@ -188,20 +195,8 @@ def _read_json(path: Path, name: str) -> Iterator[Record]:
 
 
 def _read_parquet(path: Path, name: str) -> Iterator[Record]:
-    import pyarrow.parquet
-
-    number = 0
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=256):
-        for value in batch.to_pylist():
-            yield Record(f"{name}[{number}]", value)
-            number += 1
-
-
-def _parsed(line: bytes, place: str) -> Record:
-    try:
-        return _checked(json.loads(line), place)
-    except (ValueError, RecursionError) as error:
-        return Record(place, None, f"no JSON: {error}")
+    for number, value in enumerate(parquet_rows(path)):
+        yield Record(f"{name}[{number}]", value)
 
 
 def _checked(value: Any, place: str) -> Record:
@@ -226,12 +221,15 @@ def _hub_sources(bench: Benchmark, hub_id: str, split: str | None, revision: str
         ) from error
     by_split: dict[str, list[str]] = {}
     for name in names:
-        told = bench.splits[0] if len(bench.splits) == 1 else split_named(name)
+        told = split_named(name)
+        if len(bench.splits) == 1 and (told != "train" or split is not None):
+            told = bench.splits[0]
         if told in bench.splits:
             by_split.setdefault(told, []).append(name)
     chosen = [name for name in bench.splits if name in by_split and split in (None, name)]
     if not chosen:
-        raise DataError(f"{hub_id}: no split for {split or '/'.join(bench.splits)} among {', '.join(names)}")
+        hint = f". If it is the benchmark all the same, add --split {bench.splits[0]}" * (len(bench.splits) == 1)
+        raise DataError(f"{hub_id}: no split for {split or '/'.join(bench.splits)} among {', '.join(names)}{hint}")
 
     def source(ours: str) -> Source:
         def records() -> Iterator[Record]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.agpo.evaluate.errors import EvaluationError
+from recipe.agpo.files import FileError, read_json
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # What decides how the weights are used: shape, tokenizer, chat template, end tokens.
@@ -39,7 +40,7 @@ class Checkpoint:
 
     @property
     def config(self) -> dict[str, Any]:
-        return dict(json.loads((self.folder / "config.json").read_text(encoding="utf-8")))
+        return _settings_file(self.folder / "config.json")
 
     @property
     def weight_bytes(self) -> int:
@@ -58,7 +59,7 @@ class Checkpoint:
             if (self.folder / name).is_file():
                 return _hash([(self.folder / name).read_bytes()])
         file = self.folder / "tokenizer_config.json"
-        template = json.loads(file.read_text(encoding="utf-8")).get("chat_template") if file.is_file() else None
+        template = _settings_file(file).get("chat_template") if file.is_file() else None
         return _hash([json.dumps(template).encode()]) if template else "none"
 
 
@@ -111,6 +112,16 @@ def _from_hub(model: str) -> Path:
         raise EvaluationError(
             f"{model} is no folder here, and could not be had as a hub id: {type(error).__name__}: {error}"
         ) from error
+
+
+def _settings_file(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+    except FileError as error:
+        raise EvaluationError(f"{error}. The model is not complete: copy or download it again") from None
+    if not isinstance(found, dict):
+        raise EvaluationError(f"{path} holds {type(found).__name__}, not an object: it is not a model's settings")
+    return found
 
 
 def _settings(folder: Path) -> Iterator[bytes]:

@@ -72,13 +72,20 @@ def _accuracies(folder: Path) -> dict[str, dict[str, tuple[float, str]]]:
     """Benchmark -> problem -> (accuracy, hash of the reference answer). Not judged and not asked count as wrong."""
     if not (folder / HEADER).is_file() or not (folder / REPORT).is_file():
         raise EvaluationError(f"{folder} is no finished evaluation: it has no {HEADER} or no {REPORT}")
+    read_header(folder)
     verdicts: dict[Key, dict[str, Any]] = read_lines(folder / VERDICTS)
     if missing := len(read_lines(folder / RESPONSES).keys() - verdicts.keys()):
         raise EvaluationError(f"{folder} has {missing} responses without a verdict: run its evaluation to the end")
     found: dict[str, dict[str, tuple[float, str]]] = {}
     for (benchmark, problem), line in verdicts.items():
-        right = [(verdict["outcome"] or 0.0) >= FULL_MARKS for verdict in line["verdicts"]]
-        found.setdefault(benchmark, {})[problem] = (sum(right) / len(right) if right else 0.0, line["gold"])
+        try:
+            right = [(verdict["outcome"] or 0.0) >= FULL_MARKS for verdict in line["verdicts"]]
+            found.setdefault(benchmark, {})[problem] = (sum(right) / len(right) if right else 0.0, str(line["gold"]))
+        except (KeyError, TypeError) as error:
+            raise EvaluationError(
+                f"{folder / VERDICTS}: the verdicts on {benchmark} {problem} are damaged ({type(error).__name__}: "
+                f"{error}); judge that evaluation again with --rejudge"
+            ) from error
     return found
 
 

@@ -115,8 +115,10 @@ def read(path: Path) -> list[Problem]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        table = parquet.read_table(path, partitioning=None)
+        rows = table.to_pylist()
+    # ValueError: also text that is not UTF-8; OverflowError: dates that Python cannot hold.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise EvaluationError(f"{path} cannot be read as parquet: {error}") from error
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
@@ -127,7 +129,7 @@ def read(path: Path) -> list[Problem]:
     if table.num_rows == 0:
         raise EvaluationError(f"{path} has no rows")
     seen: Counter[str] = Counter()
-    return [_problem(path, index, row, seen) for index, row in enumerate(table.to_pylist())]
+    return [_problem(path, index, row, seen) for index, row in enumerate(rows)]
 
 
 def digest(value: Any) -> str:
@@ -140,17 +142,21 @@ def _problem(path: Path, index: int, row: dict[str, Any], seen: Counter[str]) ->
     prompt = row["prompt"]
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    if not prompt or not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in prompt):
+    turns = prompt if isinstance(prompt, list) else []
+    if not turns or not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns):
         raise EvaluationError(f'{path}, row {index}: prompt must be a list of {{"role", "content"}} with plain text')
-    gold = (row["reward_model"] or {}).get("ground_truth")
+    reward, info = row["reward_model"], row.get("extra_info") or {}
+    gold = reward.get("ground_truth") if isinstance(reward, dict) else None
     if gold is None:
         raise EvaluationError(f"{path}, row {index}: reward_model has no ground_truth")
-    messages = tuple({"role": str(turn.get("role") or "user"), "content": turn["content"]} for turn in prompt)
+    if not isinstance(info, dict):
+        raise EvaluationError(f"{path}, row {index}: extra_info is {type(info).__name__}, not a structure with names")
+    messages = tuple({"role": str(turn.get("role") or "user"), "content": turn["content"]} for turn in turns)
     name = digest(messages)
     seen[name] += 1
     if seen[name] > 1:
         name = f"{name}-{seen[name]}"
-    return Problem(name, index, str(row["data_source"]), messages, str(gold), dict(row.get("extra_info") or {}))
+    return Problem(name, index, str(row["data_source"]), messages, str(gold), dict(info))
 
 
 def _spread(problems: Sequence[Problem], limit: int | None) -> Iterable[Problem]:

@@ -19,7 +19,6 @@ from recipe.agpo.evaluate.errors import EvaluationError
 from recipe.agpo.evaluate.protocols import Protocol as Asked
 from recipe.agpo.evaluate.protocols import request_seed
 
-PLATFORMS = ("auto", "cpu", "gpu")
 TEMPLATES = ("auto", "chat", "plain")
 GIB = float(1 << 30)
 CPU_BATCH_TOKENS = 4096

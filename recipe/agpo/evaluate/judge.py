@@ -127,8 +127,9 @@ def load_function(spec: str) -> RewardFunction:
         raise EvaluationError(f"--reward {spec}: expected pkg://module:function or file.py:function")
     try:
         module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise EvaluationError(f"--reward {spec}: {place} cannot be imported: {error}") from error
+    except Exception as error:  # noqa: BLE001 - a module of the user's: whatever it raises
+        what = f"{type(error).__name__}: {error}"
+        raise EvaluationError(f"--reward {spec}: {place} cannot be imported: {what}") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise EvaluationError(f"--reward {spec}: {place} has no function {name}")

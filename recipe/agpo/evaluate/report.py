@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.evaluate.store import REPORT, write_atomically
+from recipe.agpo.evaluate.store import REPORT
+from recipe.agpo.files import replacing, write_text
 
 Result = Mapping[str, Any]
 LISTED = 20  # rows named in a note
@@ -20,8 +20,8 @@ def write(out: Path, result: Result, *, picture: bool = True) -> None:
     """Write the files into ``out``; JSON last, since its presence says that the evaluation is finished."""
     if picture:
         draw(result, out / "eval.png")
-    write_atomically(out / "eval.md", markdown(result))
-    write_atomically(out / REPORT, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    write_text(out / "eval.md", markdown(result))
+    write_text(out / REPORT, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def markdown(result: Result) -> str:
@@ -85,9 +85,8 @@ def draw(result: Result, path: Path) -> None:
         axes[1].set_ylabel("pass@k (line), maj@k (dotted)")
         if len(rows) <= 5:
             axes[1].legend(fontsize="small")
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
-    figure.savefig(part, dpi=120, metadata={"Software": None})
-    os.replace(part, path)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
 
 
 def _table(rows: Sequence[Result], samples: int) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from recipe.agpo.evaluate.data import digest
 from recipe.agpo.evaluate.errors import EvaluationError
+from recipe.agpo.files import check_regular, make_folder, parse_json, read_json, write_text
 
 VERSION = 1
 HEADER, RESPONSES, VERDICTS, LOCK = "header.json", "responses.jsonl", "verdicts.jsonl", ".lock"
@@ -56,7 +57,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, header: Header, *, rejudge: bool = False) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.folder, self.header = folder, header
         self._lock = (folder / LOCK).open("w")
         try:
@@ -91,7 +92,7 @@ class Store:
         if before is None:
             if (self.folder / RESPONSES).exists():
                 raise EvaluationError(f"{self.folder} holds responses and no {HEADER}: name another folder with --out")
-            write_atomically(self.folder / HEADER, _header_text(self.header))
+            write_text(self.folder / HEADER, _header_text(self.header))
             return
         if changed := differences(before.generation, self.header.generation):
             raise EvaluationError(
@@ -107,7 +108,7 @@ class Store:
         if rejudge:  # the verdicts go first: a header must never stand over verdicts that are not its own
             (self.folder / VERDICTS).unlink(missing_ok=True)
         if changed:
-            write_atomically(self.folder / HEADER, _header_text(self.header))
+            write_text(self.folder / HEADER, _header_text(self.header))
 
 
 def read_header(folder: Path) -> Header | None:
@@ -116,12 +117,16 @@ def read_header(folder: Path) -> Header | None:
     if not path.exists():
         return None
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["version"] != VERSION:
-            raise EvaluationError(f"{path} is of version {stored['version']}, this program writes {VERSION}")
-        return Header(stored["model"], stored["generation"], stored["judging"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise EvaluationError(f"{path} is no header of an evaluation: {error!r}") from error
+        stored = read_json(path)
+        version, model = stored["version"], str(stored["model"])
+        parts = [{str(name): str(value) for name, value in stored[part].items()} for part in ("generation", "judging")]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise EvaluationError(
+            f"{path} is no header of an evaluation ({type(error).__name__}: {error}): name another folder with --out"
+        ) from error
+    if version != VERSION:
+        raise EvaluationError(f"{path} is of version {version}, this program writes {VERSION}")
+    return Header(model, *parts)
 
 
 def read_lines(path: Path, *, mend: bool = False) -> dict[Key, dict[str, Any]]:
@@ -136,6 +141,7 @@ def read_lines(path: Path, *, mend: bool = False) -> dict[Key, dict[str, Any]]:
     """
     if not path.exists():
         return {}
+    check_regular(path)
     content = path.read_bytes()
     found: dict[Key, dict[str, Any]] = {}
     good = 0
@@ -144,7 +150,7 @@ def read_lines(path: Path, *, mend: bool = False) -> dict[Key, dict[str, Any]]:
         try:
             if not raw.endswith(b"\n"):
                 raise ValueError("cut short")
-            line = json.loads(raw)
+            line = parse_json(raw)
             found[line["benchmark"], line["problem"]] = line
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
@@ -162,16 +168,6 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """One line for each value that differs."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return "\n".join(f"    {n}: {before.get(n, 'absent')} there, {now.get(n, 'absent')} here" for n in names)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _append(path: Path, lines: Iterable[dict[str, Any]]) -> dict[Key, dict[str, Any]]:

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from recipe.agpo.files import FileError, read_text
+
+SCRIPT_S = 60.0
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "config"
 
 
@@ -38,19 +43,22 @@ def compose(target: str, overrides: Sequence[str] = ()) -> DictConfig:
     folder = CONFIG_FOLDER
     if name.endswith((".yaml", ".yml")):
         path = Path(name).absolute()
-        if not path.is_file():
-            raise PlanError(f"{name}: no such file")
+        try:
+            read_text(path)
+        except FileError as error:
+            raise PlanError(str(error)) from None
         folder, name = path.parent, path.stem
     elif not (CONFIG_FOLDER / f"{name}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml")))
-        raise PlanError(f"{target}: neither a script nor a config. Configs of this package: {known}")
+        raise PlanError(f"neither a script nor a config. Configs of this package: {known}")
     search = "hydra.searchpath=[pkg://verl.trainer.config,pkg://recipe.agpo.config]"
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(folder), version_base=None):
             return hydra_compose(name, [*given, *overrides, search])
-    except (HydraException, ValueError) as error:
-        raise PlanError(f"{target}: {error}") from error
+    # OSError: a config that cannot be opened; RecursionError: one nested too deeply.
+    except (HydraException, YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError, TypeError) as error:
+        raise PlanError(" ".join(f"{type(error).__name__}: {error}".split())[:1000]) from error
 
 
 def differences(left: DictConfig, right: DictConfig) -> list[tuple[str, Any, Any]]:
@@ -65,12 +73,18 @@ def _arguments(target: str) -> tuple[str, list[str]]:
     if not target.endswith(".sh"):
         return target, []
     if not Path(target).is_file():
-        raise PlanError(f"{target}: no such script")
+        raise PlanError("no such script")
     environment = os.environ | {"AGPO_DRY_RUN": "1"}
-    done = subprocess.run(["bash", target], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    try:
+        done = subprocess.run(
+            ["bash", target], env=environment, stdin=subprocess.DEVNULL, capture_output=True, errors="replace",
+            timeout=SCRIPT_S, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise PlanError(f"its dry run did not end in {SCRIPT_S:.0f} s: is it a launch script?") from None
     lines = done.stdout.splitlines()
     if done.returncode or len(lines) < 2 or lines[0] != "--config-name":
-        raise PlanError(f"{target}: its dry run failed: {(done.stderr or done.stdout).strip()[-500:]}")
+        raise PlanError(f"its dry run failed: {(done.stderr or done.stdout).strip()[-500:]}")
     return lines[1], lines[2:]
 
 

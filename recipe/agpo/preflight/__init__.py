@@ -18,18 +18,10 @@ from recipe.agpo.processes import MARKER, new_run_id
 from recipe.agpo.settings import RunConfig, agpo_config, is_agpo, keeps_ledger
 
 Check = Callable[[DictConfig, RunConfig], Iterator[str]]
-AGPO_CHECKS: tuple[Check, ...] = (
+EVERY_RUN: tuple[Check, ...] = (
     verl_settings.versions,
-    verl_settings.trainer,
     verl_settings.separate,
     verl_settings.schedule,
-    verl_settings.rollout,
-    verl_settings.scoring,
-    verl_settings.megatron,
-    verl_settings.loss,
-    verl_settings.step_size,
-    verl_settings.groups,
-    verl_settings.batches,
     resources.model,
     prompts.data,
     prompts.splits,
@@ -37,16 +29,15 @@ AGPO_CHECKS: tuple[Check, ...] = (
     resources.resume,
     resources.disk,
 )
-OTHER_ESTIMATOR_CHECKS: tuple[Check, ...] = (
-    verl_settings.versions,
-    verl_settings.separate,
-    verl_settings.schedule,
-    resources.model,
-    prompts.data,
-    prompts.splits,
-    rewards.reward,
-    resources.resume,
-    resources.disk,
+AGPO_RUNS: tuple[Check, ...] = (
+    verl_settings.trainer,
+    verl_settings.rollout,
+    verl_settings.scoring,
+    verl_settings.megatron,
+    verl_settings.loss,
+    verl_settings.step_size,
+    verl_settings.groups,
+    verl_settings.batches,
 )
 
 
@@ -87,7 +78,7 @@ def find_problems(config: DictConfig) -> list[str]:
         agpo = agpo_config(config)
     except ValueError as error:
         return [verl_settings.with_prefix(str(error))]
-    checks = AGPO_CHECKS if is_agpo(config) else OTHER_ESTIMATOR_CHECKS
+    checks = (*EVERY_RUN, *AGPO_RUNS) if is_agpo(config) else EVERY_RUN
     return [problem for check in checks for problem in check(config, agpo)]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.agpo.rollout import MANAGER
+from recipe.agpo.rollout import MANAGER, OLD_MANAGER
 from recipe.agpo.settings import RunConfig, is_agpo, resolved
 from recipe.agpo.training.actor_loss import BASE_LOSSES
 from recipe.agpo.verl_api.version import VERL_VERSION
@@ -111,7 +111,7 @@ def rollout(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
         except ValueError as error:
             yield with_prefix(str(error))
     manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
-    if manager not in (None, MANAGER):
+    if manager not in (None, MANAGER, OLD_MANAGER):
         yield (
             f"actor_rollout_ref.rollout.agent.agent_loop_manager_class={manager}: AGPO needs its own manager for "
             f"the probe. Leave the key out, or derive yours from {MANAGER} and use algorithm.agpo.preset=grpo."

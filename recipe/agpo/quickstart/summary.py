@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,12 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo.files import parse_json, replacing, write_text
 from recipe.agpo.quickstart.task import DATA_SOURCE
 
 ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"
 REWARD = "critic/score/mean"
 TOKENS = "agpo/tokens/generated"
 RESPONSE_LENGTH = "response_length/mean"
+LARGEST = 1e300  # a larger value is damage
 Record = tuple[int, Mapping[str, Any]]
 Series = list[tuple[int, float]]
 
@@ -70,10 +71,9 @@ def write(
     result = summarise(
         records, wall_seconds=wall_seconds, method=method, seed=seed, responses_per_step=responses_per_step
     )
-    part = folder / "summary.json.part"
-    part.write_text(json.dumps(asdict(result), indent=2) + "\n")
     draw(records, folder / "curves.png", title=f"{method or 'run'}, seed {seed}", responses=responses_per_step)
-    os.replace(part, folder / "summary.json")  # last: its presence says that the run is finished
+    # Last: its presence says that the run is finished.
+    write_text(folder / "summary.json", json.dumps(asdict(result), indent=2) + "\n")
     print(result.line)
     return result
 
@@ -86,11 +86,13 @@ def read(files: Iterable[Path]) -> list[Record]:
     """
     by_step: dict[int, dict[str, Any]] = {}
     for file in files:
-        for line in file.read_text(errors="replace").splitlines():
+        if not file.is_file():  # a named pipe would wait for its writer
+            continue
+        for line in file.read_bytes().split(b"\n"):
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 step, data = int(record["step"]), dict(record["data"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError):
                 continue
             by_step[step] = by_step.get(step, {}) | data
     return sorted(by_step.items())
@@ -101,7 +103,8 @@ def series(records: Sequence[Record], key: str) -> Series:
     points = []
     for step, data in records:
         value = data.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        # The bound also keeps out whole numbers that no float can hold.
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST:
             points.append((step, float(value)))
     return points
 
@@ -160,9 +163,8 @@ def draw(records: Sequence[Record], path: Path, *, title: str, responses: int) -
                 axis.plot(*zip(*points, strict=True), style, color="C0", marker=marker, label=label)
         if not any(curves.values()):
             axis.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axis.transAxes)
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
-    figure.savefig(part, dpi=100)
-    os.replace(part, path)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=100)
 
 
 def cumulative(points: Series) -> Series:
@@ -186,7 +188,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         write(given.folder, wall_seconds=given.wall_seconds)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return 1
     return 0

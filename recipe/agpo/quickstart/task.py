@@ -23,6 +23,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from recipe.agpo.files import replacing
+
 DATA_SOURCE = "chain_sum"
 Split = Literal["val", "train", "warm_start"]
 # The prompt decides its split, so the splits stay disjoint whatever their sizes and seeds: sixteenths.
@@ -138,9 +140,8 @@ def make_data(
     for split, count in sizes:
         rows = [_row(problem, split, index) for index, problem in enumerate(take(split, seed, count, config))]
         path = folder / f"{split}.parquet"
-        part = path.with_suffix(".parquet.part")
-        pandas.DataFrame(rows).to_parquet(part)
-        os.replace(part, path)  # a killed run never leaves half a file under the final name
+        with replacing(path) as part:  # a killed run never leaves half a file under the final name
+            pandas.DataFrame(rows).to_parquet(part)
         paths.append(path)
     return paths[0], paths[1]
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo.files import folder_aside
 from recipe.agpo.quickstart.model import END, START, ModelConfig, build_model, build_tokenizer
 from recipe.agpo.quickstart.task import Problem, TaskConfig, problems
 
@@ -74,8 +73,7 @@ def warm_start(
     if target.is_dir():
         return target
     root.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=root))
-    try:
+    with folder_aside(target) as part:
         start = time.monotonic()
         model, reached = _train(config, seed, progress)
         model.save_pretrained(part)
@@ -87,14 +85,11 @@ def warm_start(
             "seconds": round(time.monotonic() - start, 1),
         }
         (part / "warm_start.json").write_text(json.dumps(record, indent=2) + "\n")
-        part.chmod(0o755)  # mkdtemp makes it private
         try:
             os.rename(part, target)
         except OSError:
             if not target.is_dir():  # else: another process finished the same one first
                 raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return target
 
 

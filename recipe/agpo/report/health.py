@@ -164,8 +164,9 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "unjudged", "Responses that no verifier could judge", measures.unjudged, Unit.SHARE, 0.01, 0.1,
-        "Timed out, crashed or without a usable reference answer: they do not train. The statuses below say which.",
-        "+reward.custom_reward_function.reward_kwargs.time_limit_s=10", AGPO_LOG,
+        "No reward in time, a worker killed from outside, a broken grader or a reference answer that cannot be used: "
+        "they do not train. The statuses below say which.",
+        "algorithm.agpo.reward_timeout_s=120", AGPO_LOG,
     ),
     Check(
         "no_answer", "Responses without a readable answer", measures.no_answer, Unit.SHARE, 0.2, 0.5,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo.files import kind_of
+
 LARGEST = 1e300  # beyond it a sum or a difference may overflow; such a value says nothing in a curve
 MOST_STEPS = 10**12  # no run takes so many; a larger number is damage
 
@@ -29,10 +31,13 @@ def read_lines(path: Path, note: FileNote) -> Iterator[tuple[int, dict[str, obje
 
     Only a newline ends a line: a response may hold characters that ``str.splitlines`` would split at.
     """
+    if not path.is_file():  # a named pipe would wait for its writer
+        note.error = kind_of(path)
+        return
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
-                if not raw.strip():
+                if not raw.strip(b"\xef\xbb\xbf \t\r\n"):  # also a byte order mark alone
                     continue
                 note.lines += 1
                 value = _parsed(raw)
@@ -58,6 +63,6 @@ def step_of(value: Any) -> int | None:
 
 def _parsed(raw: bytes) -> Any:
     try:
-        return json.loads(raw.decode("utf-8", errors="replace"))
+        return json.loads(raw.decode("utf-8-sig", errors="replace"))
     except (ValueError, RecursionError):
         return None

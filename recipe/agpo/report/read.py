@@ -6,13 +6,14 @@ Nothing here raises because of what a file contains: a run that crashed is the o
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo.files import FileError, kind_of, parse_json
 from recipe.agpo.report.decisions import Decisions
 from recipe.agpo.report.jsonl import FileNote, finite, read_lines, step_of
 from recipe.agpo.report.samples import Sample, read_samples
@@ -117,14 +118,17 @@ def read_run(path: Path, name: str | None = None) -> Run:
 
     Raises:
         FileNotFoundError: nothing is there.
+        FileError: it is neither a folder nor a regular file.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such run folder or metrics file")
+    if not path.is_dir() and not path.is_file():
+        raise FileError(f"{path} is {kind_of(path)}: name a run folder or a metrics file")
     folder = path if path.is_dir() else path.parent
     files = sorted(path.glob("metrics*.jsonl"), key=_natural) if path.is_dir() else [path]
     notes: list[FileNote] = []
     records, starts, superseded = _merge([_attempt(file, notes) for file in files])
-    run = Run(name or path.resolve().name, records, starts, superseded, files=notes)
+    run = Run(name or _real(path).name, records, starts, superseded, files=notes)
     if path.is_dir():
         checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
         _read_decisions(run, checkpoints / DECISIONS_FILE)
@@ -136,12 +140,17 @@ def read_run(path: Path, name: str | None = None) -> Run:
 
 def read_runs(paths: list[Path]) -> list[Run]:
     """Read several runs; runs whose folders have the same name are told apart by their parents'."""
-    names = [path.resolve().name for path in paths]
+    names = [_real(path).name for path in paths]
     runs = []
     for i, path in enumerate(paths):
-        name = names[i] if names.count(names[i]) == 1 else f"{path.resolve().parent.name}/{names[i]}"
+        name = names[i] if names.count(names[i]) == 1 else f"{_real(path).parent.name}/{names[i]}"
         runs.append(read_run(path, name))
     return runs
+
+
+def _real(path: Path) -> Path:
+    """The path without links; unlike ``Path.resolve`` it takes links that lead to themselves."""
+    return Path(os.path.realpath(path))
 
 
 def _attempt(path: Path, notes: list[FileNote]) -> list[Record]:
@@ -196,7 +205,7 @@ def _read_checkpoint(run: Run, checkpoints: Path) -> None:
         if run.ledger is None and (folder / LEDGER_FILE).is_file():
             counts = _document(run, folder / LEDGER_FILE).get("ledger")
             if isinstance(counts, dict):
-                whole = {str(k): v for k, v in counts.items() if isinstance(v, int)}
+                whole = {str(k): v for k, v in counts.items() if isinstance(v, int) and finite(v) is not None}
                 run.ledger = int(folder.name.removeprefix("global_step_")), whole
 
 
@@ -205,7 +214,7 @@ def _settings(run: Run, path: Path) -> RunConfig | None:
     config = extra.get("config") if isinstance(extra, dict) else None
     try:
         return RunConfig.from_saved(config) if isinstance(config, dict) else None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         run.problems.append(f"{path.parent.name}/{path.name}: settings of another version ({error})")
         return None
 
@@ -215,9 +224,9 @@ def _document(run: Run, path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, ValueError, RecursionError) as error:
-        run.problems.append(f"{path.parent.name}/{path.name}: not readable ({type(error).__name__})")
+        value = parse_json(path.read_bytes().decode("utf-8", errors="replace"))
+    except (OSError, ValueError) as error:
+        run.problems.append(f"{path.parent.name}/{path.name}: not readable ({error})")
         return {}
     return value if isinstance(value, dict) else {}
 

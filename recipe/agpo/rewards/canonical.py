@@ -16,6 +16,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from recipe.agpo.rewards.visible import visible
+
 MAX_LENGTH = 2_000
 MAX_DIGITS = 60
 MAX_EXPONENT = 60
@@ -23,16 +25,6 @@ MAX_EXPONENT = 60
 ROUNDED_DIGITS = 6
 ROUNDED_PLACES = 3
 
-# Characters that show nothing: control characters, joiners, marks of direction, variation selectors, fillers.
-INVISIBLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
-    "\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
-)
-# What a decoder leaves of a tokeniser's special tokens: </s>, <|im_end|>, <end_of_turn>, [EOS].
-END_TOKENS = re.compile(
-    r"</?s>|<[|｜][\w▁ -]{1,40}[|｜]>|<(?:eos|bos|pad|unk|eot|eod|eom|end_of_turn|start_of_turn|end_of_text|endoftext)>"
-    r"|\[(?:EOS|BOS|PAD|/?INST|SEP|CLS)\]"
-)
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 _CIRCLED = re.compile(r"\\textcircled\s*\{?\s*(\d+)\s*\}?|[\u2460-\u2473]")
 _STATEMENTS = re.compile(r"(?:\(\d+\)[\s,，、和及与]*)+")
@@ -222,7 +214,7 @@ def normalised(answer: str) -> str:
     answer = _CIRCLED.sub(lambda m: f"({m[1] or unicodedata.normalize('NFKC', m[0])})", answer)
     answer = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("\u2044", "/"), answer)
     text = unicodedata.normalize("NFKC", answer.rstrip("！ ").encode("utf-8", "replace").decode("utf-8"))
-    text = INVISIBLE.sub("", END_TOKENS.sub("", text))
+    text = visible(text)
     text = text.replace("−", "-").replace("–", "-").replace("×", "\\times")
     text = _NO_SPACE.sub("", text).replace('\\"', "")
     text = text.replace("\\$", "$").replace("{,}", ",").replace("\\%", "%")

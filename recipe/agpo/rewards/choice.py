@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recipe.agpo.rewards.canonical import canonical, normalised, same
-from recipe.agpo.rewards.extract import final_answer, last_line, readable
+from recipe.agpo.rewards.extract import final_answer, last_line, readable, without_reason
 from recipe.agpo.rewards.text import plain
 from recipe.agpo.rewards.verdict import BAD_GOLD, NO_ANSWER, Judgement
 
@@ -20,12 +20,57 @@ LETTERS = "ABCDEFGHIJ"
 _ALONE = re.compile(r"[(\[（【]?\s*([A-Ja-j])\s*[)\]）】]?\s*[.:：、。,]?")
 _SEVERAL = re.compile(r"[(\[（]?([A-J])(?:\s*(?:[,，、&/]|and|or|和|或)?\s*[(（]?([A-J])[)）]?){1,9}[)\]）]?")
 _LEADING = re.compile(r"[(\[（【]?([A-J])\s*[)\]）】.:：、,，]\s*\S")
+# One letter or several, in brackets or not; a small letter only in brackets.
+_LETTER = r"(?:\*\*)?(?:[(（\[【]([A-Ja-j])[)）\]】]|([A-J](?:\s?[、,，和&]?\s?[A-J]){0,9})(?![A-Za-z’']))"
 _NAMED = re.compile(
-    r"(?:(?i:option|choice|choose|pick|select)(?:\s+(?i:is|would be|option|answer))*|选项|选择|选)\s*(?:是|为)?"
-    r"\s*[:：]?\s*(?:\*\*)?[(（\[]?([A-J])(?![A-Za-z])"
+    r"(?:(?<![A-Za-z])(?i:options?|choices?|choose|picks?|select|goe?s? with)(?:\s+(?i:is|would be|must be|option"
+    r"|answer|choice))*"
+    r"|选项|选择|(?<!不)(?<!不能)选)\s*(?:是|为)?\s*[:：]?\s*" + _LETTER
 )
-_NAMED_AFTER = re.compile(r"(?<![A-Za-z])([A-J])\s*(?:选项|项|is correct|is right|正确)")
+_NAMED_SMALL = re.compile(r"(?i:\b(?:option|choice))\s+([a-j])(?=[.,;:]?\s*$)")
+_VERDICT = re.compile(
+    _LETTER
+    + r"\s*(?:选项|项)?\s*(?:(?:is|was|must be|should be)\s+(?:the\s+|indeed\s+|therefore\s+)*(?:correct|right|best"
+    r"|true|only|answer)(?![A-Za-z])"
+    r"|(?:works|fits|holds|it is)(?![A-Za-z])|正确|对(?![于称应])|成立|符合|满足)"
+)
+_CONCLUDED = re.compile(
+    r"(?:(?<![A-Za-z])(?i:it[’']?s|it is|that[’']?s|but(?: rather)?|leav(?:es?|ing)(?: only)?|(?:correct|right|best"
+    r"|final)\s+"
+    r"(?:option|choice|answer|letter)\s+(?:is|must be)|it (?:must|should|has to) be|so|thus|hence|therefore)"
+    r"(?:\s+(?i:clearly|definitely|obviously|just|simply|the answer is|is|option))*|∴|所以|因此|故|综上|而是"
+    r"|只剩)[\s,，:：]*" + _LETTER + r"(?=\s*(?:[.,;:!)。，；！*]|$|because\b|since\b|as\b))"
+    r"|(?<![A-Za-z])(?i:only|just)\s+(?i:option\s+)?"
+    + _LETTER
+    + r"\s+(?:is|works|fits|satisfies|holds|remains|gives|matches|makes|can)(?![A-Za-z])"
+    r"|(?:正确|错误|成立|合适|恰当|符合(?:题意|条件|要求)?|满足(?:题意|条件|要求)?)的?(?:一项|选项|说法|结论|答案"
+    r"|命题|图[像象形])?(?:应该?|只有|就)?"
+    r"(?:是|为|有)\s*[:：]?\s*(?:选项)?\s*" + _LETTER
+)
+_NAMED_AFTER = re.compile(r"(?<![A-Za-z])([A-J])\s*(?:选项|项)")
 _BRACKETED = re.compile(r"[(（\[]([A-J])[)）\]]")
+# Options that the text rules out: "not A", "A is too small", 不选A, A错误.
+_ONE = r"(?:(?i:option|choice)\s+)?[(（\[]?[A-J][)）\]]?(?![A-Za-z’'])"
+_EXCLUDED = re.compile(
+    r"(?:[,，(（]\s*)?(?:(?<![A-Za-z])(?i:not|neither|nor|rather than|instead of|except(?: for)?|rules? out"
+    r"|eliminates?|exclud(?:e|ing)|unlike)"
+    r"|不选|不能选|不是|而非|排除|除了|除去)\s*(?:选项)?\s*"
+    + _ONE
+    + r"(?:\s*(?:,|，|、|and|or|nor|和|或)\s*"
+    + _ONE
+    + r")*\s*[)）]?"
+    r"|(?<![A-Za-z])"
+    + _ONE
+    + r"\s*(?:选项|项)?\s*(?:(?i:(?:is|was|are|would be|looks?|seems?)\s+(?:also\s+|clearly\s+|obviously\s+|far\s+"
+    r"|much\s+|way\s+)?"
+    r"(?:not|wrong|incorrect|false|too|impossible|excluded|eliminated|ruled out)|isn[’']t|can(?:no|[’'])t|does(?: not"
+    r"|n[’']t)|fails?)"
+    r"(?![A-Za-z])[^,.;，。；]*|[^A-Z,，。；]{0,6}(?:错误|不正确|不对|不符合?|不成立|不满足|错(?![A-Za-z])"
+    r"|排除)[^,，。；]{0,6})"
+)
+_UNSURE = re.compile(r"(?<![a-z])(?:or|maybe|perhaps|possibly|either|might|could)(?![a-z])|或|可能|也许", re.IGNORECASE)
+_MENTION = re.compile(r"(?<![A-Za-z0-9\\'’])([A-J])(?![A-Za-z0-9’'])")
+_TAIL_LINES = 3
 
 
 def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement:
@@ -42,8 +87,8 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement:
     found = final_answer(response)
     chosen = stated(found.text, letters, options) if found else None
     form = chosen is not None
-    if chosen is None:
-        chosen = guessed(response, letters, options) if found is None else None
+    if chosen is None and (found is None or found.denied or _EXCLUDED.match(found.text)):
+        chosen = guessed(response, letters, options)
     if chosen is None:
         if found is None:
             return Judgement(0.0, False, "", NO_ANSWER)
@@ -64,10 +109,19 @@ def stated(answer: str, letters: str, options: Sequence[str]) -> str | None:
     matched = [letter for letter, option in zip(letters, options, strict=False) if equal_option(text, option)]
     if len(matched) == 1:
         return matched[0]
-    for pattern in (_LEADING, _NAMED, _NAMED_AFTER):
-        match = pattern.match(text) if pattern is _LEADING else pattern.search(text)
-        if match and match.group(1).upper() in letters:
-            return match.group(1).upper()
+    text = _EXCLUDED.sub(" ", text).strip(" ,，;；。.")
+    mentioned = {letter for letter in _MENTION.findall(text) if letter in letters}
+    if len(mentioned) > 1 and _UNSURE.search(text):
+        return "".join(sorted(mentioned))  # "A or maybe B" is neither
+    alone = _ALONE.fullmatch(text)
+    if alone and alone.group(1).isupper() and alone.group(1) in letters:
+        return alone.group(1)
+    leading = _LEADING.match(text)
+    if leading and leading.group(1) in letters:
+        return leading.group(1)
+    named = _last_named(text, letters)
+    if named is not None:
+        return named
     bracketed = {letter for letter in _BRACKETED.findall(text) if letter in letters}
     if len(bracketed) == 1:
         return bracketed.pop()
@@ -75,20 +129,56 @@ def stated(answer: str, letters: str, options: Sequence[str]) -> str | None:
 
 
 def guessed(response: str, letters: str, options: Sequence[str]) -> str | None:
-    """For a response without a stated answer: what its last line names."""
+    """For a response without a stated answer: what its last lines conclude, or what its last line names."""
+    lines = [line for line in readable(response).splitlines() if line.strip()][-_TAIL_LINES:]
     line = last_line(response)
-    alone = _ALONE.fullmatch(normalised(line))
-    if alone and alone.group(1) in letters:
-        return alone.group(1)
-    for pattern in (_NAMED, _BRACKETED, _NAMED_AFTER):
-        found = [letter.upper() for letter in pattern.findall(line) if letter.upper() in letters]
+    whole, line = line, _EXCLUDED.sub(" ", line)
+    for text in (whole, without_reason(line).strip(" ,，;；。.")):
+        alone = _ALONE.fullmatch(normalised(text))
+        if alone and (alone.group(1) in letters or (text.strip()[:1] in "(（" and alone.group(1).upper() in letters)):
+            return alone.group(1).upper()
+    mentioned = {letter for letter in _MENTION.findall(line) if letter in letters}
+    if len(mentioned) > 1 and re.search(r"\b(?:or|maybe|perhaps|either)\b|或|可能|也许", line):
+        return None
+    named = _last_named(line, letters)
+    if named is not None:
+        return named
+    for pattern in (_BRACKETED, _NAMED_AFTER):
+        found = [letter for letter in pattern.findall(line) if letter in letters]
         if found:
             return found[-1]
     # A letter that leads the line, with its option behind it.
     leading = _LEADING.match(line)
     if leading and leading.group(1) in letters and _contained(line[leading.end() - 1 :], letters, options) is not None:
         return leading.group(1)
-    return _contained(re.split(r"[.。]\s", readable(line))[-1], letters, options)
+    if line == whole and (contained := _contained(re.split(r"[.。]\s", line)[-1], letters, options)) is not None:
+        return contained
+    for earlier in reversed(lines[:-1]):
+        named = _last_match((_VERDICT, _CONCLUDED), _EXCLUDED.sub(" ", earlier), letters)
+        if named is not None:
+            return named
+    return None
+
+
+def _last_named(text: str, letters: str) -> str | None:
+    """The letters that a text concludes to be right, else those that it names as an option."""
+    small = _NAMED_SMALL.search(text)
+    return (
+        _last_match((_VERDICT, _CONCLUDED), text, letters)
+        or _last_match((_NAMED,), text, letters)
+        or (small.group(1).upper() if small and small.group(1).upper() in letters else None)
+    )
+
+
+def _last_match(patterns: Sequence[re.Pattern[str]], text: str, letters: str) -> str | None:
+    """The letters of the last match of any of the patterns."""
+    best: tuple[int, str] | None = None
+    for pattern in patterns:
+        for match in pattern.finditer(text):
+            named = "".join(sorted(set(re.findall(r"[A-J]", "".join(part or "" for part in match.groups()).upper()))))
+            if named and set(named) <= set(letters) and (best is None or match.start() >= best[0]):
+                best = (match.start(), named)
+    return best[1] if best else None
 
 
 def equal_option(answer: str, option: str) -> bool:

@@ -12,15 +12,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recipe.agpo.rewards import sandbox
-from recipe.agpo.rewards.extract import readable
+from recipe.agpo.rewards.programs import find_program
 from recipe.agpo.rewards.verdict import BAD_GOLD, LIMIT, NO_ANSWER, OK, Judgement, Work
 
 RUN = "recipe.agpo.rewards.code:run_tests"
-PYTHON = ("", "python", "python3", "py", "py3")
+PYTHON = ("", "python", "python3", "py", "py3")  # languages that a gold may name
 MARGIN_S = 5.0
 VOTING_TESTS = 3  # programs that behave alike on the first tests vote alike
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
-_STARTS_LIKE_CODE = re.compile(r"(?:import |from \w+ import |def |for |while |print\(|[a-zA-Z_][\w, ]*\s*=[^=])")
+MAX_PROGRAM = 2**20  # characters
+TOLERANCE = 1e-9
+_DECIMAL = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 
 
 def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work:
@@ -28,8 +30,9 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work
 
     gold: ``{"tests": [{"input": str, "output": str}, ...]}`` as JSON. args: ``time_limit_s`` (default 2) and
     ``memory_limit_mb`` (default 256) per test, ``max_tests`` (default all), ``runner``: ``module:function`` in place
-    of :func:`recipe.agpo.rewards.sandbox.run`. The last fenced Python program of the response counts; a response that
-    is nothing but code is run too, but without credit for the form.
+    of :func:`recipe.agpo.rewards.sandbox.run`. Which program of the response counts: see
+    :func:`recipe.agpo.rewards.programs.find_program`; a response that is nothing but code is run too, but without
+    credit for the form. What the program does to its own limits counts as wrong, with status ``limit``.
     """
     problem = check_gold(gold, args)
     if problem:
@@ -37,6 +40,8 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work
     program, fenced = find_program(response)
     if not program:
         return Judgement(0.0, False, "", NO_ANSWER)
+    if len(program) > MAX_PROGRAM:
+        return Judgement(0.0, fenced, "", LIMIT, f"the program has {len(program)} characters, at most {MAX_PROGRAM}")
     tests = json.loads(gold)["tests"][: args.get("max_tests")]
     seconds, memory = float(args.get("time_limit_s", 2.0)), int(args.get("memory_limit_mb", 256))
 
@@ -70,38 +75,35 @@ def run_tests(
 
 
 def same_output(ours: str, expected: str) -> bool:
-    """Equal word by word; words that are numbers may differ by 1e-9, relative or absolute."""
+    """Equal word by word.
+
+    A word must be the expected one, character by character: ``007`` and ``7.0`` are not ``7``. Only where the expected
+    word is a decimal number with a point or an exponent may ours be another finite decimal number that differs by at
+    most ``TOLERANCE``, absolute or relative.
+    """
     left, right = ours.split(), expected.split()
     if len(left) != len(right):
         return False
     return all(a == b or _close(a, b) for a, b in zip(left, right, strict=True))
 
 
-def find_program(response: str) -> tuple[str, bool]:
-    """(source, whether it stood in a fence) of the last Python program; ``""`` if there is none."""
-    text = readable(response)
-    fenced = [source for language, source in _FENCE.findall(text) if language.lower() in PYTHON and source.strip()]
-    if fenced:
-        return fenced[-1], True
-    if "```" not in text and _STARTS_LIKE_CODE.match(text.strip()):
-        try:
-            compile(text, "response", "exec")
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return "", False
-        return text, False
-    return "", False
-
-
 def check_gold(gold: str, args: Mapping[str, Any]) -> str | None:
     """None if programs can be judged with these tests, else why not."""
     try:
         tests = json.loads(gold)["tests"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 'the reference is not JSON of the form {"tests": [{"input": ..., "output": ...}, ...]}'
     if not isinstance(tests, list) or not tests:
         return "there is no test"
     if not all(isinstance(t, dict) and {str} == {type(t.get("input")), type(t.get("output"))} for t in tests):
         return "a test lacks the text 'input' or 'output'"
+    empty = next((number for number, test in enumerate(tests, 1) if not test["output"].strip()), None)
+    if empty is not None:
+        return f"test {empty} expects no output: a program that prints nothing would pass it"
+    for name, least in (("max_tests", 1), ("memory_limit_mb", 1), ("time_limit_s", 0)):
+        value = args.get(name)
+        if value is not None and not _is_number(value, whole=name == "max_tests", least=least):
+            return f"{name}={value!r}: must be a {'whole number of at least 1' if least else 'number above 0'}"
     language = str(args.get("language") or "python3").lower()
     if language not in PYTHON:
         return f"language {language!r}: only Python programs can be run here"
@@ -116,8 +118,14 @@ def _runner(name: str | None) -> sandbox.Runner:
     return chosen
 
 
-def _close(a: str, b: str) -> bool:
-    try:
-        return math.isclose(float(a), float(b), rel_tol=1e-9, abs_tol=1e-9)
-    except ValueError:
+def _is_number(value: Any, *, whole: bool, least: int) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         return False
+    return bool(value >= least and value > 0 and value < math.inf)
+
+
+def _close(ours: str, expected: str) -> bool:
+    if not (_DECIMAL.fullmatch(expected) and _NUMBER.fullmatch(ours)):
+        return False
+    a, b = float(ours), float(expected)
+    return math.isfinite(a) and math.isfinite(b) and math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)

@@ -39,6 +39,7 @@ DEPTH = 100  # of folders, where they must be counted
 NOBODY = 65534
 SLACK_BYTES, SLACK_FILES = 1 << 20, 16  # beyond the limit, so that going over it can be seen
 UNCONFINED = 126
+NO_TREE = "no tree"  # namespaces, but no mounts in them: to be tried again without
 STATUS = 3  # descriptor on which the supervisor reports
 
 # Landlock: access rights by ABI version (linux/landlock.h).
@@ -151,7 +152,9 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
         if select.select([alive], [], [], 0)[0]:
             os._exit(125)  # the outer process died before we could ask to be told
         os.close(alive)
-    rooted = entered and build_root(settings)
+    if entered and not build_root(settings):
+        os.write(STATUS, json.dumps({"end": NO_TREE}).encode())
+        os._exit(0)
     os.chdir(settings["folder"])
     supervisor = os.getpid()
     report, write_report = os.pipe()
@@ -160,13 +163,13 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
     if program:
         for descriptor in (0, 1, 2, write_report, go):
             os.close(descriptor)
-        Supervisor(settings, program, rooted).watch(report, write_go)
+        Supervisor(settings, program, entered).watch(report, write_go)
     os.close(write_go)
     if not entered and os.getppid() != supervisor:
         os._exit(125)
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    held, listener = confine(settings, rooted)
+    held, listener = confine(settings, entered)
     os.write(write_report, json.dumps([held, listener]).encode())
     if not os.read(go, 1):
         os._exit(UNCONFINED)
@@ -186,8 +189,8 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
 class Supervisor:
     """Watches over a program: its limits and, where nothing else confines files, what it opens."""
 
-    def __init__(self, settings: dict, program: int, rooted: bool) -> None:
-        self.settings, self.program, self.rooted = settings, program, rooted
+    def __init__(self, settings: dict, program: int, spaces: bool) -> None:
+        self.settings, self.program, self.spaces = settings, program, spaces
         self.held: list = []
         self.started = False
         self.listener = -1
@@ -313,7 +316,7 @@ class Supervisor:
 
     def exceeded(self) -> str:
         """Which limit the program exceeds as a whole, if any."""
-        if too_much(self.settings, self.program, self.rooted):
+        if too_much(self.settings, self.program, self.spaces):
             return "disk"
         # With seccomp the program is one process, and its address space is all the memory that it can have.
         return "" if "seccomp" in self.held else self.exceeded_together()
@@ -321,7 +324,7 @@ class Supervisor:
     def exceeded_together(self) -> str:
         """Count the processes of the namespace, their time and their memory, files in memory included."""
         ours, memory, ticks, count, seen = str(os.getpid()), 0, 0, 0, set()
-        for process in os.listdir("/proc") if self.rooted and os.path.isdir("/proc/self") else [str(self.program)]:
+        for process in os.listdir("/proc") if self.spaces and os.path.isdir("/proc/self") else [str(self.program)]:
             if not process.isdigit():
                 continue
             try:
@@ -360,10 +363,10 @@ def bury() -> None:
             return
 
 
-def too_much(settings: dict, program: int, rooted: bool) -> bool:
+def too_much(settings: dict, program: int, spaces: bool) -> bool:
     """Whether the files of the program exceed their limits."""
     limit, most = settings["disk_mb"] << 20, settings["files"]
-    if rooted:
+    if spaces:
         state = os.statvfs(settings["folder"])
         return (state.f_blocks - state.f_bfree) * state.f_frsize > limit or state.f_files - state.f_ffree > most
     left = [limit, most]
@@ -517,12 +520,12 @@ def read_only(place: str) -> None:
     mount(None, place, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | flags)
 
 
-def confine(settings: dict, rooted: bool) -> tuple:
+def confine(settings: dict, spaces: bool) -> tuple:
     """Confine this process for good; returns the layers that hold and a descriptor that the supervisor must take."""
-    off, held = settings["off"], ["namespaces"] if rooted else []
+    off, held = settings["off"], ["namespaces"] if spaces else []
     # Kernels before 5.14 count the user's processes outside as well.
     release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-    limits(settings, processes=rooted and release >= (5, 14))
+    limits(settings, processes=spaces and release >= (5, 14))
     drop_capabilities(settings["identity"])
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of user takes it back
     LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

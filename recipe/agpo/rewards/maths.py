@@ -9,7 +9,7 @@ from typing import Any
 
 from recipe.agpo.rewards import symbolic
 from recipe.agpo.rewards.canonical import HEDGE, Canonical, canonical, normalised, same, wordy
-from recipe.agpo.rewards.extract import Extracted, final_answer, last_number, tidy
+from recipe.agpo.rewards.extract import Extracted, mathematical_answer, tidy
 from recipe.agpo.rewards.notation import is_label
 from recipe.agpo.rewards.verdict import BAD_GOLD, NO_ANSWER, Judgement, Work
 
@@ -44,7 +44,7 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work
     """Right if the response's final answer equals ``gold``; see :func:`compare` for what equal means."""
     if not gold.strip():
         return Judgement(0.0, False, "", BAD_GOLD, "the reference answer is empty")
-    found = final_answer(response) or last_number(response)
+    found = mathematical_answer(response)
     if found is None:
         return Judgement(0.0, False, "", NO_ANSWER)
     return compare(found, gold)
@@ -59,6 +59,10 @@ def compare(found: Extracted, gold: str) -> Judgement | Work:
     """
     text, gold = cleaned(found.text), cleaned(gold)
     reference = canonical(gold)
+    if found.denied:
+        answer = canonical(text)
+        equal = _same_text(answer.key, reference.key)
+        return Judgement(float(equal), found.asked_form, reference.key if equal else answer.key)
     candidates = [] if _other_variable(text, gold) else readings(text, keep_equation="=" in gold)
     for candidate in candidates:
         if same(candidate, reference) or _same_text(candidate.key, reference.key) or _decimal_comma(text, gold):
@@ -68,7 +72,8 @@ def compare(found: Extracted, gold: str) -> Judgement | Work:
     numbers = answer.number is not None and reference.number is not None
     if not candidates or numbers or wordy(answer) or wordy(reference):
         return wrong
-    return Work(EQUAL, [formula(text), formula(gold)], lambda equal: right if equal else wrong)
+    texts = [formula(text), formula(gold)]
+    return Work(EQUAL, texts, lambda equal: right if equal else wrong, control=[texts[1], texts[1]], wrong=wrong)
 
 
 def _decimal_comma(text: str, gold: str) -> bool:

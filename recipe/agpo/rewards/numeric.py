@@ -10,7 +10,7 @@ from typing import Any
 
 from recipe.agpo.rewards import maths
 from recipe.agpo.rewards.canonical import Canonical, canonical
-from recipe.agpo.rewards.extract import final_answer, last_number
+from recipe.agpo.rewards.extract import mathematical_answer
 from recipe.agpo.rewards.verdict import BAD_GOLD, NO_ANSWER, Judgement, Work
 
 VALUE = "recipe.agpo.rewards.symbolic:value"
@@ -63,7 +63,7 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work
         return Judgement(0.0, False, "", BAD_GOLD, "the reference answer is empty")
     if reference.number is None:
         return maths.judge(response, gold, args)
-    found = final_answer(response) or last_number(response)
+    found = mathematical_answer(response)
     if found is None:
         return Judgement(0.0, False, "", NO_ANSWER)
     unit = str(args.get("unit") or reference.unit)
@@ -71,6 +71,8 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work
     right = Judgement(1.0, found.asked_form, reference.key)
     answer = maths.readings(maths.cleaned(found.text), keep_equation=False)[-1]
     wrong = Judgement(0.0, found.asked_form, answer.key)
+    if found.denied:
+        return wrong
     if answer.number is not None:
         return right if _agrees(answer, target, unit, args) else wrong
 
@@ -78,7 +80,7 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work
         return right if value is not None and _close(value, target, args) else wrong
 
     expression = maths.formula(maths.cleaned(found.text).rpartition("=")[2])
-    return Work(VALUE, [_UNIT_BEHIND.sub("", expression)], finish)
+    return Work(VALUE, [_UNIT_BEHIND.sub("", expression)], finish, control=[gold], wrong=wrong)
 
 
 def check_gold(gold: str, args: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Killable worker processes for judging that may hang, crash or eat memory.
 
+Limits count processor time, so that a busy machine loses no verdicts. A limit by the clock, far above it, ends what
+sleeps.
+
 Why not a signal: SIGALRM works in the main thread only, and reward functions run in threads; the exception is then
 swallowed and every reward is 0. Why not multiprocessing: it imports ``__main__`` again, which inside a Ray worker is
 Ray, and forking a process with threads can deadlock.
@@ -13,6 +16,7 @@ import json
 import os
 import queue
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,12 +27,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.rewards.verdict import CRASHED, OK, RAISED, TIMEOUT
+from recipe.agpo.rewards.verdict import CRASHED, LOST, TIMEOUT
 
 START_LIMIT_S = 180.0
 MAX_JOBS = 2_000  # a worker is replaced after as many: symbolic caches grow
 OVERDUE = 0.25  # share of its time limit after which a job is suspected to need a kill
 STARTS = 3  # a worker that cannot even start is not started for ever
+WALL = 20.0  # a job may take its time limit times this by the clock
+# Signals that others send; what a job does to its own process ends it by other signals or by an exit code.
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,8 @@ class Done:
 
     Attributes:
         value: what the function returned; None unless ``status`` is ok.
-        status: ok, timeout, crashed or raised.
-        seconds: from the start of the work, without waiting for a worker.
+        status: ok; timeout, crashed or raised by the job's own doing; lost: through no fault of the job.
+        seconds: by the clock from the start of the work, without waiting for a worker.
         detail: one line for a person.
     """
 
@@ -57,7 +64,7 @@ class WorkerPool:
 
     Args:
         workers: child processes, each started when it is first needed.
-        time_limit_s: per job, from the moment at which a worker starts on it.
+        time_limit_s: processor time per job, from the moment at which a worker starts on it.
         memory_limit_mb: address space per worker beyond what its imports take; 0: no limit.
     """
 
@@ -75,8 +82,13 @@ class WorkerPool:
         self._waiting = 0
         atexit.register(self.close)
 
-    def submit(self, function: str, arguments: list[Any], time_limit_s: float | None = None) -> Future[Done]:
+    def submit(
+        self, function: str, arguments: list[Any], time_limit_s: float | None = None, *, confined: bool = False
+    ) -> Future[Done]:
         """Queue ``module:name`` with JSON-able arguments. The future never raises; wrap it to await it.
+
+        confined: the function evaluates text that a model wrote. It runs in a child of the worker that is confined as
+        programs are and that does nothing else (:mod:`recipe.agpo.rewards.confined`).
 
         Raises:
             PoolClosed: after ``close``, or in a forked child of the owner.
@@ -84,9 +96,10 @@ class WorkerPool:
         """
         if self._closed or os.getpid() != self._owner:
             raise PoolClosed("this pool was closed" if self._closed else "this pool belongs to another process")
-        request = json.dumps({"function": function, "arguments": arguments})
+        limit = time_limit_s or self.time_limit_s
+        request = json.dumps({"function": function, "arguments": arguments, "confined": confined, "limit": limit})
         future: Future[Done] = Future()
-        self._jobs.put((future, request, time_limit_s or self.time_limit_s))
+        self._jobs.put((future, request, limit))
         with self._lock:
             idle = sum(not slot.busy for slot in self._slots)
             if len(self._slots) < self.workers and idle <= self._jobs.qsize():
@@ -94,7 +107,7 @@ class WorkerPool:
         return future
 
     def close(self) -> None:
-        """Kill the workers; jobs that are still waiting end as crashed. Idempotent."""
+        """Kill the workers; jobs that are still waiting end as lost. Idempotent."""
         if self._closed or os.getpid() != self._owner:
             return
         self._closed = True
@@ -105,7 +118,7 @@ class WorkerPool:
             except queue.Empty:
                 break
             if job is not None and job[0].set_running_or_notify_cancel():
-                job[0].set_result(Done(None, CRASHED, 0.0, "the pool was closed"))
+                job[0].set_result(Done(None, LOST, 0.0, "the pool was closed"))
         for slot in self._slots:
             slot.stop()
         for _ in self._slots:
@@ -153,7 +166,7 @@ class _Slot:
                     done = self._run(request, limit)
                 except Exception as error:  # noqa: BLE001 - a job must always end
                     self._end()
-                    done = Done(None, CRASHED, 0.0, f"{type(error).__name__}: {error}")
+                    done = Done(None, LOST, 0.0, f"{type(error).__name__}: {error}")
                 future.set_result(done)
             self.busy = False
         self._end()
@@ -163,7 +176,7 @@ class _Slot:
     def _run(self, request: str, limit: float) -> Done:
         problem = self._ensure_child()
         if problem:
-            return Done(None, CRASHED, 0.0, problem)
+            return Done(None, LOST, 0.0, problem)
         child = self._child
         assert child is not None and child.stdin is not None
         self._served += 1
@@ -172,28 +185,42 @@ class _Slot:
             child.stdin.write(request.encode("utf-8") + b"\n")
             child.stdin.flush()
             message = self._read(started + START_LIMIT_S)
-            if message is not None and message.get("started"):
+            if message is None:
+                self._end()
+                return Done(None, LOST, time.monotonic() - started, f"the job did not start in {START_LIMIT_S:g} s")
+            if message.get("started"):
                 self._modules[json.loads(request)["function"].partition(":")[0]] = None
                 started = time.monotonic()
-                message = self._read(started + OVERDUE * limit)
-                if message is None:
-                    if self._spare is None and not self._stopping:
-                        self._spare = self._start()
-                    message = self._read(started + limit)
+                message = self._result(child.pid, started, limit)
         except (BrokenPipeError, EOFError, ValueError):
             seconds = time.monotonic() - started
             code = self._end()
-            return Done(None, CRASHED, seconds, f"the worker died (exit code {code}): {self._last_words()}")
+            lost = self._stopping or (code is not None and -code in _FROM_OUTSIDE)
+            words = f"the worker died (exit code {code}): {self._last_words()}"
+            return Done(None, LOST if lost else CRASHED, seconds, words)
         seconds = time.monotonic() - started
-        if message is None:
+        if message.get("last"):
             self._end()
-            return Done(None, TIMEOUT, seconds, f"no result after {limit:g} s")
-        if "raised" in message:
-            return Done(None, RAISED, seconds, message["raised"])
-        if "crashed" in message:
-            self._end()
-            return Done(None, CRASHED, seconds, message["crashed"])
-        return Done(message["value"], OK, seconds)
+        return Done(message.get("value"), message["status"], seconds, message.get("detail", ""))
+
+    def _result(self, pid: int, started: float, limit: float) -> dict[str, Any]:
+        """The job's result, or the word on the limit that it exceeded."""
+        before = _processor_seconds(pid)
+        while True:
+            used, waited = _processor_seconds(pid) - before, time.monotonic() - started
+            if used >= limit:
+                return {"status": TIMEOUT, "detail": f"no result after {limit:g} s of processor time", "last": True}
+            if waited >= WALL * limit:
+                words = f"no result after {waited:.0f} s by the clock, {used:.1f} s of them processor time"
+                return {"status": LOST, "detail": words, "last": True}
+            overdue = used >= OVERDUE * limit
+            if overdue and self._spare is None and not self._stopping:
+                self._spare = self._start()
+            # One thread cannot use processor time faster than the clock runs, so nothing is due before this.
+            due = min((limit if overdue else OVERDUE * limit) - used, WALL * limit - waited)
+            message = self._read(time.monotonic() + max(due, 0.01))
+            if message is not None:
+                return message
 
     def _ensure_child(self) -> str:
         """Have a worker that is ready; returns the problem in words if there is none."""
@@ -254,6 +281,14 @@ class _Slot:
         self._log.seek(0)
         lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1][:300] if lines else "it said nothing"
+
+
+def _processor_seconds(pid: int) -> float:
+    """Processor time of a process of ours, user and system, all threads."""
+    try:
+        return time.clock_gettime(~pid << 3 | 2)  # the clock of a process, as clock_getcpuclockid computes it
+    except OSError:
+        return 0.0  # it has just ended, which its closed pipe says as well
 
 
 def _bury(child: subprocess.Popen[bytes]) -> int:

@@ -46,6 +46,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "files": LAYERS,
     "processes": ("namespaces", "seccomp"),
 }
+_UNUSABLE: set[str] = set()  # layers that this machine has only in part, found out when they are used
 STDERR_BYTES = 8_192
 GRACE_S = 10.0  # for a supervisor to end what it supervises
 
@@ -245,7 +246,7 @@ def _run(
         settings = {
             "parent": os.getpid(),
             "folder": folder,
-            "off": list(off),
+            "off": [*off, *_UNUSABLE],
             "require": needed,
             "readable": _readable(readable),
             "cpu_s": limits.seconds,
@@ -262,6 +263,9 @@ def _run(
             os.close(descriptor)
         _remove(folder)
     report: dict[str, Any] = json.loads(answer or b"{}")
+    if report.get("end") == jail.NO_TREE:
+        _UNUSABLE.add("namespaces")
+        return _run(start, stdin, limits, readable, off, require)
     held = tuple(report.get("layers", ()))
     text = stderr.decode("utf-8", "replace").strip()
     if report and not report["started"] and (missing := _unconfined(held, needed)):

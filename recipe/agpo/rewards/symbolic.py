@@ -809,9 +809,7 @@ def _walk(e: Any, point: dict[Any, Fraction]) -> Any:
 
 _NAMES = {
     name: name
-    for name in (
-        "sin cos tan cot sec csc asin acos atan acot asec acsc sinh cosh tanh asinh acosh atanh".split()
-    )
+    for name in ("sin cos tan cot sec csc asin acos atan acot asec acsc sinh cosh tanh asinh acosh atanh".split())
 } | {"conjugate": "conj"}
 
 

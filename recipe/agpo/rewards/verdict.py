@@ -2,7 +2,9 @@
 """What a verifier says about one response: always the same keys, whatever happened.
 
 Whether a response is right (`outcome`) is kept apart from what trains (`score`) and from form (`format`). A
-response that could not be judged is not a wrong one: its outcome is NaN and its status says why.
+response that makes its own judging impossible (it uses up the time or the memory, or breaks the grader) is wrong, or
+a policy would learn to hide wrong answers. Where the response is not the cause, its outcome is NaN and its status says
+why.
 """
 
 from __future__ import annotations
@@ -12,18 +14,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# The verifier has spoken.
+# There is an outcome.
 OK = "ok"
 NO_ANSWER = "no_answer"  # no final answer in the response: wrong, and a vote class of its own
 LIMIT = "limit"  # the submitted program hit its time, memory or output limit: wrong
-# The verifier could not speak.
-TIMEOUT = "timeout"  # judging took longer than its limit
-CRASHED = "crashed"  # the worker died: killed, out of memory
-RAISED = "raised"  # the grader raised
+TIMEOUT = "timeout"  # judging the response took more processor time than its limit: wrong
+CRASHED = "crashed"  # judging the response raised, ran out of memory or ended the worker: wrong
+# There is none, and the response is not the cause.
+LOST = "lost"  # the worker was killed from outside, could not start or was not given the processor
+RAISED = "raised"  # the grader is broken: it raises whatever the response is
 BAD_GOLD = "bad_gold"  # the reference answer cannot be judged against
 
-JUDGED = (OK, NO_ANSWER, LIMIT)
-UNJUDGED = (TIMEOUT, CRASHED, RAISED, BAD_GOLD)
+JUDGED = (OK, NO_ANSWER, LIMIT, TIMEOUT, CRASHED)
+UNJUDGED = (LOST, RAISED, BAD_GOLD)
 STATUSES = JUDGED + UNJUDGED
 # What a reward function of somebody else returned cannot be used.
 NOT_A_NUMBER, NON_FINITE = "not_a_number", "non_finite"
@@ -58,13 +61,21 @@ class Work:
         function: ``module:name`` of a function importable in the worker.
         arguments: its positional arguments, JSON-able.
         finish: from the function's return value to the judgement; cheap, runs in the caller.
-        time_limit_s: from the start of the work; None for the pool's own limit.
+        time_limit_s: processor time from the start of the work; None for the pool's own limit.
+        control: arguments with which the same function judges the reference answer alone. If the work fails, these
+            say whose fault it is: where they fail too, the reference is bad; where they do not, the response is
+            wrong. None: a response that uses up time or memory is wrong, and an exception is the grader's fault.
+        wrong: the judgement of a response whose work failed by its own fault; its status is set then.
+        confined: the function evaluates text that a model wrote: run it in a confined process of its own.
     """
 
     function: str
     arguments: list[Any]
     finish: Callable[[Any], Judgement] = field(compare=False)
     time_limit_s: float | None = None
+    control: list[Any] | None = None
+    wrong: Judgement = Judgement(0.0, False, "")
+    confined: bool = False
 
 
 @dataclass(frozen=True)

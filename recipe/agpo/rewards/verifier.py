@@ -17,12 +17,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recipe.agpo.rewards import symbolic
 from recipe.agpo.rewards.pool import Done, PoolClosed, WorkerPool
-from recipe.agpo.rewards.verdict import OK, RAISED, Judgement, Verdict, Work, verdict
+from recipe.agpo.rewards.verdict import (
+    BAD_GOLD,
+    CRASHED,
+    LOST,
+    OK,
+    RAISED,
+    TIMEOUT,
+    Judgement,
+    Verdict,
+    Work,
+    verdict,
+)
 
 KINDS = ("math", "choice", "numeric", "text", "code", "gym")
 _MODULES = {kind: f"recipe.agpo.rewards.{'maths' if kind == 'math' else kind}" for kind in KINDS}
@@ -34,6 +45,7 @@ _SOURCES = {
     "reasoning_gym": "gym",
 }  # fmt: skip
 _MERGEABLE = ("x:", "n:")
+_CONTROLS = 10_000  # remembered: which reference answers can be judged
 _CLASSES = "recipe.agpo.rewards.symbolic:classes"
 _PAIR = "recipe.agpo.rewards.symbolic:equal_both_ways"
 
@@ -81,6 +93,7 @@ class Verifier:
         self._pool = pool
         self._settings = (workers, time_limit_s, memory_limit_mb)
         self._lock = threading.Lock()
+        self._controls: dict[str, Judgement | None] = {}
         self.format_weight, self.runner = format_weight, runner
 
     @property
@@ -94,9 +107,7 @@ class Verifier:
         """Judge one response; blocks."""
         return self.submit(Item(response, gold, kind, args or {})).result()
 
-    async def verify_async(
-        self, response: str, gold: str, kind: str, args: Mapping[str, Any] | None = None
-    ) -> Verdict:
+    async def verify_async(self, response: str, gold: str, kind: str, args: Mapping[str, Any] | None = None) -> Verdict:
         """Judge one response without holding the event loop or a thread."""
         return await asyncio.wrap_future(self.submit(Item(response, gold, kind, args or {})))
 
@@ -120,12 +131,14 @@ class Verifier:
             judged = module.judge(item.response, item.gold, args)
             seconds = time.perf_counter() - started
             if isinstance(judged, Work):
-                self._finish_later(judged, future)
+                self._start(judged, future)
                 return future
-            future.set_result(verdict(judged, seconds, self.format_weight))
+        except PoolClosed as error:
+            judged, seconds = Judgement(0.0, False, "", LOST, str(error)), 0.0
         except Exception as error:  # noqa: BLE001 - a grader's fault is a status, not the end of a run
-            broken = Judgement(0.0, False, "", RAISED, f"{type(error).__name__}: {error}")
-            future.set_result(verdict(broken, time.perf_counter() - started, self.format_weight))
+            judged = _blamed(module, item.gold, args, f"{type(error).__name__}: {error}")
+            seconds = time.perf_counter() - started
+        future.set_result(verdict(judged, seconds, self.format_weight))
         return future
 
     def merge_vote_keys(self, keys: Sequence[str]) -> list[str]:
@@ -144,19 +157,69 @@ class Verifier:
             if self._pool is not None:
                 self._pool.close()
 
-    def _finish_later(self, work: Work, future: Future[Verdict]) -> None:
+    def _start(self, work: Work, future: Future[Verdict]) -> None:
+        """Run the work in the pool and judge by its result."""
+
         def finish(done: Future[Done]) -> None:
             result = done.result()
-            try:
-                if result.status == OK:
+            if result.status == OK:
+                try:
                     judgement = work.finish(result.value)
-                else:
-                    judgement = Judgement(0.0, False, "", result.status, result.detail)
-            except Exception as error:  # noqa: BLE001
-                judgement = Judgement(0.0, False, "", RAISED, f"{type(error).__name__}: {error}")
-            future.set_result(verdict(judgement, result.seconds, self.format_weight))
+                except Exception as error:  # noqa: BLE001
+                    judgement = Judgement(0.0, False, "", RAISED, f"{type(error).__name__}: {error}")
+                future.set_result(verdict(judgement, result.seconds, self.format_weight))
+            else:
+                self._explain(work, result, future)
 
-        self.pool.submit(work.function, work.arguments, work.time_limit_s).add_done_callback(finish)
+        if work.control is not None and (known := self._controls.get(_control_key(work))) is not None:
+            future.set_result(verdict(known, 0.0, self.format_weight))
+            return
+        job = self.pool.submit(work.function, work.arguments, work.time_limit_s, confined=work.confined)
+        job.add_done_callback(finish)
+
+    def _explain(self, work: Work, failed: Done, future: Future[Verdict]) -> None:
+        """The verdict on work that failed: is it the response, or the reference answer, or neither?"""
+        wrong = replace(work.wrong, outcome=0.0, status=failed.status, detail=failed.detail)
+
+        def give(judgement: Judgement) -> None:
+            future.set_result(verdict(judgement, failed.seconds, self.format_weight))
+
+        def by_control(control: Judgement | None) -> None:
+            if control is not None:
+                give(control)
+            else:  # only this response makes the grader raise
+                give(replace(wrong, status=CRASHED) if failed.status == RAISED else wrong)
+
+        def controlled(done: Future[Done]) -> None:
+            by_control(self._remember(work, done.result()))
+
+        if failed.status == LOST or (work.control is None and failed.status == RAISED):
+            give(Judgement(0.0, False, "", failed.status, failed.detail))
+        elif work.control is None:
+            give(wrong)
+        elif (key := _control_key(work)) in self._controls:
+            by_control(self._controls[key])
+        else:
+            try:
+                job = self.pool.submit(work.function, work.control, work.time_limit_s, confined=work.confined)
+            except PoolClosed as error:
+                give(Judgement(0.0, False, "", LOST, str(error)))
+                return
+            job.add_done_callback(controlled)
+
+    def _remember(self, work: Work, done: Done) -> Judgement | None:
+        """What judging the reference answer alone says: None, or the judgement of every response to it."""
+        if done.status in (TIMEOUT, CRASHED):
+            found = Judgement(0.0, False, "", BAD_GOLD, f"the reference answer alone: {done.status}, {done.detail}")
+        elif done.status != OK:
+            return Judgement(0.0, False, "", done.status, done.detail)
+        else:
+            found = None
+        with self._lock:
+            if len(self._controls) >= _CONTROLS:
+                self._controls.clear()
+            self._controls[_control_key(work)] = found
+        return found
 
     def _merge(self, keys: Sequence[str]) -> Future[list[str]] | None:
         """Compare a group's mathematical keys; None if no two of them could be the same answer.
@@ -277,9 +340,20 @@ def _prepared(
     return verifier, Item.of_row(str(response), str(gold), kind, info)
 
 
+def _control_key(work: Work) -> str:
+    return json.dumps([work.function, work.control])
+
+
+def _blamed(module: Any, gold: str, args: Mapping[str, Any], detail: str) -> Judgement:
+    """The judgement where a grader raises: wrong if it does so on this response, none if it does so on any."""
+    try:
+        module.judge(f"\\boxed{{{gold}}}", gold, args)
+    except Exception as error:  # noqa: BLE001
+        return Judgement(0.0, False, "", RAISED, f"{type(error).__name__}: {error}")
+    return Judgement(0.0, False, "", CRASHED, detail)
+
+
 def _grader(kind: str) -> Any:
     if kind not in _MODULES:
         raise UnknownKind(f"kind {kind!r}: known are {', '.join(KINDS)}")
     return importlib.import_module(_MODULES[kind])
-
-

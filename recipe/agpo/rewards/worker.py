@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker process of the pool: reads one job a line, answers with "started" and then its result.
 
+A job that evaluates text runs in a confined child, so that no text is ever evaluated in the worker itself.
+
 Started by :mod:`recipe.agpo.rewards.pool`, never by hand. It dies with the thread that started it, also in the
 middle of a computation that never returns.
 """
@@ -16,6 +18,9 @@ import signal
 import sys
 from types import ModuleType
 from typing import Any
+
+from recipe.agpo.rewards import confined
+from recipe.agpo.rewards.verdict import CRASHED, OK, RAISED
 
 PR_SET_PDEATHSIG = 1
 
@@ -55,16 +60,27 @@ def main() -> None:
         try:
             # Imports are not the answer's fault: they happen before its time starts.
             function = getattr(prepare(module_name), name)
-            answer(started=True)
+        except BaseException as error:  # noqa: BLE001 - also what libraries derive from BaseException
+            answer(status=RAISED, detail=_words(error))
+            continue
+        answer(started=True)
+        if job["confined"]:
+            answer(**confined.run(function, job["arguments"], job["limit"], memory))
+            continue
+        try:
             value = function(*job["arguments"])
             json.dumps(value)
         except MemoryError:
-            answer(crashed=f"MemoryError: more than {memory} MiB")
+            answer(status=CRASHED, detail=f"MemoryError: more than {memory} MiB", last=True)
             return
-        except BaseException as error:  # noqa: BLE001 - also what libraries derive from BaseException
-            answer(raised=f"{type(error).__name__}: {error}"[:500])
+        except BaseException as error:  # noqa: BLE001
+            answer(status=RAISED, detail=_words(error))
         else:
-            answer(value=value)
+            answer(status=OK, value=value)
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
 
 
 def _limit_memory(mebibytes: int) -> None:

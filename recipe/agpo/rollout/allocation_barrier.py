@@ -32,8 +32,8 @@ class Round:
     complete: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Board:
-    """All rounds that are under way; one Ray actor a run. Use ``BoardActor``."""
+class AllocationBarrier:
+    """All rounds that are under way; one Ray actor a run. Use ``BarrierActor``."""
 
     def __init__(self, probe_size: int, group_size: int, config: AllocationConfig) -> None:
         self._sizes = {"probe_size": probe_size, "group_size": group_size}
@@ -87,4 +87,4 @@ class Board:
 
 # Every prompt of a step waits inside a call. Ray lets 1,000 calls into an asynchronous actor unless told otherwise, and
 # the next one, for which all others wait, would never get in.
-BoardActor = ray.remote(num_cpus=0, max_concurrency=1_000_000)(Board)
+BarrierActor = ray.remote(num_cpus=0, max_concurrency=1_000_000)(AllocationBarrier)

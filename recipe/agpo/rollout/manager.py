@@ -13,7 +13,7 @@ from tensordict.tensorclass import NonTensorData
 from agpo_core import ControllerState, TokenLedger
 from agpo_core.state import state_to_dict
 from recipe.agpo.columns import CONTROL
-from recipe.agpo.rollout.allocation_barrier import BoardActor
+from recipe.agpo.rollout.allocation_barrier import BarrierActor
 from recipe.agpo.rollout.worker import AGPOAgentLoopWorker, CountingWorker
 from recipe.agpo.settings import agpo_config, resolved
 from recipe.agpo.verl_api.agent_loop import AgentLoopManagerTQ
@@ -42,7 +42,7 @@ class AGPOAgentLoopManager(CountingManager):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._current_state: Callable[[], ControllerState] | None = None
-        self._board: Any = None
+        self._barrier: Any = None
 
     def attach(self, current_state: Callable[[], ControllerState]) -> None:
         """Called by the trainer: where to read the controller state from."""
@@ -52,13 +52,13 @@ class AGPOAgentLoopManager(CountingManager):
         agpo = agpo_config(self.config)
         if not agpo.allocation.enabled:
             return
-        if self._board is None:
+        if self._barrier is None:
             settings = resolved(self.config, agpo)
-            self._board = BoardActor.remote(settings.probe_size, settings.group_size, agpo.allocation)
-            ray.get([worker.attach_board.remote(self._board) for worker in self.agent_loop_workers])
+            self._barrier = BarrierActor.remote(settings.probe_size, settings.group_size, agpo.allocation)
+            ray.get([worker.attach_barrier.remote(self._barrier) for worker in self.agent_loop_workers])
         uids = [str(uid) for uid in prompts["uid"]]
         # Waits until it is open: a prompt may be faster than this call otherwise.
-        ray.get(self._board.open.remote(min(uids), uids))
+        ray.get(self._barrier.open.remote(min(uids), uids))
 
     def generate_sequences(self, prompts: Any) -> None:
         validate = "validate" in prompts.keys() and bool(prompts["validate"])

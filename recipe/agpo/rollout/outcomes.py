@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what a reward function returned to an outcome that the controllers may trust.
 
-The rule for bad input at run time: a response whose reward function raised, timed out, or gave something that
-is not a finite number keeps its place in the batch but carries no reward. It leaves statistics, loss and
+The rule for bad input at run time: a response whose reward function raised, did not answer in time, or gave something
+that is not a finite number keeps its place in the batch but carries no reward. It leaves statistics, loss and
 denominator, and is counted under ``agpo/verifier/<status>``. It is never silently a reward of 0.
 """
 
@@ -44,7 +44,9 @@ class Scored:
 
 
 def failed(status: str, detail: str) -> Scored:
-    """A response that carries no reward."""
+    """A response that carries no reward. ``status`` is one of those without an outcome."""
+    if status in verdict.JUDGED:
+        raise ValueError(f"status {status!r} says that there is an outcome; without one it is {verdict.LOST!r}")
     return Scored(reward=0.0, outcome=math.nan, vote_key="", status=status, detail=detail)
 
 

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -38,14 +38,15 @@ from recipe.agpo.columns import (
     TEMPERATURE,
     TOKENS,
     VOTE_KEY,
+    ProbeRecord,
 )
-from recipe.agpo.rewards.verdict import OK, RAISED, TIMEOUT
+from recipe.agpo.rewards.verdict import LOST, OK, RAISED
 from recipe.agpo.rollout import outcomes as scoring
 from recipe.agpo.rollout.outcomes import Scored
 from recipe.agpo.rollout.probe import decide
 from recipe.agpo.rollout.vote_keys import ProbeKeys
 from recipe.agpo.settings import RunConfig, agpo_config, resolved
-from recipe.agpo.verl_api.agent_loop import AgentLoopWorker, settle_sessions
+from recipe.agpo.verl_api.agent_loop import AgentLoopWorker, row_key, settle_sessions
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,23 @@ class CountingWorker(AgentLoopWorker):
         await self.store(output, validate, **kwargs)
 
 
+@dataclass
+class PromptInFlight:
+    """A prompt whose probe decides something.
+
+    Attributes:
+        keys: where the vote keys of its probe meet.
+        scored: the probe sessions that are judged.
+        rows: key of one stored row of each session, by session.
+        record: what the probe decided, once it has.
+    """
+
+    keys: ProbeKeys
+    scored: dict[int, Scored] = field(default_factory=dict)
+    rows: dict[int, str] = field(default_factory=dict)
+    record: ProbeRecord | None = None
+
+
 class AGPOAgentLoopWorker(CountingWorker):
     """verl's agent-loop worker with two phases per prompt."""
 
@@ -89,17 +107,16 @@ class AGPOAgentLoopWorker(CountingWorker):
         super().__init__(*args, **kwargs)
         self.agpo: RunConfig = agpo_config(self.config)
         self.settings = resolved(self.config, self.agpo)
-        self._scored: dict[str, dict[int, tuple[Scored, int]]] = {}
-        self._probe_keys: dict[str, ProbeKeys] = {}
+        self._in_flight: dict[str, PromptInFlight] = {}
         self._failures: list[dict[str, Any]] = []
         self._reward_failure: str | None = None
         filtered = self.config.algorithm.get("filter_groups", None)
         self._filter_metric = filtered.metric if filtered is not None and filtered.enable else None
-        self._board: Any = None
+        self._barrier: Any = None
 
-    async def attach_board(self, board: Any) -> None:
+    async def attach_barrier(self, barrier: Any) -> None:
         """Where prompts learn how many responses they get, when allocation is on."""
-        self._board = board
+        self._barrier = barrier
 
     async def drain_failures(self) -> tuple[list[dict[str, Any]], str | None]:
         """Since the last call: failed sessions (uid, error, whether the server is gone), and a reward failure."""
@@ -114,7 +131,7 @@ class AGPOAgentLoopWorker(CountingWorker):
         if control is None or trajectory["validate"] or not prompt.get("__do_sample__", True):
             # Greedy and validation rollouts are never touched by a controller.
             if not trajectory["validate"]:
-                prompt |= self._columns(REST, float(sampling_params["temperature"]), "")
+                prompt |= self._columns(REST, float(sampling_params["temperature"]))
             await super()._run_prompt(prompt, sampling_params, trajectory, trace)
             return
 
@@ -124,18 +141,18 @@ class AGPOAgentLoopWorker(CountingWorker):
             errors = await self._run_group(prompt, sampling_params, trajectory, trace, control)
         except Exception as failure:  # noqa: BLE001 - a prompt must always reach a final status
             errors = [failure]
-            if self._board is not None:
-                self._board.withdraw.remote(uid)
-        self._scored.pop(uid, None)
-        self._probe_keys.pop(uid, None)
+            if self._barrier is not None:
+                self._barrier.withdraw.remote(uid)
         for error in errors:
             logger.error("session of prompt %s failed", uid, exc_info=(type(error), error, error.__traceback__))
-            self._failures.append(
-                {"uid": uid, "error": _brief(error), "server_died": _server_died(error)}
-            )
-        await tq.async_kv_put(
-            key=uid, partition_id="train", tag={"status": "failure" if errors else "finished"}
-        )
+            self._failures.append({"uid": uid, "error": _brief(error), "server_died": _server_died(error)})
+        keys, tags = [uid], [{"status": "failure" if errors else "finished"}]
+        ended = self._in_flight.pop(uid, None)
+        if ended is not None and ended.record is not None and ended.rows:
+            # Together with the status, which lets the trainer read the rows.
+            keys.append(ended.rows[min(ended.rows)])
+            tags.append({RECORD: ended.record.to_json()})
+        await tq.async_kv_batch_put(keys=keys, partition_id="train", tags=tags)
 
     async def _run_group(
         self,
@@ -150,13 +167,12 @@ class AGPOAgentLoopWorker(CountingWorker):
         group_size = int(prompt.pop("__rollout_n__", self.settings.group_size))
         prompt.pop("__do_sample__", None)
         uid, base = prompt["uid"], self.settings.tau_base
-        self._scored[uid] = {}
         probe_size = min(self.settings.probe_size, group_size)
         reuse = self.agpo.probe.reuse
 
-        def start(sessions: range, role: str, tau: float, record: str = "") -> list[asyncio.Task[Any]]:
+        def start(sessions: range, role: str, tau: float) -> list[asyncio.Task[Any]]:
             params = dict(sampling_params, temperature=tau)
-            columns = self._columns(role, tau, record)
+            columns = self._columns(role, tau)
             return [
                 asyncio.create_task(
                     self._run_agent_loop(
@@ -169,23 +185,22 @@ class AGPOAgentLoopWorker(CountingWorker):
         # A discarded probe gets session ids after those of the group, so that they never collide.
         sessions = range(probe_size) if reuse else range(group_size, group_size + probe_size)
         rest = range(probe_size if reuse else 0, group_size)
-        keys = self._probe_keys[uid] = ProbeKeys(sessions, rewards.merge_vote_keys)
+        here = self._in_flight[uid] = PromptInFlight(ProbeKeys(sessions, rewards.merge_vote_keys))
         tasks = start(sessions, PROBE if reuse else DISCARDED, base)
         for session, task in zip(sessions, tasks, strict=True):
             # However it ends: the other sessions of the probe do not wait for it any longer.
-            task.add_done_callback(partial(_gone, keys, session))
-        if not self.agpo.temperature.enabled and self._board is None and reuse:
-            # Nothing waits for the probe when temperature and group size are fixed: one phase.
-            return await settle_sessions(tasks + start(rest, REST, base))
-        errors = await settle_sessions(tasks)
-        done = [self._scored[uid][i] for i in sessions if i in self._scored[uid]]
-        record = decide(
-            [scored for scored, _ in done], sum(tokens for _, tokens in done), state, self.agpo, base
-        )
-        if self._board is not None:
-            extra = await self._board.submit.remote(uid, *self._probe_result(record.outcomes))
+            task.add_done_callback(partial(_gone, here.keys, session))
+        # Nothing waits for the probe when temperature and group size are fixed: one phase.
+        one_phase = not self.agpo.temperature.enabled and self._barrier is None and reuse
+        errors = await settle_sessions(tasks + start(rest, REST, base) if one_phase else tasks)
+        probe = [here.scored[i] for i in sessions if i in here.scored]
+        here.record = decide(probe, state, self.agpo, base)
+        if one_phase:
+            return errors
+        if self._barrier is not None:
+            extra = await self._barrier.submit.remote(uid, *self._probe_result(here.record.outcomes))
             rest = range(probe_size, probe_size + extra)
-        return errors + await settle_sessions(start(rest, REST, record.tau, record.to_json()))
+        return errors + await settle_sessions(start(rest, REST, here.record.tau))
 
     def _probe_result(self, outcomes: list[float | None]) -> tuple[float, int]:
         """Sum of the valid outcomes, each scaled to [0, 1] by the attainable bounds, and their number."""
@@ -194,7 +209,7 @@ class AGPOAgentLoopWorker(CountingWorker):
         scaled = [min(1.0, max(0.0, (o - bounds.outcome_min) / span)) for o in outcomes if o is not None]
         return sum(scaled), len(scaled)
 
-    def _columns(self, role: str, tau: float, record: str) -> dict[str, Any]:
+    def _columns(self, role: str, tau: float) -> dict[str, Any]:
         """Columns that verl stores with every response of these sessions."""
         columns: dict[str, Any] = {
             ROLE: role,
@@ -204,7 +219,6 @@ class AGPOAgentLoopWorker(CountingWorker):
             STATUS: OK,
             SECONDS: torch.tensor(0.0, dtype=torch.float32),
             TOKENS: torch.tensor(0, dtype=torch.int64),
-            RECORD: record,
         }
         if self.agpo.logprob_temperature == "own":
             columns[TEMPERATURE] = torch.tensor(tau, dtype=torch.float32)
@@ -225,10 +239,10 @@ class AGPOAgentLoopWorker(CountingWorker):
         scored = await self._score(outputs, reward_inputs)
         seconds = time.monotonic() - started
         uid, session = kwargs["uid"], kwargs["session_id"]
-        if role != REST and uid in self._probe_keys:
-            vote_key = await self._probe_keys[uid].settle(session, scored.vote_key)
-            scored = replace(scored, vote_key=vote_key)
-        self._scored.setdefault(uid, {})[session] = (scored, tokens)
+        here = self._in_flight.get(uid)  # none in a run without a probe
+        if here is not None and role != REST:
+            scored = replace(scored, vote_key=await here.keys.settle(session, scored.vote_key))
+            here.scored[session] = scored
         if role == DISCARDED:
             return
         kwargs[OUTCOME] = torch.tensor(scored.outcome, dtype=torch.float32)
@@ -239,6 +253,8 @@ class AGPOAgentLoopWorker(CountingWorker):
             for item in outputs:
                 item.response_mask = [0] * len(item.response_mask)
         await self.store(outputs, validate, **kwargs)
+        if here is not None:
+            here.rows[session] = row_key(uid, session, len(outputs) - 1)
 
     async def _score(self, outputs: list[Any], kwargs: dict[str, Any]) -> Scored:
         """Score a session's outputs with verl's reward loop; a failure becomes a status, never an exception."""
@@ -247,7 +263,7 @@ class AGPOAgentLoopWorker(CountingWorker):
         try:
             await asyncio.wait_for(self._compute_score(outputs, kwargs=kwargs), timeout=limit)
         except TimeoutError:
-            scored = scoring.failed(TIMEOUT, f"no reward after {limit:g} s")
+            scored = scoring.failed(LOST, f"no reward after {limit:g} s")
         except Exception as error:  # noqa: BLE001 - whatever a user's reward function raises
             scored = scoring.failed(RAISED, _brief(error))
         else:

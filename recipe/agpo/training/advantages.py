@@ -2,18 +2,17 @@
 """The advantage estimator ``agpo`` in verl's registry.
 
 verl hands an estimator rewards, mask, prompt ids and its config, and nothing else. What AGPO also needs (which
-rows belong to one session, which were scored, what the verifier said) comes from our trainer through ``row_context``;
+rows belong to one session, which were scored, what the verifier said) comes from our trainer through ``with_rows``;
 without it the estimator takes every row with a response as one valid member and its reward as the outcome, so that it
 also works in other verl trainers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import OmegaConf
@@ -22,8 +21,10 @@ from agpo_core import ResponseAdvantages, response_advantages
 from recipe.agpo.settings import RunConfig, agpo_config
 from recipe.agpo.verl_api import losses
 
+T = TypeVar("T")
 
-@dataclass
+
+@dataclass(frozen=True)
 class RowContext:
     """One entry per batch row.
 
@@ -34,7 +35,6 @@ class RowContext:
         outcomes: the verifier's outcome of the session; None: the rewards are the outcomes.
         tokens: generated tokens of the session; None: those of the row.
         truncated: whether the session was stopped by the token limit; None: none was.
-        result: what the estimator made of it; set by the estimator.
     """
 
     sessions: Sequence[str]
@@ -43,20 +43,29 @@ class RowContext:
     outcomes: torch.Tensor | None = None
     tokens: torch.Tensor | None = None
     truncated: torch.Tensor | None = None
-    result: ResponseAdvantages | None = None
 
 
-_context: ContextVar[RowContext | None] = ContextVar("agpo_row_context", default=None)
+_rows_in: ContextVar[RowContext | None] = ContextVar("agpo_rows_in", default=None)
+_advantages_out: ContextVar[ResponseAdvantages] = ContextVar("agpo_advantages_out")
 
 
-@contextmanager
-def row_context(context: RowContext) -> Iterator[None]:
-    """Make ``context`` visible to the estimator inside the ``with`` block."""
-    token = _context.set(context)
-    try:
-        yield
-    finally:
-        _context.reset(token)
+def with_rows(rows: RowContext, call: Callable[[], T]) -> tuple[T, ResponseAdvantages]:
+    """Run ``call``, in which verl asks the estimator ``agpo`` once about these rows.
+
+    verl's call has no room for either: both travel in a context of their own, which ends with the call.
+
+    Returns:
+        What ``call`` returned, and the advantages, one per row.
+
+    Raises:
+        RuntimeError: verl asked another estimator.
+    """
+    context = copy_context()
+    context.run(_rows_in.set, rows)
+    returned = context.run(call)
+    if _advantages_out not in context:
+        raise RuntimeError("verl did not ask the advantage estimator 'agpo'. Set algorithm.adv_estimator=agpo.")
+    return returned, context[_advantages_out]
 
 
 def agpo_advantage(
@@ -78,9 +87,24 @@ def agpo_advantage(
     Returns:
         ``(advantages, returns)``, both ``[B, T]``. Rows without a valid reward get 0 and are not counted.
     """
+    context = _rows_in.get()
+    made = row_advantages(token_level_rewards, response_mask, index, config, context)
+    if context is not None:
+        _advantages_out.set(made)
+    advantages = made.advantages.unsqueeze(-1) * response_mask
+    return advantages, advantages
+
+
+def row_advantages(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: Sequence[Any],
+    config: Any = None,
+    context: RowContext | None = None,
+) -> ResponseAdvantages:
+    """The advantage of each row; arguments as for ``agpo_advantage``."""
     settings = _settings(config)
     rewards = token_level_rewards.sum(dim=-1)
-    context = _context.get()
     valid = response_mask.bool().any(dim=-1) & torch.isfinite(rewards)
     counted = valid
     if context is not None:
@@ -94,14 +118,11 @@ def agpo_advantage(
         made = _shaped(rewards, response_mask, index, counted, context, settings, scale)
     else:
         made = _plain(_verl_grpo(rewards, index, counted, normalise=scale != "none"), counted)
-    if context is not None:
-        by_session = {s: i for i, (s, last) in enumerate(zip(context.sessions, context.final, strict=True)) if last}
-        of_session = torch.tensor([by_session[s] for s in context.sessions])
-        made = _rows(made, of_session, valid)
-        context.result = made
-    per_row = made.advantages
-    advantages = per_row.unsqueeze(-1) * response_mask
-    return advantages, advantages
+    if context is None:
+        return made
+    by_session = {s: i for i, (s, last) in enumerate(zip(context.sessions, context.final, strict=True)) if last}
+    of_session = torch.tensor([by_session[s] for s in context.sessions])
+    return _rows(made, of_session, valid)
 
 
 def _shaped(

@@ -24,18 +24,15 @@ from recipe.agpo.training.batch import StepGroups
 def clip_columns(
     groups: StepGroups, state: ControllerState, config: AGPOConfig, settings: Resolved
 ) -> dict[str, torch.Tensor]:
-    """Clip ratios of each row, ``[B]`` float32: those of its prompt; padding rows get the base."""
+    """Decide the clip ratios: each row gets those of its prompt, padding rows the base. Returns them as columns."""
     decision = decide_clip(groups.stats, groups.signals(), state, config, settings.clip_low, settings.clip_high)
-    groups.clip_reason = [Reason(int(r)).label for r in decision.reason]
-    index = torch.tensor(groups.prompt_of_row)
-    columns = {}
-    for name, values, base in (
-        (CLIP_LOW, decision.low, settings.clip_low),
-        (CLIP_HIGH, decision.high, settings.clip_high),
-    ):
-        padded = torch.cat([values.double(), torch.tensor([base], dtype=torch.float64)])
-        columns[name] = padded[index].float()
-    return columns
+    for prompt, reason in zip(groups.prompts, decision.reason.tolist(), strict=True):
+        prompt.clip_reason = Reason(reason).label
+    # The last one is for padding rows, whose index is -1.
+    low, high = [*decision.low.tolist(), settings.clip_low], [*decision.high.tolist(), settings.clip_high]
+    for row, p in zip(groups.rows, groups.prompt_of_row, strict=True):
+        row.clip_low, row.clip_high = low[p], high[p]
+    return {CLIP_LOW: groups.tensor("clip_low").float(), CLIP_HIGH: groups.tensor("clip_high").float()}
 
 
 def row_weights(groups: StepGroups, config: AGPOConfig, updates: torch.Tensor, mode: Any) -> torch.Tensor:
@@ -47,8 +44,8 @@ def row_weights(groups: StepGroups, config: AGPOConfig, updates: torch.Tensor, m
         updates: which update each row is in, ``[B]``.
         mode: verl's ``loss_agg_mode``.
     """
-    in_loss = torch.tensor([v and not m for v, m in zip(groups.valid, groups.masked, strict=True)])
-    weights = denominator_weights(groups.row_tokens, in_loss, updates, mode)
+    in_loss = groups.tensor("valid") & ~groups.tensor("masked")
+    weights = denominator_weights(groups.tensor("loss_tokens"), in_loss, updates, mode)
     if config.allocation.enabled and config.allocation.weighting == "prompts":
         of_prompt = torch.cat([prompt_weights(groups.sizes), torch.ones(1)])  # the last one: padding rows
         weights = weights * of_prompt[torch.tensor(groups.prompt_of_row)]
@@ -65,37 +62,33 @@ def updates_of_rows(rows: int, mini_batch: int, ranks: int, shuffle: bool) -> to
 
 def decision_rows(groups: StepGroups, step: int) -> list[dict[str, Any]]:
     """One JSON-ready object per prompt for the decisions file."""
-    by_prompt: list[list[int]] = [[] for _ in groups.prompts]
-    for i, p in enumerate(groups.prompt_of_row):
-        if p >= 0 and groups.final[i]:
-            by_prompt[p].append(i)
-    rows = []
-    for p, uid in enumerate(groups.prompts):
-        members, record = by_prompt[p], groups.records[p]
-        first = members[0]
-        rows.append(
+    stats, found = groups.stats, []
+    with_length = any(groups.column("length"))
+    for p, (prompt, members) in enumerate(zip(groups.prompts, groups.members, strict=True)):
+        record, first = prompt.record, members[0]
+        found.append(
             {
                 "step": step,
-                "prompt": uid,
-                "tau": record.tau if record else _plain(groups.tau[first]),
-                "tau_reason": record.reason if record else Reason.OFF.label,
-                "eps_low": None if groups.clip_low is None else _plain(groups.clip_low[first]),
-                "eps_high": None if groups.clip_high is None else _plain(groups.clip_high[first]),
-                "eps_reason": groups.clip_reason[p] if groups.clip_reason else Reason.OFF.label,
-                "probe_dispersion": _plain(groups.stats.dispersion[p]),
-                "probe_skewness": _plain(groups.stats.skewness[p]),
-                "probe_vote_entropy": _plain(groups.stats.vote_entropy[p]),
+                "prompt": prompt.uid,
+                "tau": record.tau if record else _plain(first.tau),
+                "tau_reason": prompt.tau_reason,
+                "eps_low": None if first.clip_low is None else _plain(first.clip_low),
+                "eps_high": None if first.clip_high is None else _plain(first.clip_high),
+                "eps_reason": prompt.clip_reason,
+                "probe_dispersion": _plain(stats.dispersion[p]),
+                "probe_skewness": _plain(stats.skewness[p]),
+                "probe_vote_entropy": _plain(stats.vote_entropy[p]),
                 "uncertainty": record.uncertainty if record else None,
                 "centred": record.centred if record else None,
-                "outcomes": [_plain(groups.outcomes[i]) for i in members],
-                "roles": [groups.roles[i] for i in members],
-                "statuses": [groups.statuses[i] for i in members],
-                "vote_keys": [groups.vote_keys[i] for i in members],
-                "tokens": [int(groups.tokens[i]) for i in members],
+                "outcomes": [_plain(row.outcome) for row in members],
+                "roles": [row.role for row in members],
+                "statuses": [row.status for row in members],
+                "vote_keys": [row.vote_key for row in members],
+                "tokens": [row.tokens for row in members],
             }
-            | ({"length": [_plain(groups.length[i]) for i in members]} if bool(groups.length.any()) else {})
+            | ({"length": [_plain(row.length) for row in members]} if with_length else {})
         )
-    return rows
+    return found
 
 
 def _plain(value: Any) -> float | None:

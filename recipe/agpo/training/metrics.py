@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -59,18 +60,17 @@ def step_metrics(
 ) -> dict[str, float]:
     """Everything under ``agpo/`` that is known in the driver; ``state`` is the one that decided this step."""
     out: dict[str, float] = {}
-    real = [p >= 0 for p in groups.prompt_of_row]
-    valid = torch.tensor(groups.valid)
-    _spread(out, "agpo/tau", groups.tau[torch.tensor(real)])
-    tau_reasons = [r.reason if r else Reason.OFF.label for r in groups.records]
-    _reasons(out, "agpo/tau", tau_reasons)
-    if groups.clip_low is not None and groups.clip_high is not None:
-        _spread(out, "agpo/eps", groups.clip_low[torch.tensor(real)])
-        _spread(out, "agpo/eps_high", groups.clip_high[torch.tensor(real)])
-        _reasons(out, "agpo/eps", groups.clip_reason)
+    real, stats = list(groups.real), groups.stats
+    valid = [row for row in real if row.valid]
+    _spread(out, "agpo/tau", [row.tau for row in real])
+    _reasons(out, "agpo/tau", [prompt.tau_reason for prompt in groups.prompts])
+    if any(row.clip_low is not None for row in real):
+        _spread(out, "agpo/eps", [row.clip_low for row in real])
+        _spread(out, "agpo/eps_high", [row.clip_high for row in real])
+        _reasons(out, "agpo/eps", [prompt.clip_reason for prompt in groups.prompts])
     if config.adaptive:
         for name in _SIGNALS:
-            _spread(out, f"agpo/signal/{name}", getattr(groups.stats, name))
+            _spread(out, f"agpo/signal/{name}", getattr(stats, name))
         out["agpo/state/updates"] = float(state.step)
         for name in ("uncertainty", "step_kl", "entropy"):
             running = getattr(state, name)
@@ -81,29 +81,27 @@ def step_metrics(
     if groups.policy_entropy is not None:
         out["agpo/signal/policy_entropy"] = groups.policy_entropy
 
-    outcomes = groups.outcomes[valid]
-    out["agpo/outcome/mean"] = float(outcomes.mean()) if len(outcomes) else 0.0
-    probe_means = groups.stats.mean[groups.stats.count > 0]
+    out["agpo/outcome/mean"] = fmean(row.outcome for row in valid) if valid else 0.0
+    probe_means = stats.mean[stats.count > 0]
     if len(probe_means):
         out["agpo/outcome/probe_mean"] = float(probe_means.mean())
     out["agpo/zero_variance_share"] = _zero_variance_share(groups)
     if config.masks_groups:
-        masked = {p for p, gone in zip(groups.prompt_of_row, groups.masked, strict=True) if gone}
+        masked = {row.prompt for row in real if row.masked}
         out["agpo/masked_share"] = len(masked) / max(1, len(groups.prompts))
     if config.length.weight > 0.0:
-        right = valid & (groups.outcomes >= config.advantage.outcome_max)
-        out["agpo/length/part"] = float(groups.length[right].abs().mean()) if bool(right.any()) else 0.0
+        parts = [abs(row.length) for row in valid if row.outcome >= config.advantage.outcome_max]
+        out["agpo/length/part"] = fmean(parts) if parts else 0.0
     if config.allocation.enabled:
-        _spread(out, "agpo/group_size", groups.sizes.double())
+        _spread(out, "agpo/group_size", groups.sizes)
 
-    seconds = groups.seconds[torch.tensor(real)]
-    if len(seconds):
-        out["agpo/verifier/seconds_mean"] = float(seconds.mean())
-        out["agpo/verifier/seconds_max"] = float(seconds.max())
-    counts = Counter(s for s, last in zip(groups.statuses, groups.final, strict=True) if last)
-    for record in groups.records:
-        if record is not None and record.discarded:
-            counts.update(record.statuses)
+    if real:
+        out["agpo/verifier/seconds_mean"] = fmean(row.seconds for row in real)
+        out["agpo/verifier/seconds_max"] = max(row.seconds for row in real)
+    counts = Counter(row.status for row in groups.rows if row.final)
+    for prompt in groups.prompts:
+        if prompt.record is not None and prompt.record.discarded:
+            counts.update(prompt.record.statuses)
     for status in RESPONSE_STATUSES:
         if counts[status] or status == OK:
             out[f"agpo/verifier/{status}"] = float(counts[status])
@@ -135,14 +133,12 @@ def update_shares(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def _zero_variance_share(groups: StepGroups) -> float:
-    outcomes: list[set[float]] = [set() for _ in groups.prompts]
-    for i, p in enumerate(groups.prompt_of_row):
-        if p >= 0 and groups.valid[i] and groups.final[i]:
-            outcomes[p].add(float(groups.outcomes[i]))
+    outcomes = [{row.outcome for row in group if row.valid} for group in groups.members]
     return sum(len(seen) <= 1 for seen in outcomes) / max(1, len(outcomes))
 
 
-def _spread(out: dict[str, float], name: str, values: torch.Tensor) -> None:
+def _spread(out: dict[str, float], name: str, values: Any) -> None:
+    values = torch.as_tensor(values, dtype=torch.float64)
     values = values[torch.isfinite(values)]
     if len(values):
         out |= {

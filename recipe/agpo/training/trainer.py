@@ -26,15 +26,16 @@ from tensordict import TensorDict
 from tensordict.tensorclass import NonTensorStack
 
 from agpo_core import ControllerState, TokenLedger, update_state
-from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, COLUMNS, GROUP, ROW_WEIGHT
+from recipe.agpo.columns import COLUMNS, GROUP, ROW_WEIGHT
 from recipe.agpo.settings import agpo_config, resolved
 from recipe.agpo.training import checkpoint, metrics
 from recipe.agpo.training.actor_loss import METRIC_PREFIX, ActorLoss, actor_loss_config
-from recipe.agpo.training.advantages import RowContext, row_context
+from recipe.agpo.training.advantages import RowContext, with_rows
 from recipe.agpo.training.batch import StepGroups, collect, merged
 from recipe.agpo.training.decisions import clip_columns, decision_rows, row_weights, updates_of_rows
 from recipe.agpo.training.failures import RolloutFailed, resume_words
 from recipe.agpo.training.token_ledger import LedgerMixin
+from recipe.agpo.verl_api.patching import wrap
 from recipe.agpo.verl_api.row_order import actor_ranks, order_rows
 from recipe.agpo.verl_api.temperature import score_at_own_temperature
 from recipe.agpo.verl_api.updates import LR_SCALE
@@ -67,7 +68,7 @@ class AGPOMixin(LedgerMixin):
         buffer = super()._build_replay_buffer()
         # verl looks for finished prompts every 2 s, which dominates short steps.
         buffer.poll_interval = min(buffer.poll_interval, POLL_SECONDS)
-        buffer.sample = self._named_failures(buffer.sample)
+        wrap(buffer, "sample", ("global_steps", "partition_id", "batch_size"), self._named_failures)
         return buffer
 
     def on_init_end(self) -> None:
@@ -124,17 +125,21 @@ class AGPOMixin(LedgerMixin):
             cause = self._reward_failure or groups.first_failure
             raise RolloutFailed(
                 f"step {self.global_steps}: no response got a reward, so there is nothing to learn from. First "
-                f"cause: {cause}. Mend the reward function. {resume_words(self._root)}"
+                f"cause: {cause}. Fix the reward function. {resume_words(self._root)}"
             )
-        limit = int(self.config.data.max_response_length)
-        context = RowContext(
-            groups.sessions, groups.final, groups.valid, groups.outcomes, groups.tokens, groups.tokens >= limit
+        tokens = groups.tensor("tokens")
+        rows = RowContext(
+            sessions=groups.column("session"),
+            final=groups.column("final"),
+            valid=groups.column("valid"),
+            outcomes=groups.tensor("outcome"),
+            tokens=tokens,
+            truncated=tokens >= int(self.config.data.max_response_length),
         )
-        with row_context(context):
-            batch = super()._compute_advantage(batch, metrics)
-        assert context.result is not None, "verl asked our estimator"
-        groups.length = context.result.length
-        groups.masked = [v and not kept for v, kept in zip(groups.valid, context.result.in_loss.tolist(), strict=True)]
+        verl_advantage = super()._compute_advantage
+        batch, made = with_rows(rows, lambda: verl_advantage(batch, metrics))
+        for row, length, in_loss in zip(groups.rows, made.length.tolist(), made.in_loss.tolist(), strict=True):
+            row.length, row.masked = length, row.valid and not in_loss
         columns = self._columns(groups)
         if columns:
             batch = tq.kv_batch_put(
@@ -160,11 +165,10 @@ class AGPOMixin(LedgerMixin):
             return {}
         actor = self.config.actor_rollout_ref.actor
         ranks = actor_ranks(self.actor_rollout_wg)
-        updates = updates_of_rows(len(groups.valid), self._mini_batch_rows, ranks, bool(actor.shuffle))
+        updates = updates_of_rows(len(groups.rows), self._mini_batch_rows, ranks, bool(actor.shuffle))
         columns = {ROW_WEIGHT: row_weights(groups, self.agpo, updates, actor.loss_agg_mode)}
         if self.agpo.clip.enabled:
             columns |= clip_columns(groups, self.controller, self.agpo, self.settings)
-            groups.clip_low, groups.clip_high = columns[CLIP_LOW], columns[CLIP_HIGH]
         if self.agpo.loss.adaptive != "none":
             columns[GROUP] = torch.tensor(groups.prompt_of_row)
         return columns
@@ -193,9 +197,9 @@ class AGPOMixin(LedgerMixin):
         return batch
 
     def _collect(self, batch: Any) -> StepGroups:
-        fields = ["uid", "response_mask", "rm_scores", "entropy", *COLUMNS]
+        fields = ["uid", "response_mask", "entropy", *COLUMNS]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-        return collect(batch.keys, batch.tags, data, self.agpo)
+        return collect(batch.keys, batch.tags, data)
 
     # ---- failures ----------------------------------------------------------------------------------------
 

@@ -23,6 +23,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def row_key(uid: str, session: int, output: int) -> str:
+    """The key of one output of a session of a prompt."""
+    return f"{uid}_{session}_{output}"
+
+
 def session_key(key: str) -> tuple[str, int, int]:
     """``{uid}_{session}_{output}`` as a tuple that sorts in numeric order."""
     parts = key.rsplit("_", 2)

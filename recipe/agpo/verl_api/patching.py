@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only way in which AGPO replaces a function of verl, torch or vLLM."""
+"""The only way in which AGPO wraps a function of verl, torch or vLLM."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def wrap(
     """Replace the function ``module.name`` by ``make(the function)``. A second call changes nothing.
 
     Args:
-        module: the module.
+        module: the module, or an object whose method is wanted.
         name: of the function in it, or ``Class.method``.
         parameters: names that its signature must have, in order.
         make: builds the replacement.
@@ -45,7 +45,7 @@ def wrap(
         return
     found = signature(original)
     if found != list(parameters):
-        where = f"{getattr(module, '__name__', module)}.{name}"
+        where = f"{getattr(module, '__name__', type(module).__name__)}.{name}"
         seen = "is missing" if owner is None or original is None else f"has the parameters {found}"
         raise PatchError(
             f"{where} {seen}, and AGPO expects {list(parameters)}, as in {tested}. Install that version, or start "

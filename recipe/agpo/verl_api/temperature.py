@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
+
+from recipe.agpo.verl_api.patching import wrap
+
+PASSES = ("compute_log_prob", "compute_ref_log_prob", "update_actor")
 
 
 def score_at_own_temperature(trainer: Any) -> None:
@@ -19,13 +22,13 @@ def score_at_own_temperature(trainer: Any) -> None:
     if reference is not None:
         groups[id(reference)] = reference
     for group in groups.values():
-        for name in ("compute_log_prob", "compute_ref_log_prob", "update_actor"):
+        for name in PASSES:
             if hasattr(group, name):
-                setattr(group, name, _without_scalar_temperature(getattr(group, name)))
+                # verl's worker groups make their methods, which take anything and pass it on to the workers.
+                wrap(group, name, ("args", "kwargs"), _without_scalar_temperature)
 
 
 def _without_scalar_temperature(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    @functools.wraps(method)
     def call(batch: Any) -> Any:
         batch.extra_info.pop("temperature", None)
         return method(batch)

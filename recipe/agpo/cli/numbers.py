@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Types of numbers on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+MOST = 2**63 - 1
+
+
+def whole(text: str) -> int:
+    """A whole number of at most 64 bits."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number") from None
+    if abs(value) > MOST:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is too large: at most {MOST}")
+    return value
+
+
+def finite(text: str) -> float:
+    """A number; neither NaN nor infinite."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a finite number")
+    return value
+
+
+def shown(text: str) -> str:
+    """A value for a message, cut if it is long."""
+    return repr(text) if len(text) <= 40 else f"{text[:30]!r}... ({len(text)} characters)"
