@@ -63,6 +63,12 @@ def test_the_values_of_a_preset(preset: str, capsys: pytest.CaptureFixture[str])
     assert list(listed) == [key for key, *_ in iter_fields(RunConfig)] and None not in listed.values()
 
 
+def test_a_preset_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--preset", "gro"]) == 2
+    said = capsys.readouterr().err
+    assert "preset='gro'" in said and "did you mean grpo?" in said and "unexpected" not in said
+
+
 @pytest.mark.parametrize("old", sorted(RENAMED))
 def test_hydra_knows_the_old_names(old: str) -> None:
     value = "corrected" if old == "scoring" else "0.4"
@@ -244,7 +250,7 @@ def test_report_and_exit_code(
 
 
 def test_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong in ([], ["physician"], ["config", "--yaml", "--markdown"], ["config", "--preset", "none"]):
+    for wrong in ([], ["physician"], ["config", "--yaml", "--markdown"]):
         with pytest.raises(SystemExit) as caught:
             main(wrong)
         assert caught.value.code == 2

@@ -110,7 +110,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from agpo_core.config import PRESETS
     from recipe.agpo.cli import data, plan, report
     from recipe.agpo.cli import eval as evaluation
 
@@ -131,6 +130,6 @@ def _parser() -> argparse.ArgumentParser:
     form = config.add_mutually_exclusive_group()
     form.add_argument("--yaml", action="store_true", help="as the Hydra file agpo_trainer.yaml (default)")
     form.add_argument("--markdown", action="store_true", help="as a Markdown table for the docs")
-    form.add_argument("--preset", choices=sorted(PRESETS), help="every key with the value that a preset gives it")
+    form.add_argument("--preset", metavar="NAME", help="every key with the value that a preset gives it")
     config.add_argument("--write", type=Path, metavar="PATH", help="write it to PATH instead of printing it")
     return parser

@@ -11,8 +11,8 @@ from typing import Any
 
 from agpo_core import iter_fields
 from agpo_core.config import RENAMED
-from agpo_core.schema import AUTO
-from recipe.agpo.files import write_text
+from agpo_core.schema import AUTO, SettingError
+from recipe.agpo.files import FileError, write_text
 from recipe.agpo.settings import RunConfig
 
 COMMITTED_FILE = Path(__file__).parents[1] / "config" / "agpo_trainer.yaml"
@@ -58,7 +58,11 @@ def run(*, markdown: bool, write: Path | None, preset: str | None = None) -> int
 
 def effective_yaml(preset: str) -> str:
     """Every key of ``algorithm.agpo`` with the value that it has under a preset."""
-    values, lines, open_section = RunConfig.from_preset(preset).to_dict(), ["algorithm:", "  agpo:"], ""
+    try:
+        values = RunConfig.from_preset(preset).to_dict()
+    except SettingError as error:
+        raise FileError(str(error)) from None
+    lines, open_section = ["algorithm:", "  agpo:"], ""
     for key, *_ in iter_fields(RunConfig):
         section, _, name = key.rpartition(".")
         if section and section != open_section:
