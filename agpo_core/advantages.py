@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from agpo_core.stats import SortedGroups, pad_groups
+from agpo_core.stats import SortedGroups, pad_groups, usable
 
 AdvantageScale = Literal["std", "none", "dispersion"]
 
@@ -26,6 +26,9 @@ def group_advantages_padded(
     non-finite rewards get 0 and do not count. Returns [P, G] in the type of the rewards, computed in float64
     on their device.
 
+    Rewards beyond +-1e150 count as infinite. An advantage beyond the range of the rewards' type is its largest number
+    with the same sign.
+
     A group of one: mean 0 and deviation 1, so r/(1 + epsilon), r, and r for the three scales; that is the
     rule of verl's grpo estimator. All rewards equal: exactly 0.
     """
@@ -41,9 +44,15 @@ def group_advantages_padded(
         divisor = std + epsilon if scale == "std" else std.clamp(min=DISPERSION_FLOOR)
         advantages = advantages / divisor.unsqueeze(1)
     idle = groups.equal_P & ~single
-    counts = mask_PG.bool() & rewards.isfinite() & ~idle.unsqueeze(1)
+    counts = mask_PG.bool() & usable(rewards) & ~idle.unsqueeze(1)
     result = torch.where(counts, advantages, torch.zeros_like(advantages))
-    return result.to(rewards_PG.dtype if rewards_PG.is_floating_point() else torch.float32)
+    return in_type(result, rewards_PG.dtype if rewards_PG.is_floating_point() else torch.float32)
+
+
+def in_type(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """In another floating-point type; what exceeds its range is its largest number, with the same sign."""
+    limit = torch.finfo(dtype).max
+    return values.clamp(-limit, limit).to(dtype)
 
 
 def group_advantages(

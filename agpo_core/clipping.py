@@ -51,12 +51,12 @@ def kl_term(running: RunningStat, target: float) -> float | None:
 
 
 def fold_entropy(
-    values: Sequence[float | None], h_ref: float, decay: float
+    values: Sequence[float | None], h_ref: float, ema_weight: float
 ) -> tuple[list[float], list[bool], float]:
     """Fold the reference entropy prompt by prompt in the given order [code].
 
-    gate = clip(H / ref, 0.5, 1.5), ref = h_ref if it is set (> 1e-8) else H; then h_ref <- decay*H +
-    (1-decay)*h_ref, or H if it was unset. An unknown H has gate 1 and changes nothing. Returns gates, whether
+    gate = clip(H / ref, 0.5, 1.5), ref = h_ref if it is set (> 1e-8) else H; then h_ref <- w*H +
+    (1-w)*h_ref, or H if it was unset. An unknown H has gate 1 and changes nothing. Returns gates, whether
     h_ref was set, h_ref.
     """
     gates, was_set = [], []
@@ -67,7 +67,7 @@ def fold_entropy(
             gates.append(1.0)
             continue
         gates.append(max(0.5, min(1.5, value / (h_ref if known else value))))
-        h_ref = decay * value + (1.0 - decay) * h_ref if known else value
+        h_ref = ema_weight * value + (1.0 - ema_weight) * h_ref if known else value
     return gates, was_set, h_ref
 
 
@@ -77,9 +77,7 @@ def prompt_entropies(signals: StepSignals, prompts: int) -> list[float | None]:
     if signals.policy_entropy_P is None:
         return [fallback] * prompts
     if signals.policy_entropy_P.shape != (prompts,):
-        raise ValueError(
-            f"policy_entropy_P: expected [{prompts}], got {tuple(signals.policy_entropy_P.shape)}"
-        )
+        raise ValueError(f"policy_entropy_P: expected [{prompts}], got {tuple(signals.policy_entropy_P.shape)}")
     own = (usable_entropy(value) for value in signals.policy_entropy_P.double().tolist())
     return [fallback if value is None else value for value in own]
 
@@ -110,16 +108,14 @@ def _reference_scale(
     stats: ProbeStats, signals: StepSignals, state: ControllerState, config: AGPOConfig
 ) -> tuple[Tensor, Tensor]:
     """eps/base of the form reference, [P], and where the reference entropy was not yet set."""
-    settings, probe = config.clip, read_signals(stats, config)
+    settings, probe = config.reference, read_signals(stats, config)
     entropies = prompt_entropies(signals, len(stats))
-    gates, was_set, _ = fold_entropy(entropies, state.reference.h_ref, settings.entropy_decay)
+    gates, was_set, _ = fold_entropy(entropies, state.reference.h_ref, settings.entropy_ema_weight)
     gate = torch.tensor(gates, dtype=torch.float64)
     divisor = 1.0 + settings.alpha * probe.dispersion
     divisor = divisor + settings.gamma * state.reference.kl_ema
     divisor = divisor + settings.zeta * probe.skewness
-    return gate * (1.0 + settings.delta * probe.vote_entropy) / divisor, ~torch.tensor(
-        was_set, dtype=torch.bool
-    )
+    return gate * (1.0 + settings.delta * probe.vote_entropy) / divisor, ~torch.tensor(was_set, dtype=torch.bool)
 
 
 def decide_clip(
@@ -153,7 +149,7 @@ def decide_clip(
         scale, warmup = _reference_scale(stats, signals, state, config)
         low = (base_low * scale).clamp(settings.min, settings.max)
         high = (base_high * scale).clamp(settings.min, settings.max)
-        log_scale = torch.tensor([math.log(value) for value in scale.tolist()], dtype=torch.float64)
+        log_scale = torch.tensor([math.log(max(value, 1e-300)) for value in scale.tolist()], dtype=torch.float64)
     else:
         log_scale = _log_scale(stats, signals, state, config)
         scale = exp_exact(log_scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,7 @@ from agpo_core.records import (
     Reason,
     ReferenceState,
     StepSignals,
+    StepSize,
     read_signals,
 )
 from agpo_core.stats import SortedGroups, max_dispersion
@@ -101,14 +103,34 @@ def _fold_reference(stats: ProbeStats, signals: StepSignals, old: ReferenceState
     u_bar, h_ref, kl_ema = old.u_bar, old.h_ref, old.kl_ema
     if config.temperature.form == "reference":
         enough = enough_probe(stats, "reference").tolist()
-        _, _, u_bar = fold_baseline(uncertainty(stats, config).tolist(), enough, u_bar, config.temperature.decay)
+        _, _, u_bar = fold_baseline(uncertainty(stats, config).tolist(), enough, u_bar, config.signals.ema_weight)
     if config.clip.form == "reference":
         entropies = prompt_entropies(signals, len(stats))
-        _, _, h_ref = fold_entropy(entropies, h_ref, config.clip.entropy_decay)
+        _, _, h_ref = fold_entropy(entropies, h_ref, config.reference.entropy_ema_weight)
         if signals.step_kl is not None and math.isfinite(signals.step_kl):
-            decay = config.clip.kl_decay
-            kl_ema = decay * max(0.0, signals.step_kl) + (1.0 - decay) * kl_ema
+            weight = config.signals.ema_weight
+            kl_ema = weight * max(0.0, signals.step_kl) + (1.0 - weight) * kl_ema
     return ReferenceState(u_bar, h_ref, kl_ema)
+
+
+def _check_drift(signals: StepSignals, state: ControllerState, config: AGPOConfig) -> None:
+    settings = config.step_size
+    if not settings.enabled:
+        return
+    off = "or set step_size.enabled=false"
+    if signals.step_kl is not None and signals.step_kl_k3 is None:
+        raise ValueError(
+            f"StepSignals has step_kl={signals.step_kl} but no step_kl_k3, which the adaptive step size is steered by: "
+            f"the learning rate would stay at {state.step_size.scale:g} of what was asked for. Report "
+            f"clipped_surrogate's step_kl_k3 too, {off}"
+        )
+    missing = [name for name in ("step_kl_k3", "policy_entropy") if getattr(signals, name) is None]
+    if missing and state.step_size == StepSize(settings.start):
+        warnings.warn(
+            f"StepSignals has no {' and no '.join(missing)}: the adaptive step size holds the learning rate at "
+            f"step_size.start={settings.start:g} of what was asked for until it gets both. Report them, {off}",
+            stacklevel=3,
+        )
 
 
 def update_state(
@@ -120,7 +142,12 @@ def update_state(
     so that neither the order of prompts nor their spread over ranks matters. Unknown or non-finite signals
     leave theirs as it was; a negative step KL counts as 0. With no prompt only `step` and the step size go on. The
     form "reference" also folds its own values prompt by prompt, in the given order.
+
+    The adaptive step size needs `step_kl_k3` and `policy_entropy`: without them it would hold the learning rate at
+    `step_size.start` for ever. Raises ValueError if `step_kl` is given without `step_kl_k3`; warns if one of the two
+    is missing altogether and the scale has never moved.
     """
+    _check_drift(signals, state, config)
     entropy = usable_entropy(signals.policy_entropy)
     step_size = next_step_size(signals.step_kl_k3, entropy, state.step_size, config.step_size)
     if len(stats) == 0:

@@ -16,7 +16,7 @@ from agpo_core.records import ControllerState, StepSignals
 from agpo_core.running import RunningStat
 
 BASE_TAU, BASE_EPS, BASE_EPS_HIGH = 1.0, 0.2, 0.28
-SIGNALS = StepSignals(policy_entropy=0.6, step_kl=0.03)
+SIGNALS = StepSignals(policy_entropy=0.6, step_kl=0.03, step_kl_k3=0.03)
 
 
 @dataclass(frozen=True)
@@ -148,5 +148,3 @@ class LossCase:
             "seq-mean-token-sum-norm": 1.0 / (rows * len(self.mask[0])),
         }
         return weights[mode]
-
-

@@ -46,6 +46,8 @@ class TokenLedger:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TokenLedger:
         """Raises ValueError for unknown or missing names and for values that are not whole numbers >= 0."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a token ledger is a mapping of counts, got {values!r:.80}")
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names:
             raise ValueError(f"a token ledger has the fields {sorted(names)}, got {sorted(values)}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agpo_core.advantages import group_advantages_padded
+from agpo_core.advantages import group_advantages_padded, in_type
 from agpo_core.sections import AdvantageConfig, LengthConfig
 from agpo_core.stats import SortedGroups, pad_groups
 
@@ -56,6 +56,9 @@ def response_advantages(
        half of the distance to the best response that is not right, so the order of right and wrong cannot turn, and a
        group without a right response gets nothing.
     4. With a masking rule a zero-variance group without any advantage leaves the denominator.
+
+    No response at all (N = 0) gives empty results; a group of which nothing counts has advantages 0 and leaves the
+    denominator.
     """
     rewards, present, at = pad_groups(rewards_N, index_N)
     present[at] = mask_N.bool()
@@ -63,9 +66,7 @@ def response_advantages(
     valid = present & outcomes.isfinite()
     groups = SortedGroups(outcomes, valid)
     decided = (groups.equal_P & (groups.count_P >= 2)).unsqueeze(1) & present
-    values = group_advantages_padded(
-        rewards, present, scale=advantage.scale, epsilon=advantage.epsilon
-    ).double()
+    values = group_advantages_padded(rewards, present, scale=advantage.scale, epsilon=advantage.epsilon).double()
     if advantage.outcome_gate:
         values = torch.where(decided, 0.0, values)
     right = valid & (outcomes >= advantage.outcome_max)
@@ -78,7 +79,7 @@ def response_advantages(
     if advantage.zero_variance in ("mask", "signed_mask"):
         in_loss = present & ~(decided & (values == 0.0).all(dim=1, keepdim=True))
     dtype = rewards_N.dtype if rewards_N.is_floating_point() else torch.float32
-    return ResponseAdvantages(values[at].to(dtype), bonus[at].to(dtype), in_loss[at], decided[at])
+    return ResponseAdvantages(in_type(values, dtype)[at], bonus[at].to(dtype), in_loss[at], decided[at])
 
 
 def _length_part(
@@ -92,7 +93,7 @@ def _length_part(
     config: LengthConfig,
 ) -> Tensor:
     """The length reward's part of the advantages, [P, G]."""
-    if config.weight == 0.0:
+    if config.weight == 0.0 or values.numel() == 0:
         return torch.zeros_like(values)
     eligible = right & valid if config.all_right else right & valid & ~decided
     tokens = _padded(lengths_N.double(), valid, at)

@@ -13,7 +13,7 @@ from torch import Tensor
 from agpo_core.config import AGPOConfig
 from agpo_core.running import RunningStat
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 class Reason(IntEnum):
@@ -88,20 +88,21 @@ def read_signals(stats: ProbeStats, config: AGPOConfig) -> Signals:
     return Signals(stats.dispersion, stats.skewness.abs(), stats.vote_entropy)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepSignals:
-    """What the update side of a step measured.
+    """What the update side of a step measured. All by name; None: unknown.
 
-    policy_entropy: token mean of the full-vocabulary entropy under the old policy, nats; None if unknown.
-    step_kl: token mean of old minus new log-prob after the step's updates, nats per token (k1); None if unknown.
-    step_kl_k3: the same by the k3 estimator, which the step size is steered by; None if unknown.
+    policy_entropy: token mean of the full-vocabulary entropy under the old policy, nats.
+    step_kl: token mean of old minus new log-prob in the step's updates, nats per token (k1), for the clip ratio.
+    step_kl_k3: token mean of ratio - 1 - ln ratio, nats per token (k3), for the step size. A stack that measures one of
+    the two measures both: `clipped_surrogate` returns them.
     policy_entropy_P: policy entropy per prompt [P], read by the form "reference" only.
     """
 
     policy_entropy: float | None = None
     step_kl: float | None = None
-    policy_entropy_P: Tensor | None = None
     step_kl_k3: float | None = None
+    policy_entropy_P: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -139,13 +140,13 @@ class ControllerState:
     @classmethod
     def initial(cls, config: AGPOConfig) -> ControllerState:
         """The state before the first step."""
-        clip = config.clip
+        empty = RunningStat.empty(config.signals.ema_weight)
         return cls(
-            uncertainty=RunningStat.empty(config.temperature.decay),
-            dispersion=RunningStat.empty(clip.decay),
-            vote_entropy=RunningStat.empty(clip.decay),
-            skewness=RunningStat.empty(clip.decay),
-            entropy=RunningStat.empty(clip.entropy_decay),
-            step_kl=RunningStat.empty(clip.kl_decay),
+            uncertainty=empty,
+            dispersion=empty,
+            vote_entropy=empty,
+            skewness=empty,
+            entropy=empty,
+            step_kl=empty,
             step_size=StepSize(config.step_size.start if config.step_size.enabled else 1.0),
         )

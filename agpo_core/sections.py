@@ -6,18 +6,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from agpo_core.schema import KEY_PREFIX, Checked, option
+from agpo_core.schema import Checked, SettingError, named, option
 
 
 @dataclass(frozen=True)
 class ProbeConfig(Checked):
     """The first responses of a group, whose statistics drive both controllers."""
 
-    _key = f"{KEY_PREFIX}.probe"
+    _key = "probe"
 
     size: int | None = option(
         None,
-        "Responses per prompt in the probe. null: half of the group, at least 2 (the whole group when "
+        "Responses per prompt in the probe. auto: half of the group, at least 2 (the whole group when "
         "reuse is "
         "false). Equal to the group size: no second phase, the temperature stays at its base.",
         ge=2,
@@ -31,7 +31,7 @@ class ProbeConfig(Checked):
 class SignalConfig(Checked):
     """How a probe is summarised."""
 
-    _key = f"{KEY_PREFIX}.signals"
+    _key = "signals"
 
     dispersion: Literal["std", "mad", "iqr"] = option(
         "std",
@@ -43,6 +43,14 @@ class SignalConfig(Checked):
     skewness: Literal["adjusted", "reference"] = option(
         "adjusted",
         "adjusted: the standard G1 estimator. reference: the public code's mixed convention, clipped to +-10.",
+    )
+    ema_weight: float = option(
+        0.1,
+        "Weight of the newest step in every running mean and deviation: of the uncertainty, the probe signals, the "
+        "policy entropy and the step KL.",
+        "code",
+        gt=0.0,
+        le=1.0,
     )
     normalize: bool = option(
         True,
@@ -56,7 +64,7 @@ class SignalConfig(Checked):
 class TemperatureConfig(Checked):
     """Adaptive sampling temperature tau of the second phase."""
 
-    _key = f"{KEY_PREFIX}.temperature"
+    _key = "temperature"
 
     enabled: bool = option(True, "Adapt tau per prompt. false: every response is sampled at the framework's own.")
     form: Literal["log", "reference"] = option(
@@ -77,17 +85,10 @@ class TemperatureConfig(Checked):
     weight_dispersion: float = option(1.0, "Weight of dispersion in the uncertainty.", "code", ge=0.0)
     weight_vote_entropy: float = option(1.0, "Weight of vote entropy in the uncertainty.", "code", ge=0.0)
     weight_skewness: float = option(0.0, "Weight of |skewness| in the uncertainty.", "code", ge=0.0)
-    decay: float = option(
-        0.1,
-        "Share of the newest step in the running mean and deviation of the uncertainty.",
-        "code",
-        gt=0.0,
-        le=1.0,
-    )
     std_floor: float = option(
         0.05, "Smallest running deviation to divide by, in units of the uncertainty (form log).", gt=0.0
     )
-    base: float | None = option(None, "Centre of tau. null: the framework's own temperature.", gt=0.0)
+    base: float | None = option(None, "Centre of tau. auto: the framework's own temperature.", gt=0.0)
 
     def _check(self) -> None:
         self._ordered("min", "max")
@@ -98,7 +99,7 @@ class TemperatureConfig(Checked):
 class ClipConfig(Checked):
     """Adaptive clip ratio eps. A positive gain means: the signal widens the clip."""
 
-    _key = f"{KEY_PREFIX}.clip"
+    _key = "clip"
 
     enabled: bool = option(True, "Adapt eps per prompt. false: the framework's own clip ratios.")
     form: Literal["log", "reference"] = option(
@@ -110,7 +111,7 @@ class ClipConfig(Checked):
     max: float = option(0.4, "Largest eps, lower and upper side alike.", "code", gt=0.0, lt=1.0)
     base: float | None = option(
         None,
-        "Centre of eps, both sides. null: the framework's own lower and upper clip ratio.",
+        "Centre of eps, both sides. auto: the framework's own lower and upper clip ratio.",
         gt=0.0,
         lt=1.0,
     )
@@ -126,18 +127,6 @@ class ClipConfig(Checked):
         ge=0.0,
     )
     kl_target: float = option(0.01, "Step KL in nats per token that is tolerated without tightening.", gt=0.0)
-    decay: float = option(0.1, "Share of the newest step in the running probe signals.", gt=0.0, le=1.0)
-    entropy_decay: float = option(
-        0.1,
-        "Share of the newest step in the running policy entropy (preset reference: 0.01).",
-        gt=0.0,
-        le=1.0,
-    )
-    kl_decay: float = option(0.1, "Share of the newest step in the running step KL.", "code", gt=0.0, le=1.0)
-    alpha: float = option(1.0, "Form reference only: weight of dispersion in the divisor.", "code", ge=0.0)
-    gamma: float = option(0.5, "Form reference only: weight of the running step KL in the divisor.", "code", ge=0.0)
-    delta: float = option(0.1, "Form reference only: weight of vote entropy in the numerator.", "code", ge=0.0)
-    zeta: float = option(0.0, "Form reference only: weight of |skewness| in the divisor.", "code", ge=0.0)
 
     def _check(self) -> None:
         self._ordered("min", "max")
@@ -145,10 +134,25 @@ class ClipConfig(Checked):
 
 
 @dataclass(frozen=True)
+class ReferenceConfig(Checked):
+    """What only the forms `reference` of temperature and clip read: the public code's formulas."""
+
+    _key = "reference"
+
+    alpha: float = option(1.0, "Weight of dispersion in the divisor of eps.", "code", ge=0.0)
+    gamma: float = option(0.5, "Weight of the running step KL in the divisor of eps.", "code", ge=0.0)
+    delta: float = option(0.1, "Weight of vote entropy in the numerator of eps.", "code", ge=0.0)
+    zeta: float = option(0.0, "Weight of |skewness| in the divisor of eps.", "code", ge=0.0)
+    entropy_ema_weight: float = option(
+        0.01, "Weight of the newest prompt in the running policy entropy of the entropy gate.", "code", gt=0.0, le=1.0
+    )
+
+
+@dataclass(frozen=True)
 class StepSizeConfig(Checked):
     """Adaptive step size: a factor on the learning rate."""
 
-    _key = f"{KEY_PREFIX}.step_size"
+    _key = "step_size"
 
     enabled: bool = option(
         True, "Scale the learning rate so that the drift of a step stays at its target. false: the framework's own."
@@ -168,9 +172,10 @@ class StepSizeConfig(Checked):
     def _check(self) -> None:
         self._ordered("min", "max")
         if not self.min <= self.start <= self.max:
-            raise ValueError(
-                f"{self._key}.start={self.start}: must be within [{self._key}.min={self.min}, {self._key}.max="
-                f"{self.max}]; set {self._key}.start={min(max(self.start, self.min), self.max)}"
+            raise SettingError(
+                f"{named('step_size.start')}={self.start}: must be within [{named('step_size.min')}={self.min}, "
+                f"{named('step_size.max')}={self.max}]; set {named('step_size.start')}="
+                f"{min(max(self.start, self.min), self.max)}"
             )
 
 
@@ -178,7 +183,7 @@ class StepSizeConfig(Checked):
 class AdvantageConfig(Checked):
     """Group-relative advantages, and groups whose outcomes are all equal."""
 
-    _key = f"{KEY_PREFIX}.advantage"
+    _key = "advantage"
 
     scale: Literal["std", "none", "dispersion"] = option(
         "std",
@@ -190,20 +195,22 @@ class AdvantageConfig(Checked):
         "A group whose outcomes are all equal has advantage 0, whatever its shaped rewards say. false: shaped rewards "
         "alone decide, and a group that is wrong throughout can have a gradient.",
     )
-    zero_variance: Literal["drop", "signed", "mask", "signed_mask"] = option(
-        "drop",
-        "Groups whose outcomes are all equal. drop: advantage 0, GRPO. signed: all at outcome_max +1, all at "
-        "outcome_min -1 (AGPO-L v1). mask: they leave the loss and its denominator (AGPO-L v3). signed_mask: signed, "
-        "and those at neither bound are masked.",
+    zero_variance: Literal["keep", "signed", "mask", "signed_mask"] = option(
+        "keep",
+        "Groups whose outcomes are all equal. keep: they stay, with advantage 0, as in GRPO. signed: all at "
+        "outcome_max +1, all at outcome_min -1 (AGPO-L v1). mask: they leave the loss and its denominator "
+        "(AGPO-L v3). signed_mask: signed, and those at neither bound are masked.",
+        renamed={"drop": "keep"},
     )
     outcome_min: float = option(0.0, "Lowest attainable outcome: wrong.")
     outcome_max: float = option(1.0, "Highest attainable outcome: right.")
 
     def _check(self) -> None:
         if self.outcome_min >= self.outcome_max:
-            raise ValueError(
-                f"{self._key}.outcome_min={self.outcome_min}: must be below {self._key}.outcome_max="
-                f"{self.outcome_max}; set both to what the verifier gives a wrong and a right response"
+            raise SettingError(
+                f"{named('advantage.outcome_min')}={self.outcome_min}: must be below "
+                f"{named('advantage.outcome_max')}={self.outcome_max}; set both to what the verifier gives a wrong and "
+                "a right response"
             )
 
 
@@ -211,7 +218,7 @@ class AdvantageConfig(Checked):
 class LossConfig(Checked):
     """Adaptive loss on the policy loss L_g of each group (AGPO-L v3; both forms are our reading of it)."""
 
-    _key = f"{KEY_PREFIX}.loss"
+    _key = "loss"
 
     adaptive: Literal["none", "floor", "exp"] = option(
         "none",
@@ -227,7 +234,7 @@ class LossConfig(Checked):
 class LengthConfig(Checked):
     """Length reward among the right responses of a group."""
 
-    _key = f"{KEY_PREFIX}.length"
+    _key = "length"
 
     weight: float = option(
         0.0,
@@ -243,7 +250,7 @@ class LengthConfig(Checked):
 class AllocationConfig(Checked):
     """How many more responses each prompt gets after its probe, within GRPO's total of the step."""
 
-    _key = f"{KEY_PREFIX}.allocation"
+    _key = "allocation"
 
     enabled: bool = option(
         False,

@@ -20,13 +20,17 @@ SkewnessKind = Literal["adjusted", "reference"]
 
 MAD_TO_STD = 1.4826  # makes the median absolute deviation estimate a normal standard deviation
 IQR_TO_STD = 1.349  # the same for the distance between the quartiles
+LARGEST = 1e150  # beyond it a square overflows: such a value counts as infinite
+
+
+def usable(values: Tensor) -> Tensor:
+    """Which values are numbers to compute with: neither NaN nor beyond +-1e150."""
+    return values.abs() <= LARGEST
 
 
 def _check_shape(values: Tensor, mask: Tensor) -> None:
     if values.dim() != 2 or mask.shape != values.shape:
-        raise ValueError(
-            f"expected values and mask [P, G], got {tuple(values.shape)} and {tuple(mask.shape)}"
-        )
+        raise ValueError(f"expected values and mask [P, G], got {tuple(values.shape)} and {tuple(mask.shape)}")
 
 
 def root(values_P: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ class SortedGroups:
     def __init__(self, values_PG: Tensor, mask_PG: Tensor) -> None:
         _check_shape(values_PG, mask_PG)
         values = values_PG.detach().to(torch.float64)
-        valid = mask_PG.bool() & values.isfinite()
+        valid = mask_PG.bool() & usable(values)
         infinite = torch.full_like(values, torch.inf)
         # + 0.0 turns -0.0 into 0.0: the two compare equal, so a sort may leave them in either order
         ordered = torch.where(valid, values + 0.0, infinite).sort(dim=1).values.T.contiguous()
@@ -190,9 +194,7 @@ def group_rows(index_N: Tensor | Sequence[Hashable]) -> Tensor:
     return torch.tensor([numbers.setdefault(label, len(numbers)) for label in index_N], dtype=torch.int64)
 
 
-def pad_groups(
-    values_N: Tensor, index_N: Tensor | Sequence[Hashable]
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+def pad_groups(values_N: Tensor, index_N: Tensor | Sequence[Hashable]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """Gather responses into groups.
 
     values_N: [N]; index_N: the group of each response, an integer tensor or any hashable labels. Returns
@@ -201,9 +203,7 @@ def pad_groups(
     members in theirs.
     """
     if values_N.dim() != 1 or len(index_N) != len(values_N):
-        raise ValueError(
-            f"expected values and index [N], got {tuple(values_N.shape)} and {len(index_N)} labels"
-        )
+        raise ValueError(f"expected values and index [N], got {tuple(values_N.shape)} and {len(index_N)} labels")
     row = group_rows(index_N).to(values_N.device)
     if row.numel() == 0:
         empty = values_N.new_zeros(0, 0)

@@ -58,11 +58,11 @@ def uncertainty(stats: ProbeStats, config: AGPOConfig) -> Tensor:
 
 
 def fold_baseline(
-    values: Sequence[float], usable: Sequence[bool], u_bar: float, decay: float
+    values: Sequence[float], usable: Sequence[bool], u_bar: float, ema_weight: float
 ) -> tuple[list[float], list[bool], float]:
     """Fold the baseline prompt by prompt in the given order [code].
 
-    c = (U - u_bar)/(u_bar + 1e-8), then u_bar <- decay*U + (1-decay)*u_bar; while u_bar <= 1e-8: c = 0 and
+    c = (U - u_bar)/(u_bar + 1e-8), then u_bar <- w*U + (1-w)*u_bar, w = ema_weight; while u_bar <= 1e-8: c = 0 and
     u_bar <- U. Returns c per prompt, whether the baseline was set for it, and the last baseline.
     """
     centred, was_set = [], []
@@ -71,7 +71,7 @@ def fold_baseline(
         centred.append((value - u_bar) / (u_bar + UNSET) if use and known else 0.0)
         was_set.append(known)
         if use:
-            u_bar = decay * value + (1.0 - decay) * u_bar if known else value
+            u_bar = ema_weight * value + (1.0 - ema_weight) * u_bar if known else value
     return centred, was_set, u_bar
 
 
@@ -93,13 +93,11 @@ def decide_temperature(
     nothing = torch.zeros_like(level, dtype=torch.bool)
     if not settings.enabled:
         off = [(Reason.OFF, ~nothing)]
-        return TemperatureDecision(
-            torch.full_like(level, base), first_reason(off), level, torch.zeros_like(level)
-        )
+        return TemperatureDecision(torch.full_like(level, base), first_reason(off), level, torch.zeros_like(level))
     enough = enough_probe(stats, settings.form)
     if settings.form == "reference":
         values, was_set, _ = fold_baseline(
-            level.tolist(), enough.tolist(), state.reference.u_bar, settings.decay
+            level.tolist(), enough.tolist(), state.reference.u_bar, config.signals.ema_weight
         )
         centred = torch.tensor(values, dtype=torch.float64)
         warmup = ~torch.tensor(was_set, dtype=torch.bool)

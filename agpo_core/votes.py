@@ -38,9 +38,7 @@ def vote_entropy(classes_PG: Tensor, mask_PG: Tensor) -> Tensor:
     negative = no vote; mask_PG: bool [P, G]. Returns [P] float64 within [0, ln n]; 0 for n <= 1.
     """
     if classes_PG.dim() != 2 or mask_PG.shape != classes_PG.shape:
-        raise ValueError(
-            f"expected classes and mask [P, G], got {tuple(classes_PG.shape)} and {tuple(mask_PG.shape)}"
-        )
+        raise ValueError(f"expected classes and mask [P, G], got {tuple(classes_PG.shape)} and {tuple(mask_PG.shape)}")
     prompts, members = classes_PG.shape
     if members == 0:
         return torch.zeros(prompts, dtype=torch.float64, device=classes_PG.device)
@@ -52,9 +50,7 @@ def vote_entropy(classes_PG: Tensor, mask_PG: Tensor) -> Tensor:
     # tables from math.log: a vectorised log may round differently in another batch size
     logs = [math.log(count) if count else 0.0 for count in range(members + 1)]
     log_count = torch.tensor(logs, dtype=torch.float64, device=ordered.device)
-    count_log = torch.tensor(
-        [c * logs[c] for c in range(members + 1)], dtype=torch.float64, device=ordered.device
-    )
+    count_log = torch.tensor([c * logs[c] for c in range(members + 1)], dtype=torch.float64, device=ordered.device)
     count = valid.sum(dim=1)
     # not count_log[votes]: indexing makes all threads wait for each other even on so few numbers
     terms = count_log.index_select(0, votes.T.reshape(-1)).reshape(members, prompts)

@@ -18,9 +18,7 @@ from agpo_core.losses import AggregationMode
 AdaptiveForm = Literal["none", "floor", "exp"]
 
 
-def denominator_weights(
-    tokens_B: Tensor, in_loss_B: Tensor, block_B: Tensor, mode: AggregationMode
-) -> Tensor:
+def denominator_weights(tokens_B: Tensor, in_loss_B: Tensor, block_B: Tensor, mode: AggregationMode) -> Tensor:
     """Weights that take rows out of the denominator of an aggregation that does not know of it.
 
     tokens_B: tokens of each row that the aggregation counts; in_loss_B: bool, rows that are to stay; the others have
@@ -48,17 +46,16 @@ def prompt_weights(size_P: Tensor) -> Tensor:
     return torch.where(size > 0.0, mean / size.clamp(min=1.0), torch.ones_like(size)).float()
 
 
-def group_losses(
-    loss_BT: Tensor, mask_BT: Tensor, group_B: Tensor, groups: int, mode: AggregationMode
-) -> Tensor:
+def group_losses(loss_BT: Tensor, mask_BT: Tensor, group_B: Tensor, groups: int, mode: AggregationMode) -> Tensor:
     """Numerator and denominator of each group's policy loss, [P, 2] float64.
 
     Sums of several micro-batches or ranks add up. token-*: the group's mean over tokens; seq-mean-*: the mean over its
-    responses of their token means. Rows with a negative group belong to none.
+    responses of their token means. Rows with a negative group belong to none; values outside the mask may be NaN. No
+    row or no token: 0 and 0.
     """
-    mask = mask_BT.double()
-    tokens = mask.sum(dim=1)
-    total = (loss_BT.detach().double() * mask).sum(dim=1)
+    mask = mask_BT != 0
+    tokens = mask.sum(dim=1).double()
+    total = torch.where(mask, loss_BT.detach().double(), 0.0).sum(dim=1)
     if mode.startswith("seq-mean"):
         total, tokens = total / tokens.clamp(min=1.0), (tokens > 0.0).double()
     rows = torch.stack([total, tokens], dim=1)
@@ -82,7 +79,8 @@ def adaptive_loss(loss_P: Tensor, form: AdaptiveForm, floor: float) -> Tensor:
 
 
 def adaptive_weights(sums_P2: Tensor, form: AdaptiveForm, floor: float) -> Tensor:
-    """The derivative of `adaptive_loss` by each group's loss, [P], from `group_losses`; 1 for empty groups."""
+    """The derivative of `adaptive_loss` by each group's loss, [P], from `group_losses`; 1 for groups that are empty
+    or whose loss is not finite."""
     loss = sums_P2[:, 0] / sums_P2[:, 1].clamp(min=1e-12)
     if form == "none":
         weight = torch.ones_like(loss)
@@ -90,4 +88,4 @@ def adaptive_weights(sums_P2: Tensor, form: AdaptiveForm, floor: float) -> Tenso
         weight = (loss > -floor).double()
     else:
         weight = (loss / floor).clamp(max=1.0).exp()
-    return torch.where(sums_P2[:, 1] > 0.0, weight, torch.ones_like(weight))
+    return torch.where((sums_P2[:, 1] > 0.0) & loss.isfinite(), weight, torch.ones_like(weight))

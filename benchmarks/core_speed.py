@@ -87,7 +87,7 @@ def decision_candidates(prompts: int, group: int, tokens: int) -> dict[str, Cand
         [shuffle.choice(["12", "7/3", "x+1", "0.25", "", None]) for _ in range(group)] for _ in range(prompts)
     ]
     mask = torch.ones(prompts, group, dtype=torch.bool)
-    signals = StepSignals(1.0, 0.008)
+    signals = StepSignals(policy_entropy=1.0, step_kl=0.008, step_kl_k3=0.008)
     first = probe_statistics(outcomes, vote_classes(keys), mask, config=config)
     state = update_state(first, signals, ControllerState.initial(config), config)
 
@@ -126,8 +126,8 @@ def loss_candidates(rows: int, tokens: int) -> dict[str, tuple[Candidate, Candid
         clip_ratio_high=0.28,
     )
     forwards: dict[str, Callable[[], tuple[Tensor, Any]]] = {
-        "policy_loss": lambda: policy_loss(new, old, per_token, mask, eps, eps),
-        "policy_loss, A per response": lambda: policy_loss(new, old, advantages, mask, eps, eps),
+        "policy_loss": lambda: policy_loss(new, old, per_token, mask, eps, eps, dual_clip=3.0),
+        "policy_loss, A per response": lambda: policy_loss(new, old, advantages, mask, eps, eps, dual_clip=3.0),
         "vanilla": lambda: compute_policy_loss_vanilla(old, new, per_token, mask, "token-mean", actor),
     }
 

@@ -15,7 +15,10 @@ TWICE = {"epochs": 2}  # every batch is passed through twice
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "grpo": (GRPO, {}),
     "dapo_like": (GRPO, {"clip_high": 0.28, "dynamic_sampling": True}),
-    "dr_grpo": (GRPO | {"advantage": {"scale": "none"}, "scoring": "own"}, {"aggregation": "seq-mean-token-sum"}),
+    "dr_grpo": (
+        GRPO | {"advantage": {"scale": "none"}, "logprob_temperature": "own"},
+        {"aggregation": "seq-mean-token-sum"},
+    ),
     "reference": ({"preset": "reference"}, {"aggregation": "seq-mean-token-mean"}),
     "agpo_d": ({"preset": "agpo_d"}, {}),
     "agpo_l": ({"preset": "agpo_l"}, {}),

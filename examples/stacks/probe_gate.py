@@ -11,26 +11,11 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from agpo_core import (
-    AGPOConfig,
-    ControllerState,
-    ProbeStats,
-    StepSignals,
-    decide_clip,
-    decide_temperature,
-    load_state,
-    merge_stats,
-    probe_statistics,
-    resolve,
-    save_state,
-    update_state,
-    vote_classes,
-)
+from agpo_core import Controller, ProbeStats, StepSignals
 
 
 @dataclass
@@ -42,22 +27,11 @@ class _Group:
     tau: float = 0.0
 
 
-class ProbeGate:
-    """The groups of one step, with the controller state of the step.
+class ProbeGate(Controller):
+    """A `Controller` with the groups of one step; its settings have ``probe.reuse``."""
 
-    Args:
-        config: the method's settings, with ``probe.reuse``.
-        temperature, clip_low, clip_high, group_size: the framework's own.
-    """
-
-    def __init__(
-        self, config: AGPOConfig, *, temperature: float, clip_low: float, clip_high: float, group_size: int
-    ) -> None:
-        self.config = config
-        self.settings = resolve(
-            config, temperature=temperature, clip_low=clip_low, clip_high=clip_high, group_size=group_size
-        )
-        self.state = ControllerState.initial(config)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._groups: dict[Hashable, _Group] = {}
 
     async def run(
@@ -95,33 +69,18 @@ class ProbeGate:
         """Clip ratios of a group's responses; signals: what the stack knows of the old policy."""
         stats = self._groups[group].stats
         assert stats is not None, "the probe is scored first"
-        decision = decide_clip(
-            stats, signals or StepSignals(), self.state, self.config, self.settings.clip_low, self.settings.clip_high
-        )
+        decision = self.decide_clip(stats, signals or StepSignals())
         return float(decision.low[0]), float(decision.high[0])
 
     def close_step(self, signals: StepSignals | None = None) -> None:
         """Fold every decided group into the state, once, and forget it. Call it between two steps."""
         parts = [entry.stats for entry in self._groups.values() if entry.stats is not None]
-        self.state = update_state(merge_stats(parts), signals or StepSignals(), self.state, self.config)
+        self.update(parts, signals or StepSignals())
         self._groups = {group: entry for group, entry in self._groups.items() if entry.stats is None}
-
-    def save(self, path: str | Path) -> None:
-        """Write the state atomically."""
-        save_state(path, self.state, self.config.fingerprint())
-
-    def load(self, path: str | Path) -> None:
-        """Read it back. Raises ValueError for a damaged file and for one of other settings."""
-        state, fingerprint, _ = load_state(path)
-        if fingerprint != self.config.fingerprint():
-            raise ValueError(f"{path} was written with other settings of AGPO; use those, or a new run")
-        self.state = state
 
     def _decide(self, entry: _Group) -> None:
         members = range(self.settings.probe_size)
         outcomes = torch.tensor([[entry.outcomes[member] for member in members]], dtype=torch.float64)
-        keys = vote_classes([[entry.keys[member] for member in members]])
-        entry.stats = probe_statistics(outcomes, keys, config=self.config)
-        decision = decide_temperature(entry.stats, self.state, self.config, self.settings.tau_base)
-        entry.tau = float(decision.tau[0])
+        entry.stats = self.probe(outcomes, [[entry.keys[member] for member in members]])
+        entry.tau = float(self.decide_temperature(entry.stats).tau[0])
         entry.decided.set()

@@ -65,7 +65,7 @@ def arguments(folder: str, **changes: Any) -> GRPOConfig:
 
 def build_trainer(folder: str, agpo: AGPOConfig | None = None, **changes: Any) -> AGPOGRPOTrainer:
     """The trainer on a new tiny model; ``changes``: what ``GRPOTrainer`` or ``GRPOConfig`` shall get instead."""
-    of_trainer = inspect.signature(GRPOTrainer).parameters
+    of_trainer = inspect.signature(GRPOTrainer).parameters | inspect.signature(AGPOGRPOTrainer).parameters
     parts: dict[str, Any] = dict(
         model=build_model(ModelConfig(hidden_size=64, intermediate_size=128), seed=0),
         reward_funcs=share_of_kind,

@@ -28,7 +28,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "allocation": ("algorithm.agpo.allocation.enabled=true",),
     "weighting by responses": ("algorithm.agpo.allocation.weighting=responses",),
     "corrected scoring": (
-        "algorithm.agpo.scoring=corrected",
+        "algorithm.agpo.logprob_temperature=corrected",
         "algorithm.rollout_correction.rollout_is=token",
         "actor_rollout_ref.rollout.calculate_log_probs=True",
     ),

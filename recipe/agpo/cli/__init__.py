@@ -106,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return report.run(arguments)
     from recipe.agpo.cli import config
 
-    return config.run(markdown=arguments.markdown, write=arguments.write)
+    return config.run(markdown=arguments.markdown, write=arguments.write, preset=arguments.preset)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,5 +130,6 @@ def _parser() -> argparse.ArgumentParser:
     form = config.add_mutually_exclusive_group()
     form.add_argument("--yaml", action="store_true", help="as the Hydra file agpo_trainer.yaml (default)")
     form.add_argument("--markdown", action="store_true", help="as a Markdown table for the docs")
+    form.add_argument("--preset", metavar="NAME", help="every key with the value that a preset gives it")
     config.add_argument("--write", type=Path, metavar="PATH", help="write it to PATH instead of printing it")
     return parser

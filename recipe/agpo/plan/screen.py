@@ -73,7 +73,7 @@ def _method(config: DictConfig) -> str:
     size = f"aims at a drift of {agpo.step_size.drift_target:g}" if agpo.step_size.enabled else "is the learning rate's"
     return (
         f"agpo, preset {agpo.preset}: temperature {temperature}, clip ratio {clip}, step size {size}, scoring "
-        f"{agpo.scoring}"
+        f"{agpo.logprob_temperature}"
     )
 
 

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 
 from omegaconf import DictConfig
 
-from agpo_core import AGPOConfig
 from recipe.agpo import cpu
 from recipe.agpo.cpu.config import apply_cpu_defaults, cpu_conflicts
 from recipe.agpo.preflight import prompts, resources, rewards, verl_settings
 from recipe.agpo.processes import MARKER, new_run_id
-from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger
+from recipe.agpo.settings import RunConfig, agpo_config, is_agpo, keeps_ledger
 
-Check = Callable[[DictConfig, AGPOConfig], Iterator[str]]
+Check = Callable[[DictConfig, RunConfig], Iterator[str]]
 EVERY_RUN: tuple[Check, ...] = (
     verl_settings.versions,
     verl_settings.separate,

@@ -10,14 +10,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from agpo_core import AGPOConfig
 from recipe.agpo.data import check_training_files
+from recipe.agpo.settings import RunConfig
 
 MAX_PROMPTS_TOKENISED = 2000
 REQUIRED_COLUMNS = ("data_source", "reward_model")
 
 
-def data(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def data(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     for key in ("train_files", "val_files"):
         rows, all_counted = 0, True
         for file in _listed(config, key):
@@ -47,7 +47,7 @@ def data(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
             )
 
 
-def splits(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def splits(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     """Nobody trains on what the result is measured with."""
     files = [path for _, path in parquet_files(config, "train_files")]
     for problem in check_training_files([path for path in files if not list(schema_problems(config, "", path))]):

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from agpo_core import AGPOConfig
 from recipe.agpo.preflight.prompts import parquet_files
 from recipe.agpo.rewards import UnknownKind, kind_of
 from recipe.agpo.rewards.self_test import confinement, self_test
+from recipe.agpo.settings import RunConfig
 from recipe.agpo.verl_api.configs import load_function
 
 VERIFIERS = "pkg://recipe.agpo.rewards"
 
 
-def reward(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def reward(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     path = OmegaConf.select(config, "reward.custom_reward_function.path")
     if not path:
         return

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
-from agpo_core import AGPOConfig
 from recipe.agpo.rollout import MANAGER, OLD_MANAGER
-from recipe.agpo.settings import is_agpo, resolved
+from recipe.agpo.settings import RunConfig, is_agpo, resolved
 from recipe.agpo.training.actor_loss import BASE_LOSSES
 from recipe.agpo.verl_api.version import VERL_VERSION
 
@@ -19,7 +18,7 @@ CLIP_AWARE_LOSSES = (*BASE_LOSSES, "agpo", "bypass_mode")
 TRAINER_MODES = ("sync", "colocate_async", "separate_async")
 
 
-def versions(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def versions(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     version = importlib.metadata.version("verl")
     if version != VERL_VERSION:
         yield (
@@ -28,7 +27,7 @@ def versions(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def trainer(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def trainer(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if not config.trainer.use_v1:
         yield "trainer.use_v1=False: AGPO works with verl's V1 trainer. Set trainer.use_v1=True."
     mode = config.trainer.v1.trainer_mode
@@ -55,7 +54,7 @@ def trainer(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def separate(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def separate(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     """What verl's ``separate_async`` asserts once Ray and the data are up."""
     if config.trainer.v1.trainer_mode != "separate_async":
         return
@@ -88,7 +87,7 @@ def separate(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def schedule(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def schedule(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if agpo.lr_schedule == "tokens" and agpo.token_budget is None:
         yield (
             "algorithm.agpo.lr_schedule=tokens: there is no budget to measure against. Set "
@@ -96,7 +95,7 @@ def schedule(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def rollout(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def rollout(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     rollout = config.actor_rollout_ref.rollout
     small, cold = agpo.adaptive and int(rollout.n) < 2, float(rollout.temperature) <= 0
     if small:
@@ -119,29 +118,30 @@ def rollout(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def scoring(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def scoring(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     fused = bool(config.actor_rollout_ref.model.get("use_fused_kernels", False))
-    if fused and agpo.scoring == "own" and agpo.temperature.enabled:
+    if fused and agpo.logprob_temperature == "own" and agpo.temperature.enabled:
         yield (
             "actor_rollout_ref.model.use_fused_kernels=True: verl's fused kernels take one temperature for the "
-            "whole batch. Set actor_rollout_ref.model.use_fused_kernels=False, or algorithm.agpo.scoring=corrected "
-            "with algorithm.rollout_correction.rollout_is=token and actor_rollout_ref.rollout.calculate_log_probs=True."
+            "whole batch. Set actor_rollout_ref.model.use_fused_kernels=False, or "
+            "algorithm.agpo.logprob_temperature=corrected with algorithm.rollout_correction.rollout_is=token and "
+            "actor_rollout_ref.rollout.calculate_log_probs=True."
         )
-    if agpo.scoring == "corrected":
+    if agpo.logprob_temperature == "corrected":
         level = OmegaConf.select(config, "algorithm.rollout_correction.rollout_is")
         if level is None:
             yield (
-                "algorithm.agpo.scoring=corrected needs verl's importance weights. Set "
-                "algorithm.rollout_correction.rollout_is=token, or algorithm.agpo.scoring=own."
+                "algorithm.agpo.logprob_temperature=corrected needs verl's importance weights. Set "
+                "algorithm.rollout_correction.rollout_is=token, or algorithm.agpo.logprob_temperature=own."
             )
         if not config.actor_rollout_ref.rollout.calculate_log_probs:
             yield (
-                "algorithm.agpo.scoring=corrected needs the sampler's log-probabilities. Set "
+                "algorithm.agpo.logprob_temperature=corrected needs the sampler's log-probabilities. Set "
                 "actor_rollout_ref.rollout.calculate_log_probs=True."
             )
 
 
-def megatron(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def megatron(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     actor = config.actor_rollout_ref.actor
     if actor.strategy == "megatron" and OmegaConf.select(actor, "megatron.dynamic_context_parallel", default=False):
         yield (
@@ -150,7 +150,7 @@ def megatron(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def loss(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def loss(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     mode = config.actor_rollout_ref.actor.policy_loss.get("loss_mode", "vanilla")
     if agpo.clip.enabled and mode not in CLIP_AWARE_LOSSES:
         yield (
@@ -160,7 +160,7 @@ def loss(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def step_size(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def step_size(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     """The step size follows the drift between the updates of a batch: there must be one, and somebody to measure it."""
     if not agpo.step_size.enabled:
         return
@@ -180,7 +180,7 @@ def step_size(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def groups(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def groups(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     """Settings of groups, loss and allocation that contradict each other or verl's."""
     actor = config.actor_rollout_ref.actor
     mode = actor.policy_loss.get("loss_mode", "vanilla")
@@ -190,7 +190,7 @@ def groups(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     if agpo.masks_groups and actor.loss_agg_mode == "token-sum":
         yield (
             f"algorithm.agpo.advantage.zero_variance={rule} with actor_rollout_ref.actor.loss_agg_mode=token-sum: a "
-            "sum has no denominator that groups could leave. Set zero_variance=drop, or loss_agg_mode=token-mean."
+            "sum has no denominator that groups could leave. Set zero_variance=keep, or loss_agg_mode=token-mean."
         )
     if agpo.weighs_rows and mode == "bypass_mode":
         yield (
@@ -216,7 +216,7 @@ def groups(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def batches(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def batches(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     ref = config.actor_rollout_ref
     ranks = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
     if ref.actor.strategy == "megatron" or ref.actor.use_dynamic_bsz:
@@ -233,12 +233,12 @@ def batches(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def pointless(config: DictConfig, agpo: AGPOConfig) -> list[str]:
+def pointless(config: DictConfig, agpo: RunConfig) -> list[str]:
     """Settings that work but make a part of AGPO pointless."""
     actor = config.actor_rollout_ref.actor
     found = []
     if not is_agpo(config):
-        if agpo.fingerprint() != AGPOConfig().fingerprint():
+        if agpo.fingerprint() != RunConfig().fingerprint():
             found.append(
                 f"algorithm.adv_estimator={config.algorithm.adv_estimator}: of algorithm.agpo only token_budget and "
                 "lr_schedule have an effect. Set algorithm.adv_estimator=agpo if the controllers are wanted."
@@ -257,16 +257,16 @@ def pointless(config: DictConfig, agpo: AGPOConfig) -> list[str]:
             "steps with actor_rollout_ref.actor.strategy=fsdp2 before you trust it."
         )
     filtered = config.algorithm.get("filter_groups", None)
-    if filtered is not None and filtered.enable and agpo.advantage.zero_variance != "drop":
+    if filtered is not None and filtered.enable and agpo.advantage.zero_variance != "keep":
         found.append(
             f"algorithm.agpo.advantage.zero_variance={agpo.advantage.zero_variance} with "
-            "algorithm.filter_groups.enable=True: the groups that it is about never arrive. Set zero_variance=drop, or "
+            "algorithm.filter_groups.enable=True: the groups that it is about never arrive. Set zero_variance=keep, or "
             "filter_groups.enable=False."
         )
-    if agpo.scoring == "uncorrected" and agpo.temperature.enabled:
+    if agpo.logprob_temperature == "uncorrected" and agpo.temperature.enabled:
         found.append(
-            "algorithm.agpo.scoring=uncorrected: responses are sampled at their own temperature and scored at "
-            "another one, as in the public code. Use own or corrected for a consistent gradient."
+            "algorithm.agpo.logprob_temperature=uncorrected: responses are sampled at their own temperature and scored "
+            "at another one, as in the public code. Use own or corrected for a consistent gradient."
         )
     return found
 

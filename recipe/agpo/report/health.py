@@ -187,7 +187,7 @@ CHECKS: tuple[Check, ...] = (
         "learner_gap", "Sampler against learner, nats a token", measures.learner_gap, Unit.NATS, 0.02, 0.1,
         "The learner scores other probabilities than the sampler drew from. Expected with scoring other than own; "
         "otherwise look at numeric formats and at the weight transfer.",
-        "algorithm.agpo.scoring=own\nactor_rollout_ref.rollout.calculate_log_probs=True",
+        "algorithm.agpo.logprob_temperature=own\nactor_rollout_ref.rollout.calculate_log_probs=True",
         "rollout_corr/log_ppl_abs_diff (actor_rollout_ref.rollout.calculate_log_probs=True)",
     ),
     Check(

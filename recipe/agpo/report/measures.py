@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agpo_core import AGPOConfig
 from recipe.agpo.report.jsonl import finite
 from recipe.agpo.report.read import TOKENS, Record, Run
 from recipe.agpo.rewards.verdict import JUDGED, NO_ANSWER, RESPONSE_STATUSES
+from recipe.agpo.settings import RunConfig
 
 SHARE, LEAST = 5, 5
 ACCURACY = r"val-core/.+/acc/mean@\d+"
@@ -68,7 +68,7 @@ def clip_idle(run: Run) -> float | None:
 def drift(run: Run) -> float | None:
     """Recent step KL in multiples of its target."""
     kl = mean(recent(run), *STEP_KL)
-    target = (run.settings or AGPOConfig()).clip.kl_target
+    target = (run.settings or RunConfig()).clip.kl_target
     return None if kl is None else max(0.0, kl) / target
 
 

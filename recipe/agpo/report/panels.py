@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from agpo_core import AGPOConfig, Reason
+from agpo_core import Reason
 from recipe.agpo.report import measures
 from recipe.agpo.report.charts import Axis, Guide, empty_panel, histogram_panel, line_panel, stack_panel
 from recipe.agpo.report.curves import Curve, Point, over, plain, spread, stacked
 from recipe.agpo.report.read import Run
 from recipe.agpo.rewards.verdict import RESPONSE_STATUSES
+from recipe.agpo.settings import RunConfig
 
 COLOURS = 6  # runs beyond them repeat colours, dashed
 SOURCES = 6  # validation sets with panels of their own
@@ -274,6 +275,6 @@ def _both(run: Run, low: str, high: str) -> list[tuple[float, float]]:
     return [(x, y + above.get(x, 0.0)) for x, y in run.series(low)]
 
 
-def _settings(run: Run) -> AGPOConfig:
+def _settings(run: Run) -> RunConfig:
     """The run's settings; the defaults where no checkpoint tells them."""
-    return run.settings or AGPOConfig()
+    return run.settings or RunConfig()

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agpo_core import AGPOConfig
 from recipe.agpo.files import FileError, kind_of, parse_json
 from recipe.agpo.report.decisions import Decisions
 from recipe.agpo.report.jsonl import FileNote, finite, read_lines, step_of
 from recipe.agpo.report.samples import Sample, read_samples
+from recipe.agpo.settings import RunConfig
 from recipe.agpo.training.checkpoint import DECISIONS_FILE, LEDGER_FILE, STATE_FILE
 
 Record = tuple[int, Mapping[str, Any]]
@@ -49,7 +49,7 @@ class Run:
     starts: list[int] = field(default_factory=list)
     superseded: int = 0
     decisions: Decisions | None = None
-    settings: AGPOConfig | None = None
+    settings: RunConfig | None = None
     ledger: tuple[int, dict[str, int]] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
@@ -209,11 +209,11 @@ def _read_checkpoint(run: Run, checkpoints: Path) -> None:
                 run.ledger = int(folder.name.removeprefix("global_step_")), whole
 
 
-def _settings(run: Run, path: Path) -> AGPOConfig | None:
+def _settings(run: Run, path: Path) -> RunConfig | None:
     extra = _document(run, path).get("extra")
     config = extra.get("config") if isinstance(extra, dict) else None
     try:
-        return AGPOConfig.from_dict(config) if isinstance(config, dict) else None
+        return RunConfig.from_saved(config) if isinstance(config, dict) else None
     except (ValueError, TypeError) as error:
         run.problems.append(f"{path.parent.name}/{path.name}: settings of another version ({error})")
         return None

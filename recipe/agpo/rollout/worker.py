@@ -20,7 +20,7 @@ import ray
 import torch
 import transfer_queue as tq
 
-from agpo_core import AGPOConfig, TokenLedger
+from agpo_core import TokenLedger
 from agpo_core.state import state_from_dict
 from recipe.agpo import rewards
 from recipe.agpo.columns import (
@@ -45,7 +45,7 @@ from recipe.agpo.rollout import outcomes as scoring
 from recipe.agpo.rollout.outcomes import Scored
 from recipe.agpo.rollout.probe import decide
 from recipe.agpo.rollout.vote_keys import ProbeKeys
-from recipe.agpo.settings import agpo_config, resolved
+from recipe.agpo.settings import RunConfig, agpo_config, resolved
 from recipe.agpo.verl_api.agent_loop import AgentLoopWorker, row_key, settle_sessions
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class AGPOAgentLoopWorker(CountingWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.agpo: AGPOConfig = agpo_config(self.config)
+        self.agpo: RunConfig = agpo_config(self.config)
         self.settings = resolved(self.config, self.agpo)
         self._in_flight: dict[str, PromptInFlight] = {}
         self._failures: list[dict[str, Any]] = []
@@ -220,7 +220,7 @@ class AGPOAgentLoopWorker(CountingWorker):
             SECONDS: torch.tensor(0.0, dtype=torch.float32),
             TOKENS: torch.tensor(0, dtype=torch.int64),
         }
-        if self.agpo.scoring == "own":
+        if self.agpo.logprob_temperature == "own":
             columns[TEMPERATURE] = torch.tensor(tau, dtype=torch.float32)
         return columns
 

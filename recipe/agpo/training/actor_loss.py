@@ -138,7 +138,7 @@ def agpo_policy_loss(
     """
     group_weight = getattr(config, GROUP_WEIGHT, None)
     for weight in (getattr(config, ROW_WEIGHT, None), group_weight):
-        if weight is not None and bool((weight != 1).any()):
+        if weight is not None:  # a weight of 1 changes no bit
             advantages = advantages * weight.unsqueeze(-1).to(advantages.dtype)
     low, high = _clip_ratios(config)
     out = clipped_surrogate(
@@ -153,35 +153,43 @@ def agpo_policy_loss(
     )
     tokens = out.mask.sum()
     sums = {
-        f"{METRIC_PREFIX}tokens": tokens.item(),
-        f"{METRIC_PREFIX}kl_sum": (out.step_kl * tokens).item(),
-        f"{METRIC_PREFIX}kl_k3_sum": (out.step_kl_k3 * tokens).item(),
-        f"{METRIC_PREFIX}nonfinite_tokens": out.nonfinite_tokens.item(),
+        "tokens": tokens,
+        "kl_sum": out.step_kl * tokens,
+        "kl_k3_sum": out.step_kl_k3 * tokens,
+        "nonfinite_tokens": out.nonfinite_tokens,
     }
     if group_weight is not None:
-        sums |= {
-            f"{METRIC_PREFIX}adaptive_rows": float(len(group_weight)),
-            f"{METRIC_PREFIX}adaptive_weight_sum": group_weight.sum().item(),
-            f"{METRIC_PREFIX}floored_rows": float((group_weight == 0).sum()),
-        }
+        sums["adaptive_weight_sum"] = group_weight.sum()
+        sums["floored_rows"] = (group_weight == 0).sum()
     base = getattr(config, BASE_LOSS, "vanilla")
     if base != "vanilla":
         # They clip another ratio, or clip it otherwise: verl's own clip fraction is the one to read.
         loss, metrics = losses.get_policy_loss_fn(base)(
             old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights
         )
-        return loss, metrics | sums
-    loss = losses.agg_loss(
-        loss_mat=out.loss_BT, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info
-    )
-    metrics = {
-        "actor/pg_clipfrac": (out.clip_fraction_low + out.clip_fraction_high).item(),
-        "actor/ppo_kl": out.step_kl.item(),
-        "actor/pg_clipfrac_lower": out.dual_clip_fraction.item(),
-        f"{METRIC_PREFIX}clip_low_tokens": (out.clip_fraction_low * tokens).item(),
-        f"{METRIC_PREFIX}clip_high_tokens": (out.clip_fraction_high * tokens).item(),
-    }
-    return loss, metrics | sums
+        own = {}
+    else:
+        loss = losses.agg_loss(
+            loss_mat=out.loss_BT, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info
+        )
+        metrics = {}
+        own = {
+            "actor/pg_clipfrac": out.clip_fraction_low + out.clip_fraction_high,
+            "actor/ppo_kl": out.step_kl,
+            "actor/pg_clipfrac_lower": out.dual_clip_fraction,
+        }
+        sums["clip_low_tokens"] = out.clip_fraction_low * tokens
+        sums["clip_high_tokens"] = out.clip_fraction_high * tokens
+    read = _to_numbers(own | {f"{METRIC_PREFIX}{name}": value for name, value in sums.items()})
+    if group_weight is not None:
+        read[f"{METRIC_PREFIX}adaptive_rows"] = float(len(group_weight))
+    return loss, metrics | read
+
+
+def _to_numbers(values: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Scalars from the device all at once: each `.item()` would make the GPU wait for itself."""
+    stacked = torch.stack([value.detach().double() for value in values.values()])
+    return dict(zip(values, stacked.tolist(), strict=True))
 
 
 def _clip_ratios(config: Any) -> tuple[Any, Any]:

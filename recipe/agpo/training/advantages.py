@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import torch
 from omegaconf import OmegaConf
 
-from agpo_core import AGPOConfig, ResponseAdvantages, response_advantages
-from recipe.agpo.settings import agpo_config
+from agpo_core import ResponseAdvantages, response_advantages
+from recipe.agpo.settings import RunConfig, agpo_config
 from recipe.agpo.verl_api import losses
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ def _shaped(
     index: Sequence[Any],
     counted: torch.Tensor,
     context: RowContext | None,
-    settings: AGPOConfig,
+    settings: RunConfig,
     scale: Any,
 ) -> ResponseAdvantages:
     known = context if context is not None else RowContext((), (), ())
@@ -180,7 +180,7 @@ def _verl_grpo(
     return per_row
 
 
-def _settings(config: Any) -> AGPOConfig:
+def _settings(config: Any) -> RunConfig:
     if config is None:
-        return AGPOConfig()
+        return RunConfig()
     return agpo_config(OmegaConf.create({"algorithm": {"agpo": config.get("agpo", None) or {}}}))

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from agpo_core import AGPOConfig, ControllerState, Reason
+from agpo_core import ControllerState, Reason
 from recipe.agpo.rewards.verdict import OK, RESPONSE_STATUSES
+from recipe.agpo.settings import RunConfig
 from recipe.agpo.training.batch import StepGroups
 
 _SIGNALS = ("dispersion", "skewness", "vote_entropy")
@@ -55,7 +56,7 @@ GLOSSARY: dict[str, str] = {
 
 
 def step_metrics(
-    groups: StepGroups, state: ControllerState, config: AGPOConfig
+    groups: StepGroups, state: ControllerState, config: RunConfig
 ) -> dict[str, float]:
     """Everything under ``agpo/`` that is known in the driver; ``state`` is the one that decided this step."""
     out: dict[str, float] = {}
