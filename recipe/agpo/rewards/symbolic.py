@@ -53,7 +53,10 @@ _TOKEN = re.compile(
     r"\\(?P<command>[a-zA-Z]+)|\\[{}|,;:! \\]|[a-zA-Z]+'*|\d+(?:\.\d*)?|\.\d+|[-+*/^_=<>()\[\]{}|!,.:;&~%?'\s]"
 )
 # Two underscores, an attribute, a call with a name in quotes: no mathematics.
-_CODE = re.compile(r"__|[a-zA-Z)\]]\s*\.\s*[a-zA-Z_]|['\"]\s*[a-zA-Z]+\s*['\"]|(?<![\\a-zA-Z])(?:import|lambda|eval|exec|open)\b")
+_CODE = re.compile(
+    r"__|[a-zA-Z)\]]\s*\.\s*[a-zA-Z_]|['\"]\s*[a-zA-Z]+\s*['\"]|(?<![\\a-zA-Z])(?:import|lambda|eval|exec|open)\b"
+)
+_LETTER = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 _EAGER = re.compile(r"\\(?:Gamma|[dt]?binom)\s*[({]?[^)]{0,40}?(?:\d{5,}|\^|!|\\exp|\\Gamma.*\\Gamma)")
 _BIG_POWER = re.compile(r"\^\s*\{?\s*[-+]?\s*\d{5,}")
 _UNIT = re.compile(
@@ -560,10 +563,18 @@ def _prepared(text: str) -> str:
     # The parser takes E for Euler's number, also with an index, and knows no index that is an operator.
     text = re.sub(r"(?<![a-zA-Z\\])E(?=\s*_)", r"\\mathcal{E}", text)
     text = re.sub(r"_\s*\{?\s*\\odot\s*\}?", "_{odot}", text)
+    text = _both_cases(text)
     text = _STAR_POWER.sub(r"^{\1}", text).replace("**", "^")
     if _TRIG.search(text):
         text = _SMALL_ANGLE.sub(r"(\\frac{\1\\pi}{180})", text)
     return text.strip().rstrip(".")
+
+
+def _both_cases(text: str) -> str:
+    """``V + v`` with a name of its own for V: the parser lowers every letter, and would read 2v."""
+    letters = set(_LETTER.findall(text))
+    capitals = {letter for letter in letters if letter.isupper() and letter.lower() in letters}
+    return _LETTER.sub(lambda m: rf"\mathcal{{{m[0]}}}" if m[0] in capitals else m[0], text) if capitals else text
 
 
 def _roots(text: str) -> str:
