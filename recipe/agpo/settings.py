@@ -55,7 +55,7 @@ def is_agpo(config: DictConfig) -> bool:
 
 
 def keeps_ledger(config: DictConfig) -> bool:
-    """Whether we count tokens: AGPO runs, and runs of any estimator that have a section ``algorithm.agpo``."""
+    """Whether tokens are counted: in AGPO runs, and in runs of any estimator with a section ``algorithm.agpo``."""
     return is_agpo(config) or OmegaConf.select(config, "algorithm.agpo") is not None
 
 
