@@ -16,8 +16,8 @@ from recipe.agpo.report.samples import Sample
 from recipe.agpo.report.text import escape, number
 
 PROMPTS = (
-    "The first prompts of the newest step. ● correct, ○ wrong, ◐ between, · not judged; the probe (the first responses of "
-    "a group) comes first."
+    "The first prompts of the newest step. ● correct, ○ wrong, ◐ between, · not judged; the probe (the first responses "
+    "of a group) comes first."
 )
 SAMPLES = "The best and the worst responses of the newest dump."
 ANSWERS, ANSWER_LENGTH = 3, 24  # answers shown of a prompt, characters of each

@@ -185,8 +185,8 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "learner_gap", "Sampler against learner, nats per token", measures.learner_gap, Unit.NATS, 0.02, 0.1,
-        "The learner computes other probabilities than the sampler. This is expected unless logprob_temperature is own; "
-        "otherwise check numeric formats and the weight transfer.",
+        "The learner computes other probabilities than the sampler. This is expected unless logprob_temperature is "
+        "own; otherwise check numeric formats and the weight transfer.",
         "algorithm.agpo.logprob_temperature=own\nactor_rollout_ref.rollout.calculate_log_probs=True",
         "rollout_corr/log_ppl_abs_diff (actor_rollout_ref.rollout.calculate_log_probs=True)",
     ),
@@ -203,7 +203,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "discarded", "Discarded tokens", measures.discarded, Unit.SHARE, 0.1, None,
-        "Responses of the probe (the first of a group) are not trained on.", "algorithm.agpo.probe.reuse=true", AGPO_LOG,
+        "Probe responses (the first of each group) are not used.", "algorithm.agpo.probe.reuse=true", AGPO_LOG,
     ),
     Check(
         "missing_steps", "Steps missing in the log", measures.missing_steps, Unit.COUNT, 0.0, None,

@@ -30,7 +30,7 @@ def ledger_trainer(base: type) -> type:
 
 
 class LedgerMixin(Trainer):
-    """For any of verl's V1 trainers: keeps the ledger over restarts, ends the run at the token budget, reports failures.
+    """For any of verl's V1 trainers: keeps the ledger over restarts, ends the run at its token budget, reports failures
 
     See ``failures`` for the errors.
     """
