@@ -7,8 +7,8 @@ except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise ModuleNotFoundError(
-        "agpo_core needs torch, which comes in builds of its own (CPU, CUDA): install yours, or let pip choose one "
-        "with pip install 'agpo-verl[core]'",
+        "agpo_core needs torch, which has separate builds for CPU and CUDA: install the one for your machine, or let "
+        "pip choose one: pip install 'agpo-verl[core]'",
         name="torch",
     ) from None
 

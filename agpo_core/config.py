@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one configuration of the method: typed, frozen, validated, documented field by field.
+"""The configuration of the method: typed, frozen and validated.
 
-Types, bounds and documentation stand with the fields (`sections.py`), and nowhere else: validation reads them there,
-and the YAML file and the table in the docs are generated from them (`iter_fields`).
+Types, bounds and documentation of the settings are written with the fields (`sections.py`) and nowhere else. Validation
+reads them there; the YAML file and the table in the docs are generated from them (`iter_fields`).
 
-What is left out, or null, is what the preset says. `auto` is the value that follows from the framework, the group or
-the data, where a setting has one; in Python it is None.
+A key that is left out, or null, takes the preset's value. Some settings accept `auto` (None in Python): the value then
+follows from the framework, the group or the data.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from agpo_core.sections import (
     TemperatureConfig,
 )
 
-# Old names, accepted until the next release. Running values had a decay each; all of them were 0.1.
+# Old names, accepted until the next release. Each running value used to have its own decay; all were 0.1.
 RENAMED: dict[str, str] = {
     "scoring": "logprob_temperature",
     "temperature.decay": "signals.ema_weight",
@@ -65,22 +65,26 @@ class AGPOConfig(Checked):
     """All settings of the method.
 
     `AGPOConfig(preset="grpo")` has every value of that preset. A section may be given as a mapping of the keys that
-    differ from the preset, or as a whole object, which replaces the preset's. A framework adds its own settings in a
-    subclass and names those that decide nothing in `not_deciding`.
+    differ from the preset, or as a section object, which replaces the preset's section. A framework adds its own
+    settings in a subclass and lists in `not_deciding` those that do not affect decisions.
+
+    Raises:
+        SettingError: (a ValueError) unknown key, wrong type, value out of range, or settings that contradict each
+            other.
     """
 
     not_deciding: ClassVar[tuple[str, ...]] = ()
 
     preset: Literal["agpo", "agpo_d", "agpo_l", "reference", "grpo"] = option(
         "agpo",
-        "Where unset keys come from. agpo: ours. agpo_d: dual feedback alone, with the paper's discarded probe. "
-        "agpo_l: the adaptive-loss paper. reference: the public code's formulas. grpo: everything off.",
+        "Values of the keys that are not set. agpo: ours. agpo_d: dual feedback only, with the paper's discarded "
+        "probe. agpo_l: the adaptive-loss paper. reference: the public code's formulas. grpo: everything off.",
     )
     probe: ProbeConfig = section("The first responses of a group.")
-    signals: SignalConfig = section("How a probe is summarised, and how long it is remembered.")
+    signals: SignalConfig = section("How a probe is summarised, and over how many steps signals are averaged.")
     temperature: TemperatureConfig = section("Adaptive sampling temperature.")
     clip: ClipConfig = section("Adaptive clip ratio.")
-    reference: ReferenceConfig = section("What only the forms reference read.")
+    reference: ReferenceConfig = section("Settings that only the form reference reads.")
     step_size: StepSizeConfig = section("Adaptive step size.")
     advantage: AdvantageConfig = section("Group-relative advantages.")
     loss: LossConfig = section("Adaptive loss.")
@@ -88,8 +92,8 @@ class AGPOConfig(Checked):
     allocation: AllocationConfig = section("Adaptive allocation.")
     logprob_temperature: Literal["own", "corrected", "uncorrected"] = preset_option(
         "own",
-        "Temperature of the log-probabilities that the loss reads. own: each response's own, in every pass. corrected: "
-        "1, and token importance weights correct for it. uncorrected: 1 and no correction, as in the public code.",
+        "Temperature of the log-probabilities in the loss. own: the sampling temperature of each response, in every "
+        "pass. corrected: 1, with token importance weights. uncorrected: 1 without weights, as in the public code.",
     )
 
     def __post_init__(self) -> None:
@@ -114,7 +118,7 @@ class AGPOConfig(Checked):
 
     @property
     def keeps_state(self) -> bool:
-        """Whether something is remembered from step to step."""
+        """Whether any state is kept from step to step."""
         return self.adaptive or self.step_size.enabled
 
     @property
@@ -124,7 +128,7 @@ class AGPOConfig(Checked):
 
     @property
     def masks_groups(self) -> bool:
-        """Whether groups can leave the loss's denominator."""
+        """Whether groups can be left out of the loss's denominator."""
         return self.advantage.zero_variance in ("mask", "signed_mask")
 
     @property
@@ -141,8 +145,8 @@ class AGPOConfig(Checked):
     def _check(self) -> None:
         if self.allocation.enabled and not self.probe.reuse:
             raise SettingError(
-                f"{named('allocation.enabled')}=true with {named('probe.reuse')}=false: a probe that does not "
-                f"train leaves nothing of GRPO's total to allocate; set {named('probe.reuse')}=true"
+                f"{named('allocation.enabled')}=true with {named('probe.reuse')}=false: without reuse the probe "
+                f"takes all of GRPO's responses and none are left to allocate; set {named('probe.reuse')}=true"
             )
 
     @classmethod
@@ -152,12 +156,17 @@ class AGPOConfig(Checked):
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], *, prefix: str = "") -> Self:
-        """A config from the keys that the user set, on top of the values of `mapping["preset"]`.
+        """A config from the keys that the user set; all others take the values of `mapping["preset"]`.
 
-        None (null in a file) is as if the key were left out, and "auto" is None where that is a value. Old names are
-        accepted with a FutureWarning. prefix: where the caller keeps these keys ("algorithm.agpo"), for messages.
-        Raises ValueError for an unknown key (with the nearest known one), for a wrong type and for a value out of
-        range.
+        A value of None (null in a file) counts as left out. "auto" stands for None where a setting accepts it. Old
+        names are accepted with a FutureWarning.
+
+        Args:
+            mapping: nested settings, as in a YAML file.
+            prefix: where the caller keeps these keys ("algorithm.agpo"), for messages.
+
+        Raises:
+            ValueError: unknown key (the message has the nearest known one), wrong type, or value out of range.
         """
         try:
             if not isinstance(mapping, Mapping):
@@ -168,26 +177,29 @@ class AGPOConfig(Checked):
 
     @classmethod
     def from_saved(cls, mapping: Mapping[str, Any]) -> Self:
-        """`from_dict` of what `to_dict` gave, in this or an older version, without messages about old names."""
+        """`from_dict` for the result of `to_dict`, of this or an older version, without warnings about old names."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             return cls.from_dict(mapping)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting as a plain nested dict; `from_dict` of it is equal to this config."""
+        """Every setting as a plain nested dict. `from_dict` of it gives an equal config."""
         return _with_auto(dataclasses.asdict(self))
 
     def fingerprint(self) -> str:
-        """sha256 of what changes decisions: two runs with the same one decide alike."""
+        """sha256 of the settings that affect decisions. Runs with equal fingerprints decide by the same rules."""
         kept = {k: v for k, v in dataclasses.asdict(self).items() if k not in self.not_deciding}
         text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def decides_like(self, fingerprint: str, saved: Mapping[str, Any] | None = None) -> bool:
-        """Whether a state belongs to a run that decided as this config does.
+        """Whether a saved state belongs to a run with the same decision settings as this config.
 
-        fingerprint: the one saved with the state; saved: that run's `to_dict`, if it was kept. Names and fingerprints
-        change between versions, so an old config is read and compared by what it means today.
+        Names and fingerprints change between versions, so an old config is read and compared by its present meaning.
+
+        Args:
+            fingerprint: the one saved with the state.
+            saved: `to_dict` of that run, if it was kept.
         """
         if fingerprint == self.fingerprint():
             return True
@@ -231,7 +243,7 @@ def _with_auto(values: dict[str, Any]) -> dict[str, Any]:
 def _unknown(cls: type, dotted: str) -> SettingError:
     known = [key for key, *_ in iter_fields(cls)] + list(_sections(cls))
     close = difflib.get_close_matches(dotted, known, n=1, cutoff=0.6)
-    if not close:  # a right name in the wrong section
+    if not close:  # a known name in the wrong section
         leaf = dotted.rsplit(".", 1)[-1]
         close = [key for key in known if key.rsplit(".", 1)[-1] == leaf][:1]
     hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
@@ -239,7 +251,7 @@ def _unknown(cls: type, dotted: str) -> SettingError:
 
 
 def _known(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `cls` that are set in `given`; raises for what it does not know."""
+    """The arguments of `cls` that are set in `given`; raises for unknown keys."""
     sections, known = _sections(cls), {item.name for item in dataclasses.fields(cls)}
     for name, value in given.items():
         if name not in known:
@@ -266,7 +278,7 @@ def _overlay(part: type, values: dict[str, Any], given: Mapping[str, Any], path:
 
 
 def _with_present_names(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping with `RENAMED` keys under their present names, each with a message."""
+    """The mapping with `RENAMED` keys under their present names, with a warning for each."""
     out = {key: dict(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}
     form = dict(PRESETS.get(str(out.get("preset") or "agpo"), {}).get("clip", {})).get("form")
     clip = out.get("clip")
@@ -285,10 +297,11 @@ def _with_present_names(mapping: Mapping[str, Any]) -> dict[str, Any]:
         if section_name:
             target = out[section_name] = out.get(section_name) or {}
         if not isinstance(target, dict):
-            continue  # said when it is read
+            continue  # reported when it is read
         if target.get(leaf) not in (None, value):
             raise SettingError(
-                f"{named(old)}={value!r}: is now called {named(new)}, which is set to {target[leaf]!r}; set that alone"
+                f"{named(old)}={value!r}: is now called {named(new)}, which is set to {target[leaf]!r}; "
+                f"set only {named(new)}"
             )
         target[leaf] = value
     return out
@@ -306,11 +319,14 @@ def iter_fields(cls: type[AGPOConfig] = AGPOConfig) -> Iterator[tuple[str, str, 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a config means inside one framework: every auto filled in.
+    """The settings of a config inside one framework, with every auto filled in.
 
-    tau_base: centre of the temperature. clip_low, clip_high: centre of the clip ratio. probe_size: responses
-    of the first phase (equal to group_size: no second phase, or a whole discarded probe when probe.reuse is
-    false).
+    Attributes:
+        tau_base: temperature of the probe, and the value that tau is adapted from.
+        clip_low, clip_high: values that the clip ratio is adapted from.
+        probe_size: responses per prompt in the probe. If equal to group_size there is no second phase, or, with
+            probe.reuse false, a whole group follows the discarded probe.
+        group_size: responses per prompt.
     """
 
     tau_base: float
@@ -329,11 +345,19 @@ def resolve(
     group_size: int,
     prefix: str = "",
 ) -> Resolved:
-    """Fill what the config leaves to the framework, and check what depends on both.
+    """Fill in the settings that the config leaves to the framework, and check those that depend on both.
 
-    temperature: the framework's sampling temperature; clip_low, clip_high: its clip ratios; group_size:
-    responses per prompt; prefix: of the keys in messages. Raises ValueError naming the key to change. A controller
-    that is off is not checked, and with both off there is one phase (probe_size = group_size).
+    A controller that is off is not checked. With all controllers off there is one phase (probe_size = group_size).
+
+    Args:
+        config: the method's settings.
+        temperature: the framework's sampling temperature.
+        clip_low, clip_high: the framework's clip ratios.
+        group_size: responses per prompt.
+        prefix: prefix of the keys in messages.
+
+    Raises:
+        ValueError: a value outside its bounds; the message names the key to change.
     """
     try:
         return _resolve(config, temperature, clip_low, clip_high, group_size)

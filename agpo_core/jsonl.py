@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of one JSON object a line that survive a kill: a line without its end harms no other."""
+"""Files with one JSON object per line. A line that a kill cut off does not damage the other lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agpo_core.files import write_atomic
 
 
 def append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Add rows in a single write, on a fresh line even if the last one was cut off by a kill."""
+    """Append rows in a single write. If a kill cut off the last line, the rows start on a new line."""
     text = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
     with path.open("a+b") as file:
         if file.seek(0, os.SEEK_END):
@@ -24,9 +24,10 @@ def append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def keep_steps(path: Path, first: int, last: int) -> int:
-    """Keep the lines whose "step" is from `first` to `last`, and drop the others; returns how many were broken.
+    """Keep the lines whose "step" is from `first` to `last`, and drop the others.
 
-    Broken: not a whole JSON object, or without a whole number as its step. A missing file stays missing.
+    Returns:
+        The number of broken lines: not a whole JSON object, or no whole number as "step". A missing file stays missing.
     """
     if not path.exists():
         return 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities and entropy from logits, each response at its own temperature.
+"""Log-probabilities and entropy from logits, with a temperature per response.
 
-Shapes: _B rows, _T tokens, _V vocabulary. All in nats, computed in float32 or wider.
+Shapes: _B rows, _T tokens, _V vocabulary. Results are in nats, computed in float32 or wider.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from agpo_core.losses import widened
 
 
 def _scaled(logits_BTV: Tensor, tau: float | Tensor) -> Tensor:
-    """The logits over their temperature, float32 or wider."""
+    """The logits divided by their temperature, float32 or wider."""
     if logits_BTV.dim() != 3:
         raise ValueError(f"logits: expected [B, T, V], got {tuple(logits_BTV.shape)}")
     logits = widened(logits_BTV)
@@ -30,11 +30,19 @@ def _scaled(logits_BTV: Tensor, tau: float | Tensor) -> Tensor:
 
 
 def log_probs_at(logits_BTV: Tensor, tokens_BT: Tensor, tau: float | Tensor = 1.0) -> Tensor:
-    """Log-probability [B, T] of each token at the temperature that it was sampled at.
+    """Log-probability of each token at its sampling temperature: log softmax(logits/tau)[token].
 
-    log softmax(logits/tau)[token]. logits_BTV: those that predict tokens_BT, so already shifted by one; tokens_BT: int,
-    within [0, V) also where they are masked; tau: a number, [B], [B, 1], or [B, T] (packed responses: `per_token`),
-    above 0: a temperature of 0 gives NaN, which the losses leave out. A gradient reaches the logits.
+    Args:
+        logits_BTV: [B, T, V], the logits that predict tokens_BT (already shifted by one). Gradients flow to them.
+        tokens_BT: int [B, T], within [0, V), also where they are masked.
+        tau: temperature > 0: a number, [B], [B, 1], or [B, T] (packed responses: `per_token`). 0 in a tensor gives NaN,
+            which the losses leave out.
+
+    Returns:
+        [B, T] in nats.
+
+    Raises:
+        ValueError: a shape does not fit, or a temperature given as a number is not finite and above 0.
     """
     if tokens_BT.shape != logits_BTV.shape[:2]:
         raise ValueError(f"tokens: expected {tuple(logits_BTV.shape[:2])}, got {tuple(tokens_BT.shape)}")
@@ -43,10 +51,20 @@ def log_probs_at(logits_BTV: Tensor, tokens_BT: Tensor, tau: float | Tensor = 1.
 
 
 def token_entropy(logits_BTV: Tensor, tau: float | Tensor = 1.0) -> Tensor:
-    """Full-vocabulary entropy [B, T] at each position, at temperature `tau` (as in `log_probs_at`).
+    """Full-vocabulary entropy at each position, at temperature `tau`: -sum_v p_v ln p_v.
 
-    -sum_v p_v ln p_v; a logit of -inf (a token that was ruled out) counts as p = 0. `StepSignals.policy_entropy` is the
-    mean of it at temperature 1 over the tokens that train, under the old policy.
+    A logit of -inf (a token that was ruled out) counts as p = 0. `StepSignals.policy_entropy` is its mean at
+    temperature 1 over the tokens that are trained on, under the old policy.
+
+    Args:
+        logits_BTV: [B, T, V].
+        tau: as in `log_probs_at`.
+
+    Returns:
+        [B, T] in nats.
+
+    Raises:
+        ValueError: as in `log_probs_at`.
     """
     log_p = torch.log_softmax(_scaled(logits_BTV, tau), dim=-1)
     return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The clipped surrogate with a clip ratio per response, and its aggregation.
 
-Shapes: _B responses (rows), _T tokens. Token log-probabilities are in nats.
+Shapes: _B rows (one response each, or several when packed), _T tokens. Log-probabilities are in nats.
 """
 
 from __future__ import annotations
@@ -25,11 +25,16 @@ LOG_RATIO_LIMIT = 20.0  # the importance ratio stays within exp(+-20)
 
 @dataclass(frozen=True)
 class SurrogateOutput:
-    """loss_BT: loss per token, 0 outside `mask`. mask: bool [B, T], the tokens that count. The rest: scalars.
+    """The loss per token, and its metrics.
 
-    clip_fraction_low, clip_fraction_high: share of tokens held by the lower and the upper clip ratio;
-    dual_clip_fraction: share held by the dual clip; step_kl: token mean of old minus new log-prob (k1, nats);
-    step_kl_k3: token mean of ratio - 1 - ln ratio, never negative; nonfinite_tokens: how many were left out.
+    Attributes:
+        loss_BT: [B, T] loss per token, 0 outside `mask`.
+        mask: bool [B, T], the tokens that count.
+        clip_fraction_low, clip_fraction_high: share of tokens clipped at the lower and at the upper clip ratio.
+        dual_clip_fraction: share of tokens clipped by the dual clip.
+        step_kl: token mean of old minus new log-prob (k1), nats.
+        step_kl_k3: token mean of ratio - 1 - ln ratio (k3), nats; never negative.
+        nonfinite_tokens: number of tokens left out because a value was not finite.
     """
 
     loss_BT: Tensor
@@ -42,7 +47,7 @@ class SurrogateOutput:
     nonfinite_tokens: Tensor
 
     def metrics(self) -> dict[str, Tensor]:
-        """The scalars by name, detached."""
+        """The scalar metrics by name, detached."""
         return {
             "clip_fraction_low": self.clip_fraction_low,
             "clip_fraction_high": self.clip_fraction_high,
@@ -54,7 +59,9 @@ class SurrogateOutput:
 
 
 class _Widen(torch.autograd.Function):
-    """Half precision as float32; on the way back what exceeds its range becomes its largest number, with its sign."""
+    """Half precision as float32. In backward, a gradient beyond the half-precision range becomes its largest number
+    with the same sign.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -64,7 +71,7 @@ class _Widen(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         limit = torch.finfo(ctx.dtype).max
-        # What is infinite already (a loss scale that is too large) stays so, for a gradient scaler to see.
+        # An infinite gradient (the loss scale is too large) stays infinite, so that a gradient scaler detects it.
         return torch.where(grads[0].isfinite(), grads[0].clamp(-limit, limit), grads[0]).to(ctx.dtype)
 
 
@@ -85,10 +92,16 @@ def surrogate_by_definition(
     dual_clip: float | None,
     weights: Tensor | None,
 ) -> Tensor:
-    """The loss of `clipped_surrogate` in plain torch operations: what it means, and its derivatives of any order.
+    """The loss of `clipped_surrogate` in plain torch operations. It defines the loss and its derivatives of any order.
 
-    counts: bool [B, T]; elsewhere loss and derivatives are 0 and values may be anything. ratio_min, ratio_max: bounds
-    of the ratio. All are [B, T] or broadcast to it. Where two branches are equal, the unclipped one has the derivative.
+    Args:
+        log_prob, old_log_prob, advantages: [B, T], or broadcast to it.
+        counts: bool [B, T]. Elsewhere loss and derivatives are 0, and the values may be anything.
+        ratio_min, ratio_max: bounds of the ratio.
+        dual_clip: > 1, or None.
+        weights: importance weights, or None.
+
+    Where two branches are equal, the derivative is that of the unclipped one.
     """
     log_prob = torch.where(counts, log_prob, 0.0)
     old_log_prob, advantages = torch.where(counts, old_log_prob, 0.0), torch.where(counts, advantages, 0.0)
@@ -105,9 +118,9 @@ def surrogate_by_definition(
 
 
 class _KnownSlope(torch.autograd.Function):
-    """A value whose derivative by `log_prob` is already known: it saves that one tensor and nothing else.
+    """A value whose derivative with respect to `log_prob` is already computed. Backward needs only that tensor.
 
-    Where a graph of the derivative is asked for (create_graph=True), the derivative comes from the definition.
+    With create_graph=True the derivative comes from the definition.
     """
 
     @staticmethod
@@ -142,7 +155,7 @@ def _rows(value: float | Tensor, like_BT: Tensor, name: str) -> Tensor:
 def _clip(value: float | Tensor, like_BT: Tensor, name: str) -> Tensor:
     if not isinstance(value, Tensor) and not value >= 0.0:
         raise ValueError(f"{name}={value}: must be a number >= 0")
-    # In float64: 1 - 0.2 is rounded once, as verl has it.
+    # In float64, so that 1 - 0.2 is rounded once, as in verl.
     return _rows(value, like_BT, name).double()
 
 
@@ -161,10 +174,11 @@ def _evaluate(
     dual_clip: float | None,
     weights: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    """(loss, slope = d loss/d log_prob, which tokens count, metrics); all but the metrics [B, T].
+    """(loss, slope = d loss/d log_prob, which tokens count, metrics); all but the metrics are [B, T].
 
-    The loss takes the operations of verl's vanilla loss in their order, for the same bits. Indicators are
-    numbers 0 and 1, many steps work in place: on a CPU `where` and boolean sums cost several times as much.
+    The operations and their order are those of verl's vanilla loss, so the results are bit-identical. Indicators are
+    the
+    numbers 0 and 1, and many steps work in place: on a CPU, `where` and boolean sums take several times as long.
     """
     difference = log_prob - old_log_prob
     log_ratio = difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
@@ -178,11 +192,11 @@ def _evaluate(
     clipped = torch.gt(held, free, out=held)
     dual = None
     if dual_clip is not None:
-        ceiling = negative.abs() * dual_clip  # binds where A < 0 only: elsewhere the loss is not above 0
+        ceiling = negative.abs() * dual_clip  # only reached where A < 0: elsewhere the loss is not above 0
         dual = torch.gt(loss, ceiling, out=torch.empty_like(loss))
         loss = torch.minimum(loss, ceiling, out=loss)
     slope = _finite_or_zero(free.clone()).mul_(torch.eq(loss, free, out=indicator))
-    slope.mul_(torch.eq(log_ratio, difference, out=indicator))  # 0 where the clamp of the log ratio holds
+    slope.mul_(torch.eq(log_ratio, difference, out=indicator))  # 0 where the log ratio is clamped
     if weights is not None:
         loss.mul_(weights)
         slope.mul_(weights)
@@ -219,24 +233,34 @@ def clipped_surrogate(
     dual_clip: float | None = None,
     weights: Tensor | None = None,
 ) -> SurrogateOutput:
-    """Clipped policy loss per token, with its own clip ratio per response.
+    """Clipped policy loss per token, with a clip ratio per response (PPO).
 
-    ratio = exp(clamp(log_prob - old_log_prob, +-20)); loss = max(-A*ratio, -A*clamp(ratio, 1-low, 1+high));
-    with a dual clip, where A < 0 at most -A*dual_clip; times `weights`. In float32 the values are those of verl's
-    vanilla loss, bit for bit (its dual clip is 3.0 unless it is told otherwise; PPO has none).
+    ratio = exp(clamp(log_prob - old_log_prob, +-20)); loss = max(-A*ratio, -A*clamp(ratio, 1 - low, 1 + high)); with a
+    dual clip, at most -A*dual_clip where A < 0; multiplied by `weights`. In float32 the result equals verl's vanilla
+    loss bit for bit. verl uses dual_clip = 3.0 by default; PPO has no dual clip.
 
-    log_prob: [B, T], the only argument that a gradient reaches (at an exact kink a sub-gradient);
-    old_log_prob: [B, T]; advantages: [B] or [B, T]; mask: [B, T], bool or 0/1, 1 = counts; clip_low,
-    clip_high: a number >= 0, [B], [B, 1] or [B, T]; dual_clip: > 1, or None for none; weights: [B] or [B, T]
-    importance weights. Packed responses: values per token from `per_token`.
+    Args:
+        log_prob: [B, T] under the policy that is trained. Only this argument gets a gradient (a sub-gradient at a
+            kink).
+        old_log_prob: [B, T] under the policy before the step.
+        advantages: [B] or [B, T].
+        mask: [B, T], bool or 0/1; 1 = counts.
+        clip_low, clip_high: a number >= 0, [B], [B, 1] or [B, T]. Packed responses: values per token from `per_token`.
+        dual_clip: > 1, or None for none.
+        weights: [B] or [B, T] importance weights, or None.
 
-    Half-precision input is computed in float32. Its gradient comes back in its own type, and where a finite gradient
-    is beyond that type's range, as its largest number with the same sign. Backward saves one floating-point [B, T]
-    tensor beside the arguments; second derivatives (create_graph=True) go through `surrogate_by_definition`.
+    Returns:
+        A `SurrogateOutput`. Half-precision input is computed in float32; its gradient has the input's type, and a
+        finite gradient beyond the range of that type becomes its largest number with the same sign. Backward keeps one
+        [B, T] floating-point tensor beside the arguments. Second derivatives (create_graph=True) use
+        `surrogate_by_definition`.
 
-    A token with a non-finite log-prob, advantage, clip ratio, weight or loss has loss and gradient 0, is counted, and
-    is not in the returned mask, so that it can leave the denominator too. No token at all (B = 0, T = 0, all masked):
-    all metrics 0, and the gradient is 0.
+    Degenerate cases: a token with a non-finite log-prob, advantage, clip ratio, weight or loss has loss 0 and gradient
+    0, is counted in `nonfinite_tokens`, and is not in the returned mask, so that the denominator can leave it out.
+    Without tokens (B = 0, T = 0, all masked) all metrics and the gradient are 0.
+
+    Raises:
+        ValueError: a shape does not fit, a clip ratio is negative, or dual_clip is not above 1.
     """
     if log_prob.dim() != 2:
         raise ValueError(f"log_prob: expected [B, T], got {tuple(log_prob.shape)}")
@@ -274,18 +298,26 @@ def aggregate(
     *,
     sequence_BT: Tensor | None = None,
 ) -> Tensor:
-    """One number from the loss of each token, over the rows given (no other rank is asked).
+    """Reduce the loss per token to one number, over the rows given (no communication between ranks).
 
-    token-sum: sum over tokens. token-mean: that over the number of tokens. seq-mean-token-sum: mean over
-    responses of their sums. seq-mean-token-mean: mean over responses of their means. seq-mean-token-sum-norm:
-    seq-mean-token-sum over norm_length, a finite number > 0 (None: T, and 1 where T is 0). mask_BT: non-zero = counts;
-    values elsewhere may be NaN.
+    token-sum: sum over tokens. token-mean: sum over tokens / number of tokens. seq-mean-token-sum: mean over responses
+    of their token sums. seq-mean-token-mean: mean over responses of their token means. seq-mean-token-sum-norm:
+    seq-mean-token-sum / norm_length.
 
-    sequence_BT: int [B, T], the response of each token, where several share a row (`sequence_ids`), negative: none;
-    None: a row is a response. seq-mean-token-sum-norm then needs norm_length.
+    Args:
+        loss_BT: [B, T].
+        mask_BT: [B, T], non-zero = counts; the loss elsewhere may be NaN.
+        mode: which of the five.
+        norm_length: finite number > 0, in tokens; None: T (1 where T is 0).
+        sequence_BT: int [B, T], the response of each token where several share a row (`sequence_ids`), negative: none.
+            None: each row is one response. seq-mean-token-sum-norm then needs norm_length.
 
-    Responses without a token do not count; with none at all (B = 0, T = 0, all masked) the result is 0 in every mode
-    and has a gradient (0). Half precision is summed in float32, and the result is float32.
+    Returns:
+        A scalar, float32 for half-precision input. Responses without tokens do not count. Without any token (B = 0, T =
+        0, all masked) it is 0 in every mode, with gradient 0.
+
+    Raises:
+        ValueError: a shape does not fit, or the mode or norm_length is not valid.
     """
     if loss_BT.dim() != 2 or mask_BT.shape != loss_BT.shape:
         raise ValueError(f"expected loss and mask [B, T], got {tuple(loss_BT.shape)} and {tuple(mask_BT.shape)}")
@@ -297,14 +329,16 @@ def aggregate(
 def _reduce(
     loss_BT: Tensor, mask: Tensor, mode: AggregationMode, norm_length: float | None, sequence_BT: Tensor | None
 ) -> Tensor:
-    """`aggregate` of a loss that is 0 outside its mask."""
+    """`aggregate` for a loss that is 0 outside its mask."""
     if norm_length is not None and not 0.0 < norm_length < math.inf:
         raise ValueError(f"norm_length={norm_length}: must be a finite number > 0")
     if sequence_BT is not None:
         if sequence_BT.shape != loss_BT.shape:
             raise ValueError(f"sequence_BT: expected {tuple(loss_BT.shape)}, got {tuple(sequence_BT.shape)}")
         if mode == "seq-mean-token-sum-norm" and norm_length is None:
-            raise ValueError("seq-mean-token-sum-norm of packed responses: set norm_length, the width is not theirs")
+            raise ValueError(
+                "seq-mean-token-sum-norm of packed responses: set norm_length; the row's width is not a response length"
+            )
         mask = mask & (sequence_BT >= 0)
         loss_BT = torch.where(mask, loss_BT, loss_BT.new_zeros(()))
     if mode == "token-sum":
@@ -339,7 +373,13 @@ def policy_loss(
     norm_length: float | None = None,
     sequence_BT: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`clipped_surrogate`, then `aggregate` over the tokens that count. Returns (loss, detached metrics)."""
+    """`clipped_surrogate`, then `aggregate` over the tokens that count.
+
+    Args and errors: those of the two functions.
+
+    Returns:
+        (scalar loss, detached metrics by name).
+    """
     output = clipped_surrogate(
         log_prob, old_log_prob, advantages, mask, clip_low, clip_high, dual_clip=dual_clip, weights=weights
     )
@@ -348,11 +388,20 @@ def policy_loss(
 
 @torch.no_grad()
 def importance_weights(log_prob_scoring: Tensor, log_prob_sampling: Tensor, mask: Tensor, cap: float) -> Tensor:
-    """Truncated token importance weights for scoring at another temperature than sampling.
+    """Truncated token importance weights, for log-probs at another temperature than that of sampling.
 
-    w = min(exp(log_prob_scoring - log_prob_sampling), cap), detached, [B, T]; both log-probs [B, T] of the
-    same tokens, in nats. Masked tokens and tokens with a non-finite log-prob have weight 0. Raises ValueError
-    if cap is not above 0.
+    w = min(exp(log_prob_scoring - log_prob_sampling), cap).
+
+    Args:
+        log_prob_scoring, log_prob_sampling: [B, T] of the same tokens, in nats.
+        mask: [B, T], non-zero = counts.
+        cap: largest weight, > 0.
+
+    Returns:
+        [B, T], detached. Masked tokens and tokens with a non-finite log-prob have weight 0.
+
+    Raises:
+        ValueError: cap is not above 0, or the shapes differ.
     """
     if not cap > 0.0:
         raise ValueError(f"cap={cap}: must be > 0")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Advantages that know the outcome: zero-variance groups, the gate on shaped rewards, the length reward."""
+"""Advantages that depend on the verifier's outcome: groups of equal outcomes, shaped rewards, length reward."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from agpo_core.stats import SortedGroups, pad_groups
 
 @dataclass(frozen=True)
 class ResponseAdvantages:
-    """What each response of a batch is worth; all [N], in its order.
+    """Advantages of the responses of a batch; all [N], in the order of the batch.
 
     Attributes:
         advantages: total advantage; 0 for responses that do not count.
-        length: the part of it that the length reward made.
-        in_loss: bool, whether it stays in the loss's denominator.
+        length: the part of the advantage that comes from the length reward.
+        in_loss: bool, whether the response counts in the loss's denominator.
         zero_variance: bool, member of a group whose counted outcomes are all equal.
     """
 
@@ -42,23 +42,34 @@ def response_advantages(
     advantage: AdvantageConfig,
     length: LengthConfig,
 ) -> ResponseAdvantages:
-    """Advantages of a batch of groups, ragged or not.
-
-    rewards_N: what is maximised, shaped or not; outcomes_N: the verifier's verdicts, which alone say what is right and
-    whether a group is decided; index_N: the group of each response; mask_N: bool, which count; lengths_N: generated
-    tokens; truncated_N: bool, stopped by the token limit.
+    """Advantages of a batch of groups, of equal or different sizes.
 
     1. Group advantages of the rewards (`group_advantages_padded`).
-    2. Groups of two or more with equal outcomes have zero variance: 0 if `outcome_gate`; +1 or -1 if the rule is signed
-       and they are at a bound of the attainable outcomes.
-    3. Right responses (outcome_max) get up to +-weight by their length among the right ones of their group, linear
-       from the shortest to the longest, centred on 0. A truncated one counts as the longest. The spread is at most
-       half of the distance to the best response that is not right, so the order of right and wrong cannot turn, and a
-       group without a right response gets nothing.
-    4. With a masking rule a zero-variance group without any advantage leaves the denominator.
+    2. Groups of two or more with equal outcomes get advantage 0 if `outcome_gate` is true. A signed `zero_variance`
+       rule gives them +1 or -1 if they are at a bound of the attainable outcomes (AGPO-L).
+    3. Length reward [ours]: correct responses (outcome_max) get up to +-weight by their length among the correct ones
+       of their group, linear from the shortest to the longest, centred on 0. A truncated response counts as the
+       longest. The spread is at most half of the distance to the best response that is not correct, so a correct
+       response always ranks above a wrong one.
+    4. With a masking `zero_variance` rule, groups of equal outcomes whose advantages are all 0 leave the denominator
+       (AGPO-L).
 
-    No response at all (N = 0) gives empty results; a group of which nothing counts has advantages 0 and leaves the
-    denominator.
+    Args:
+        rewards_N: [N] rewards to maximise, shaped or not.
+        outcomes_N: [N] outcomes of the verifier. They alone decide which responses are correct and which groups are
+            equal.
+        index_N: the group of each response, an integer tensor or hashable labels.
+        mask_N: bool [N], responses that count.
+        lengths_N: [N] generated tokens.
+        truncated_N: bool [N], stopped by the token limit.
+        advantage, length: settings of these two sections.
+
+    Returns:
+        `ResponseAdvantages`. N = 0 gives empty results. A group without a correct response gets no length reward. A
+        group in which nothing counts has advantages 0 and is not in the denominator.
+
+    Raises:
+        ValueError: lengths that differ.
     """
     rewards, present, at = pad_groups(rewards_N, index_N)
     present[at] = mask_N.bool()

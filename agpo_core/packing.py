@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed responses: several in one row, told apart by a number per token.
+"""Packed responses: several in one row. An integer per token says which response the token belongs to.
 
 Shapes: _N responses, _B rows, _T tokens of a row.
 """
@@ -13,10 +13,19 @@ from torch import Tensor
 
 
 def sequence_ids(lengths: Tensor | Sequence[int], width: int | None = None) -> Tensor:
-    """The response of each token of one packed row: int64 [1, T].
+    """The response of each token of one packed row.
 
-    lengths: tokens of each response, in the order in which they stand in the row; width: T, at least their sum (None:
-    their sum). Tokens behind the last response have -1. From cumulative lengths: `cu_seqlens.diff()`.
+    From cumulative lengths: `sequence_ids(cu_seqlens.diff())`.
+
+    Args:
+        lengths: tokens of each response, in the order of the row.
+        width: T, at least their sum; None: their sum.
+
+    Returns:
+        int64 [1, T]. Tokens after the last response have -1.
+
+    Raises:
+        ValueError: a negative length, or `width` is less than their sum.
     """
     length_N = torch.as_tensor(lengths).long()
     if length_N.dim() != 1 or bool((length_N < 0).any()):
@@ -30,10 +39,14 @@ def sequence_ids(lengths: Tensor | Sequence[int], width: int | None = None) -> T
 
 
 def per_token(values_N: Tensor, sequence_BT: Tensor) -> Tensor:
-    """Values of responses (advantages, clip ratios, temperatures) as values of their tokens: [B, T].
+    """Repeat values of responses (advantages, clip ratios, temperatures) for each of their tokens.
 
-    sequence_BT: int, the response of each token; padding (a negative number) takes the first response's value, or 0 if
-    there is no response.
+    Args:
+        values_N: [N].
+        sequence_BT: int [B, T], the response of each token; negative: padding.
+
+    Returns:
+        [B, T]. Padding takes the first response's value, or 0 if there is no response.
     """
     if len(values_N) == 0:
         return values_N.new_zeros(sequence_BT.shape)
@@ -41,7 +54,7 @@ def per_token(values_N: Tensor, sequence_BT: Tensor) -> Tensor:
 
 
 def sequence_sums(values_BT: Tensor, sequence_BT: Tensor) -> Tensor:
-    """Sum over the tokens of each response: [N], N one more than the largest number; tokens of none do not count."""
+    """Sum over the tokens of each response: [N], N = largest number + 1. Tokens of no response do not count."""
     sequence = sequence_BT.to(values_BT.device).flatten()
     count = int(sequence.max()) + 1 if sequence.numel() else 0
     sums = values_BT.new_zeros(max(count, 0) + 1)  # the last one takes the tokens of no response

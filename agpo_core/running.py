@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running mean and deviation over steps, bias-corrected, immutable."""
+"""Running mean and standard deviation over steps: bias-corrected, immutable."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from agpo_core.stats import LARGEST
 
 @dataclass(frozen=True)
 class RunningStat:
-    """Exponentially weighted mean and deviation of a signal, one update a step [ours].
+    """Exponentially weighted mean and standard deviation of a signal, updated once per step [ours].
 
-    a <- (1-w)*a + w*mean(x), the same for x*x, and weight <- (1-w)*weight + w, w = ema_weight; mean = a/weight.
-    `weight` makes the first steps unbiased, `updates` says how many there were: there is no magic zero. Each step's
-    mean is exactly rounded, so that the order of a batch cannot change a bit.
+    a <- (1-w)*a + w*mean(x), the same for x*x, and weight <- (1-w)*weight + w, with w = ema_weight; mean = a/weight.
+    Dividing by `weight` makes the first steps unbiased. `updates` counts the updates, so that "no update yet" is not
+    confused with a mean of 0. Sums are exactly rounded, so the order of a batch does not change a bit.
+
+    Raises:
+        ValueError: ema_weight is not within (0, 1].
     """
 
     ema_weight: float
@@ -34,7 +37,7 @@ class RunningStat:
 
     @classmethod
     def empty(cls, ema_weight: float) -> RunningStat:
-        """No update yet."""
+        """The statistic before the first update."""
         return cls(ema_weight)
 
     @property
@@ -50,14 +53,13 @@ class RunningStat:
 
     @property
     def std(self) -> float:
-        """Bias-corrected deviation over members and steps (population form); 0 before the first update."""
+        """Bias-corrected standard deviation over members and steps (population form); 0 before the first update."""
         if not self.updates:
             return 0.0
         return math.sqrt(max(0.0, self.square_acc / self.weight - self.mean * self.mean))
 
     def update(self, values: Sequence[float]) -> RunningStat:
-        """The statistic after one step that saw `values`. Non-finite values are dropped; none left:
-        unchanged."""
+        """The statistic after a step with `values`. Non-finite values are left out; with none left it is unchanged."""
         kept = [value for value in values if -LARGEST <= value <= LARGEST]  # NaN fails both comparisons
         if not kept:
             return self
@@ -78,7 +80,7 @@ class RunningStat:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunningStat:
-        """The inverse of `to_dict`, also of older versions, which say "decay". KeyError names a missing field."""
+        """The inverse of `to_dict`; older versions say "decay" for ema_weight. Raises KeyError for a missing field."""
         return cls(
             float(values["decay"] if "decay" in values else values["ema_weight"]),
             float(values["mean_acc"]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a setting is declared and checked: type, bounds and documentation stand in the field's metadata, once."""
+"""Declaration and checks of a setting: type, bounds and documentation are in the field's metadata."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "le": ("<=", operator.le),
 }
 
-AUTO = "auto"  # how None is written in files: the value that follows from the framework, the group or the data
+AUTO = "auto"  # None as written in files: the value follows from the framework, the group or the data
 
 
 def named(key: str) -> str:
@@ -30,7 +30,7 @@ def named(key: str) -> str:
 
 
 class SettingError(ValueError):
-    """A setting that cannot be. Keys in its message (`named`) carry the prefix under which the caller keeps them."""
+    """A setting that is not valid. Keys in its message (`named`) get the prefix under which the caller keeps them."""
 
     def __init__(self, text: str, prefix: str = "") -> None:
         self._text = text
@@ -39,19 +39,19 @@ class SettingError(ValueError):
         super().__init__(message)
 
     def under(self, prefix: str) -> SettingError:
-        """The same error, keys with this prefix."""
+        """The same error with this prefix on its keys."""
         return SettingError(self._text, prefix)
 
 
 def option(
     default: Any, doc: str, source: str = "ours", *, renamed: Mapping[str, str] | None = None, **bounds: float
 ) -> Any:
-    """A setting. renamed: old values and what they are called now."""
+    """A setting. renamed: old values, and their present names."""
     return field(default=default, metadata=_metadata(default, doc, source, renamed, bounds))
 
 
 def preset_option(default: Any, doc: str, source: str = "ours", **bounds: float) -> Any:
-    """A setting outside all sections that presets differ in; left out, it is the preset's."""
+    """A setting outside the sections that differs between presets; if left out, the preset's value is taken."""
     return field(default=None, metadata=_metadata(default, doc, source, None, bounds) | {"of_preset": True})
 
 
@@ -60,7 +60,7 @@ def _metadata(default: Any, doc: str, source: str, renamed: Any, bounds: Mapping
 
 
 def section(doc: str) -> Any:
-    """A section of settings; left out, it is the preset's."""
+    """A section of settings; if left out, the preset's values are taken."""
     return field(default=None, metadata={"doc": doc, "source": "ours"})
 
 
@@ -79,9 +79,9 @@ def type_text(hint: Any) -> str:
 
 
 def coerce(key: str, value: Any, hint: Any) -> Any:
-    """Return `value` in the type that `hint` names, or raise: ints pass as floats, nothing else converts.
+    """Return `value` in the type that `hint` names, or raise SettingError.
 
-    Where None is a value, it is also written "auto".
+    An int is accepted as a float; nothing else is converted. Where None is a value, "auto" stands for it.
     """
     if get_origin(hint) in (Union, types.UnionType):
         if value is None or value == AUTO:
@@ -115,7 +115,7 @@ def _check_bounds(key: str, value: Any, bounds: Mapping[str, Any]) -> None:
 
 
 def current(key: str, value: Any, metadata: Mapping[str, Any]) -> Any:
-    """A value by its present name; an old one is accepted with a message."""
+    """A value under its present name. An old name is accepted with a warning."""
     new = metadata.get("renamed", {}).get(value) if isinstance(value, str) else None
     if new is None:
         return value
@@ -124,8 +124,8 @@ def current(key: str, value: Any, metadata: Mapping[str, Any]) -> Any:
 
 
 def say_renamed(old: str, new: str) -> None:
-    """Tell that a name is going."""
-    warnings.warn(f"{old} is now called {new}; the old name will go with the next release", FutureWarning, stacklevel=2)
+    """Warn that a name is deprecated."""
+    warnings.warn(f"{old} is now called {new}; the next release removes the old name", FutureWarning, stacklevel=2)
 
 
 class Checked:

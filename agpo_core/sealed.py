@@ -17,14 +17,16 @@ _HEAD = ("format", "version", "checksum")
 
 def checksum(payload: Mapping[str, Any]) -> str:
     """sha256 of the payload's canonical JSON text."""
-    # NaN is let through here, so that a reader can name the field that holds it instead of a wrong checksum.
+    # NaN is accepted here, so that the reader's error names the field that holds it instead of the checksum.
     return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def write_sealed(path: str | os.PathLike[str], kind: str, version: int, payload: Mapping[str, Any]) -> None:
     """Write `payload` so that `path` holds either the old file or the whole new one, even after a crash.
 
-    Raises ValueError if a value is not JSON (NaN and infinities are not), OSError if the disk refuses.
+    Raises:
+        ValueError: a value is not JSON (NaN and infinities are not).
+        OSError: the disk does not accept the file.
     """
     document = {"format": kind, "version": version, "checksum": checksum(payload), **payload}
     write_atomic(path, json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n")
@@ -38,17 +40,26 @@ def read_sealed(
     *,
     unsealed: Sequence[int] = (),
 ) -> tuple[int, dict[str, Any]]:
-    """(version, payload) of a file that `write_sealed` wrote.
+    """Read a file of `write_sealed`.
 
-    kind: the format's name; versions: those that the caller reads; unsealed: of these, those that had no checksum;
-    fields: what the payload must hold.
-    Raises ValueError, which names the file, if it is missing, damaged, edited, or of another format or version.
+    Args:
+        path: the file.
+        kind: name of the format.
+        versions: versions that the caller can read.
+        fields: names that the payload must have.
+        unsealed: those of the versions that had no checksum.
+
+    Returns:
+        (version, payload).
+
+    Raises:
+        ValueError: missing, damaged, edited, or of another format or version; the message names the file.
     """
     words = kind.removeprefix("agpo-").replace("-", " ")
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no {words} file there (missing)") from error
+        raise ValueError(f"{path}: there is no {words} file (missing)") from error
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:  # also a UnicodeDecodeError

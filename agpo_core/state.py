@@ -18,28 +18,29 @@ FORMAT = "agpo-controller-state"
 
 _READABLE = (1, 2, STATE_VERSION)
 _LARGEST_COUNT = 10**15
-_ROUNDING, _TINY = 1e-9, 1e-300  # relative, and where squares underflow: running values are sums of rounded products
+_ROUNDING, _TINY = 1e-9, 1e-300  # tolerances: relative, and for squares that underflow
 
 
 class StateError(ValueError):
-    """A state file that cannot be used; the message says which file, which field and why."""
+    """A state file that cannot be used; the message gives the file, the field and the reason."""
 
 
 def state_to_dict(state: ControllerState) -> dict[str, Any]:
-    """Plain values, for JSON; floats survive exactly."""
+    """A state as plain values, for JSON; floats are kept exactly."""
     return dataclasses.asdict(state)
 
 
 def state_from_dict(values: Mapping[str, Any]) -> ControllerState:
     """The inverse of `state_to_dict`.
 
-    Raises StateError for an unknown version, a missing field, a wrong type, and a value that no run can reach (a
-    negative count, a scale that is not above 0, NaN); the message names the field and its value.
+    Raises:
+        StateError: unknown version, missing field, wrong type, or a value that no run can reach (a negative count, a
+            scale that is not above 0, NaN). The message names the field and its value.
     """
     version = _get(values, "version", "")
     if type(version) is not int or version not in _READABLE:
         raise StateError(f"controller state has version {version!r}, this package reads {_READABLE}")
-    # Version 1 knew no step size: the learning rate goes on as it was.
+    # Version 1 had no step size: the learning rate is not scaled.
     size = _get(values, "step_size", "") if version > 1 else {"scale": 1.0, "exceeded": True}
     reference = _get(values, "reference", "")
     return ControllerState(
@@ -60,7 +61,7 @@ def _scale_bounds(config: AGPOConfig) -> tuple[float, float]:
 
 
 def _statistic(state: Any, name: str) -> RunningStat:
-    """A running statistic. All signals are >= 0, so its sums are too."""
+    """A running statistic. All signals are >= 0, so its sums are >= 0 as well."""
     values, path = _get(state, name, ""), f"{name}."
     # Until version 2 it was called decay.
     weight_name = "decay" if isinstance(values, Mapping) and "decay" in values else "ema_weight"
@@ -72,7 +73,7 @@ def _statistic(state: Any, name: str) -> RunningStat:
             f"controller state has {path}updates={updates} with weight={weight!r}, mean_acc={mean!r} and "
             f"square_acc={square!r}: these must be 0 without updates, and the weight above 0 with any"
         )
-    # The mean of squares is at least the square of the mean; one of the two was changed if not.
+    # The mean of squares is at least the square of the mean; otherwise one of the two was edited.
     if mean * mean > square * weight * (1.0 + _ROUNDING) + _TINY:
         raise StateError(
             f"controller state has {path}square_acc={square!r}: must be >= mean_acc**2/weight={mean * mean / weight!r}"
@@ -94,7 +95,7 @@ def _bad(path: str, value: Any, must: str) -> StateError:
 
 
 def _number(values: Any, name: str, path: str, *, above: float | None = None, most: float = math.inf) -> float:
-    """A finite number, > above where that is given, else >= 0."""
+    """A finite number: > above if that is given, otherwise >= 0."""
     value = _get(values, name, path)
     low = ">= 0" if above is None else f"> {above:g}"
     must = f"a finite number {low}" + (f" and <= {most:g}" if most < math.inf else "")
@@ -131,16 +132,27 @@ def save_state(
 ) -> None:
     """Write the state so that `path` holds either the old file or the whole new one, even after a crash.
 
-    fingerprint: of the config that the state belongs to; extra: any JSON values to keep beside it.
-    Raises ValueError if a value is not JSON (NaN and infinities are not), OSError if the disk refuses.
+    Args:
+        path: the file.
+        state: the state.
+        fingerprint: `AGPOConfig.fingerprint` of the run.
+        extra: any JSON values to keep in the same file.
+
+    Raises:
+        ValueError: a value is not JSON (NaN and infinities are not).
+        OSError: the disk does not accept the file.
     """
     payload = {"state": state_to_dict(state), "fingerprint": fingerprint, "extra": dict(extra or {})}
     write_sealed(path, FORMAT, STATE_VERSION, payload)
 
 
 def load_state(path: str | os.PathLike[str]) -> tuple[ControllerState, str, dict[str, Any]]:
-    """Read (state, fingerprint, extra). Raises StateError, which names the file, if it is missing, damaged, of
-    another version, or holds values that no run can reach."""
+    """Read (state, fingerprint, extra) from a file of `save_state`.
+
+    Raises:
+        StateError: the file is missing, damaged, of another version, or holds values that no run can reach; the message
+            names the file.
+    """
     try:
         version, payload = read_sealed(path, FORMAT, _READABLE, ["state", "fingerprint", "extra"])
     except ValueError as error:
@@ -161,23 +173,26 @@ def load_state(path: str | os.PathLike[str]) -> tuple[ControllerState, str, dict
 
 
 class OtherSettings(StateError):
-    """A state of settings that decide otherwise."""
+    """The state was written by a run whose settings lead to other decisions."""
 
 
 def resume_state(path: str | os.PathLike[str], config: AGPOConfig, *, keep: bool = False) -> ControllerState:
-    """The state that a run of `config` goes on from.
+    """The state from which a run of `config` continues.
 
-    keep: take a state of other settings too, its step size brought within the bounds of these. Raises OtherSettings
-    where that is refused, and StateError for a file that `load_state` refuses or whose step size the same settings
-    cannot have led to.
+    Args:
+        path: a file of `save_state`.
+        config: settings of the run that continues.
+        keep: also accept a state of other settings; its step size is then limited to the bounds of `config`.
+
+    Raises:
+        OtherSettings: the state is of other settings and `keep` is false.
+        StateError: `load_state` refuses the file, or its step size is outside the bounds of the same settings.
     """
     state, fingerprint, extra = load_state(path)
     scale, (low, high) = state.step_size.scale, _scale_bounds(config)
     if config.decides_like(fingerprint, extra.get("config")):
         if not low <= scale <= high:
-            raise StateError(
-                f"{path}: step_size.scale={scale!r}: must be within [{low}, {high}], as the settings say"
-            )
+            raise StateError(f"{path}: step_size.scale={scale!r}: must be within [{low}, {high}], as the settings say")
         return state
     if not keep:
         raise OtherSettings(f"{path} was written with other settings, so its decisions would not continue")

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the method's own arithmetic takes beside verl's, and how much memory its loss keeps for backward.
+"""Time of the method's computations relative to verl's, and memory that its loss keeps for backward.
 
 (a) One step's decisions: probe statistics, vote classes, temperature, clip ratio and advantages of 1024
 prompts x 16 responses, beside verl's `grpo_vectorized` and `grpo` estimators on 1024 x 16 groups x 512
 tokens. (b) One update's loss: forward and backward of the policy loss with a clip ratio per response, 512 x
 512 tokens in float32, beside verl's `vanilla` loss with token-mean aggregation.
 
-All candidates run in turn within one process, round after round, and only ratios within a round are compared:
-the median ratio is what counts, milliseconds are the machine's. Run from the project root:
+All candidates run in turn within one process, in several rounds. The result is the median of the ratios within a round;
+milliseconds depend on the machine. Run from the project root:
 
     python benchmarks/core_speed.py --json outputs/core_speed.json
 """
@@ -142,7 +142,7 @@ def loss_candidates(rows: int, tokens: int) -> dict[str, tuple[Candidate, Candid
 
 
 def kept_for_backward(forward: Candidate, elements: int) -> dict[str, int]:
-    """What autograd holds between forward and backward, each storage counted once."""
+    """Memory that autograd keeps between forward and backward, each storage counted once."""
     kept: dict[int, Tensor] = {}
 
     def pack(value: Tensor) -> Tensor:

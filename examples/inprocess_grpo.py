@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO that adapts, in one file: agpo_core, a Hugging Face model, and nothing else. Read it from top to bottom.
+"""AGPO in one file, with agpo_core and a Hugging Face model. Read it from top to bottom.
 
     python examples/inprocess_grpo.py --task spell_backward --agpo preset=agpo --budget 100000
     python examples/inprocess_grpo.py --task number_sorting --agpo preset=grpo --lr 3e-4 --out run.jsonl
@@ -31,7 +31,7 @@ from agpo_core import AGPOConfig, Controller, StepSignals
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: what the model reads, what a teacher would write, and what the verifier needs."""
+    """One problem: prompt, written solution, and the entry for the verifier."""
 
     prompt: str
     solution: str
@@ -42,11 +42,11 @@ PARTS = {"held_out": {0, 1}, "warm_start": {2, 3, 4}, "train": set(range(5, 16))
 
 
 class GymTask:
-    """A reasoning-gym task in few characters. Answers stand behind the last '#'."""
+    """A reasoning-gym task with short texts. The answer is the text after the last '#'."""
 
     # name -> (settings, entry -> prompt, entry -> written solution, longest response in tokens)
     KINDS: dict[str, tuple[dict[str, Any], Callable[[Any], str], Callable[[Any], str], int]] = {
-        # Step by step: one wrong step spoils the answer; responses are long enough to be cut off.
+        # Step by step: one wrong step makes the answer wrong; responses are long enough to be cut off.
         "chain_sum": (
             {"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1},
             lambda e: e["metadata"]["expression"].replace(" ", "") + "=",
@@ -60,7 +60,7 @@ class GymTask:
             lambda e: "#" + plain(e, "sorted_numbers"),
             18,
         ),
-        # Short words are easy, long ones hard: many groups are right or wrong throughout.
+        # Short words are easy, long ones hard: in many groups all responses are correct or all are wrong.
         "spell_backward": (
             {"min_word_len": 3, "max_word_len": 8},
             lambda e: e["metadata"]["word"],
@@ -150,7 +150,7 @@ def decode(row: Tensor) -> str:
 
 
 def warm_start(model: Any, task: GymTask, *, accuracy: float, seed: int, max_steps: int = 3000) -> float:
-    """Train on written solutions until sampled answers are right often enough; returns the accuracy reached."""
+    """Train on written solutions until the accuracy of sampled answers is high enough; returns that accuracy."""
     pool, device = task.problems("warm_start", 4096), next(model.parameters()).device
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     generator = torch.Generator(device).manual_seed(seed)
@@ -186,12 +186,12 @@ def take(stream: Iterator[Problem], count: int) -> list[Problem]:
 
 @dataclass
 class Rollout:
-    """Responses, one a row: prompts on the left, responses on the right. B rows, T tokens, R of them responses.
+    """Responses, one per row: prompts on the left, responses on the right. B rows, T tokens, R of them responses.
 
     Attributes:
         ids_BT, attention_BT: prompt and response.
         mask_BR: 1 on generated tokens, the end token included.
-        temperature_B: what each row was sampled at.
+        temperature_B: sampling temperature of each row.
         entropy_BR: full-vocabulary entropy at temperature 1, nats.
         prompt_B: index of the row's prompt.
         outcome_B, key: verdicts.
@@ -228,7 +228,7 @@ def sample(
     generator: torch.Generator,
     prompt_B: Tensor | None = None,
 ) -> Rollout:
-    """One response a problem, each at its own temperature (0: greedy), with a KV cache."""
+    """One response per problem, each at its own temperature (0: greedy), with a KV cache."""
     device = next(model.parameters()).device
     ids, attention = encode([problem.prompt for problem in problems], device)
     rows, limit = len(problems), task.max_tokens
@@ -294,9 +294,9 @@ def joined(parts: Sequence[Rollout]) -> Rollout:
 
 
 def log_probs(model: Any, rollout: Rollout, own_temperature: bool) -> Tensor:
-    """Log-probabilities [B, R] of the responses, at the temperatures that they were sampled at."""
+    """Log-probabilities [B, R] of the responses, at their sampling temperatures."""
     length = rollout.mask_BR.shape[1]
-    used = max(1, int(rollout.tokens_B.max()))  # columns that no response of these rows reaches cost nothing
+    used = max(1, int(rollout.tokens_B.max()))  # skip columns that no response of these rows reaches
     end = rollout.ids_BT.shape[1] - length + used
     position = (rollout.attention_BT.cumsum(-1) - 1).clamp(min=0)
     logits = model(
@@ -314,7 +314,7 @@ def log_probs(model: Any, rollout: Rollout, own_temperature: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What is not the method: sizes, optimiser, and GRPO's own knobs."""
+    """Settings outside the method: sizes, optimiser, and GRPO's own settings."""
 
     prompts: int = 32
     group: int = 8
@@ -326,7 +326,7 @@ class LoopConfig:
     dual_clip: float = 3.0  # as in verl
     temperature: float = 1.0
     aggregation: str = "token-mean"
-    dynamic_sampling: bool = False  # groups of equal outcomes are sampled anew, and paid for
+    dynamic_sampling: bool = False  # groups of equal outcomes are replaced; their tokens count
     budget: int = 100_000  # generated tokens
     eval_every: int = 10_000  # generated tokens
     eval_problems: int = 256
@@ -336,7 +336,7 @@ class LoopConfig:
 
 @dataclass
 class Step:
-    """What one step trains on: its rows, and per row advantage, clip ratios, weight and place in the loss."""
+    """The training data of one step: rows with advantage, clip ratios, weight and whether they are in the loss."""
 
     rollout: Rollout
     advantage_B: Tensor
@@ -419,7 +419,7 @@ class Method:
         """(loss, what the surrogate measured, weight per row) of one update."""
         agpo, device = self.agpo, old.device
         part = step.rollout.rows(rows)
-        # Masked groups leave this update's denominator; prompts may be balanced.
+        # Masked groups are left out of this update's denominator; prompts may be weighted equally.
         weight = step.weight_B[rows] * agpo_core.denominator_weights(
             part.tokens_B.cpu(), step.in_loss_B[rows], torch.zeros(len(rows), dtype=torch.long), self.loop.aggregation
         )
@@ -463,7 +463,7 @@ class Method:
         return sums
 
     def gradient_cosine(self, model: Any, step: Step) -> float:
-        """Cosine between the gradients of the two halves of a batch: how much of a gradient is signal."""
+        """Cosine between the gradients of the two halves of a batch: 0 if they are independent noise."""
         with torch.no_grad():
             old = log_probs(model, step.rollout, self.agpo.logprob_temperature == "own")
         halves = []
@@ -475,13 +475,13 @@ class Method:
         return float(torch.nn.functional.cosine_similarity(halves[0], halves[1], dim=0))
 
     def finish(self, step: Step, measured: dict[str, float]) -> None:
-        """Fold the step into the state, once."""
+        """Update the state, once per step."""
         signals = dataclasses.replace(self.signals, step_kl=measured["kl"], step_kl_k3=measured["kl_k3"])
         self.controller.update(step.stats, signals)
 
 
 def resampled(method: Method, model: Any, task: GymTask, stream: Iterator[Problem], draws: torch.Generator) -> Step:
-    """Dynamic sampling: ask new prompts until a batch of groups with different outcomes is full."""
+    """Dynamic sampling: sample new prompts until the batch has enough groups with different outcomes."""
     wanted, kept, generated = method.loop.prompts, [], 0
     while len(kept) < wanted:
         step = method.collect(model, task, take(stream, wanted), draws)
@@ -509,7 +509,7 @@ def one_prompt(stats: agpo_core.ProbeStats, p: int) -> agpo_core.ProbeStats:
 def train(
     model: Any, task: GymTask, agpo: AGPOConfig, loop: LoopConfig, log: Callable[[dict[str, Any]], None]
 ) -> float:
-    """Train until the token budget is spent; logs one record a step and returns the final held-out accuracy."""
+    """Train until the token budget is spent; logs one record per step and returns the final held-out accuracy."""
     device = next(model.parameters()).device
     order = torch.Generator().manual_seed(loop.seed)
     draws = torch.Generator(device).manual_seed(loop.seed + 1)

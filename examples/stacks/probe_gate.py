@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probe, decide, then the rest, for stacks that generate each response in a coroutine of its own.
+"""Probe, decision and the rest of the group, for stacks that generate each response in its own coroutine.
 
-The rest of a group waits until its probe is scored; no prompt waits for another one. All coroutines of a group must
+The probe is the first responses of a group. The rest of the group waits until the probe is scored; prompts do not wait
+for each other. All coroutines of a group must
 run on one event loop.
 """
 
@@ -44,8 +45,8 @@ class ProbeGate(Controller):
         """Generate one response at its temperature and return it.
 
         group: the prompt's id within the step; member: 0 to group_size - 1; generate: temperature to response;
-        judge: response to (verifier's outcome, NaN for none; vote key). A probe that raises counts as one without
-        an outcome, so that nobody waits for it.
+        judge: response to (verifier's outcome, NaN for none; vote key). A probe response that raises counts as
+        one without an outcome, so that the others do not wait for it.
         """
         entry = self._groups.setdefault(group, _Group())
         if member >= self.settings.probe_size:
@@ -62,18 +63,18 @@ class ProbeGate(Controller):
         return response
 
     def temperature(self, group: Hashable, member: int) -> float:
-        """What a response was sampled at; only after its group's probe is scored."""
+        """Sampling temperature of a response; available after its group's probe is scored."""
         return self.settings.tau_base if member < self.settings.probe_size else self._groups[group].tau
 
     def clip_ratios(self, group: Hashable, signals: StepSignals | None = None) -> tuple[float, float]:
-        """Clip ratios of a group's responses; signals: what the stack knows of the old policy."""
+        """Clip ratios of a group's responses; signals: measurements of the old policy."""
         stats = self._groups[group].stats
         assert stats is not None, "the probe is scored first"
         decision = self.decide_clip(stats, signals or StepSignals())
         return float(decision.low[0]), float(decision.high[0])
 
     def close_step(self, signals: StepSignals | None = None) -> None:
-        """Fold every decided group into the state, once, and forget it. Call it between two steps."""
+        """Update the state once, with all decided groups, and remove them. Call it between two steps."""
         parts = [entry.stats for entry in self._groups.values() if entry.stats is not None]
         self.update(parts, signals or StepSignals())
         self._groups = {group: entry for group, entry in self._groups.items() if entry.stats is None}

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AGPO in TRL: a ``GRPOTrainer`` that probes, adapts temperature and clip ratio, and saves its controllers.
+"""AGPO in TRL: a ``GRPOTrainer`` with adaptive temperature, clip ratio and step size, and saved controller state.
 
-Per generation batch: the first responses of every group are sampled at the base temperature and scored; from them
-each prompt gets the temperature of its other responses; TRL scores every response at the temperature that it was
-sampled at; each response is clipped at its own ratio; the learning rate is scaled so that a batch's drift stays at its
-target; the whole batch is folded into the state once, when its last update is done. Generation, rewards, advantages and
-loss are TRL's own methods: nothing of them is copied.
+For each generation batch: the first responses of every group (the probe) are sampled at the base temperature and
+scored. They decide the temperature of the prompt's other responses. TRL computes the log-probs of every response at its
+sampling temperature, and each response has its own clip ratio. The learning rate is scaled so that the drift (KL of the batch's
+updates over the policy entropy) stays at its target. The state is updated once, after the last update of the batch.
+Generation, rewards, advantages and loss are TRL's own methods; no code is copied.
 
-``SEAMS`` lists what this file relies on; ``tests/stacks/test_trl.py`` pins it.
+``SEAMS`` lists the methods of TRL that this file relies on; ``tests/stacks/test_trl.py`` checks them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
         model, reward_funcs, args and the rest: as for ``GRPOTrainer``.
 
     Raises:
-        ValueError: a setting that cannot be carried, with the argument to change.
+        ValueError: a setting that TRL does not support, with the argument to change.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, args, **kwargs)
         self.method = controller_of(self.agpo, args)
         self._vote_key, self._on_config_change, self._log_to_file = vote_key, on_config_change, decisions_file
-        self._open: GroupStep | None = None  # the generation batch that is being made or trained on
+        self._open: GroupStep | None = None  # the generation batch that is being sampled or trained on
         self._scale = 1.0  # the step size of the batch that is trained on
         self._scoring_tau: torch.Tensor | None = None
         self._scored: tuple[torch.Tensor, torch.Tensor] | None = None  # log-probs and entropy of the last pass
@@ -117,7 +117,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
         if not self.agpo.adaptive or not self.model.training:
             return super()._generate_and_score_completions(inputs)
         step = self._open = GroupStep(inputs, self.method.settings, self._outcome, self._vote_key)
-        # For all updates of this batch: the last one comes after the state has taken the batch in.
+        # For all updates of this batch: the last one comes after the update of the state.
         self._scale = self.method.lr_scale
         self._scored = None
         try:

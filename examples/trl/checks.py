@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What AGPO in TRL cannot carry is refused when the trainer is built, with the argument that mends it."""
+"""Refuse unsupported arguments when the trainer is constructed, with the argument to change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def controller_of(agpo: AGPOConfig, args: Any) -> Controller:
 def check_settings(
     agpo: AGPOConfig, args: Any, reward_funcs: Any, outcome: str | None, others: Mapping[str, Any]
 ) -> None:
-    """Raise ValueError for the first argument of the trainer that AGPO cannot go with; warn where it is idle."""
+    """Raise ValueError for the first unsupported argument of the trainer; warn if a controller has no effect."""
     refused = [
         (args.world_size > 1, "world_size > 1", "the controllers see one process; launch a single one"),
         (
@@ -103,13 +103,13 @@ def _check_schedule(agpo: AGPOConfig, args: Any) -> None:
         )
     if agpo.step_size.enabled and accumulation % every == 0:
         raise ValueError(
-            "step_size.enabled=true with one update per generation batch: no drift can be seen, and the step size is "
-            "steered by it. Set num_iterations=2, steps_per_generation above gradient_accumulation_steps, or "
+            "step_size.enabled=true with one update per generation batch: the drift, which the step size needs, "
+            "cannot be measured. Set num_iterations=2, steps_per_generation above gradient_accumulation_steps, or "
             "step_size.enabled=false."
         )
     if agpo.clip.enabled and accumulation % every == 0:
         warnings.warn(
-            "one update per generation batch: every importance ratio is 1 and no clip ratio does anything. Set "
+            "one update per generation batch: every importance ratio is 1 and a clip ratio has no effect. Set "
             "num_iterations=2, or steps_per_generation above gradient_accumulation_steps.",
             stacklevel=4,
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One generation batch as groups: which rows are probes, what they measured, what was decided."""
+"""One generation batch as groups: probe rows, their statistics, and the decisions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From verl's composed config to ``RunConfig``: everything of ours lives under ``algorithm.agpo``."""
+"""Read ``RunConfig`` from verl's composed config. All keys of AGPO are under ``algorithm.agpo``."""
 
 from __future__ import annotations
 
@@ -25,26 +25,27 @@ class RunConfig(AGPOConfig):
 
     reward_timeout_s: float = option(60.0, "Longest wait for the outcome of one probe response, in seconds.", gt=0.0)
     outcome_key: str | None = option(
-        None, "Name of the verifier's outcome among the reward's extra values. auto: the first that is known."
+        None, "Key of the verifier's outcome in the reward function's result. auto: the first known key that is there."
     )
     vote_key: str | None = option(
-        None, "Name of the answer's vote key among the reward's extra values. auto: the first that is known."
+        None, "Key of the answer's vote key in the reward function's result. auto: the first known key that is there."
     )
     token_budget: int | None = option(
         None,
         "End the run after the step in which this many tokens have been generated for training, probes included. "
-        "Works with every estimator. auto: no end but verl's own.",
+        "Works with every estimator. auto: no budget, the run ends where verl ends it.",
         ge=1,
     )
     lr_schedule: Literal["steps", "tokens"] = option(
         "steps",
-        "What the learning-rate schedule counts. tokens: generated tokens over token_budget stand for steps "
-        "over total steps, so that runs of one budget decay alike whatever a step costs.",
+        "What the learning-rate schedule counts. tokens: its progress is generated tokens / token_budget instead of "
+        "steps / total steps, so that runs with the same budget follow the same schedule.",
     )
-    decisions_file: bool = option(True, "Write every decision, prompt by prompt, to a file.")
+    decisions_file: bool = option(True, "Write a file with the decisions on each prompt.")
     on_config_change: Literal["refuse", "keep", "reset"] = option(
         "refuse",
-        "Resuming from a checkpoint of other settings: refuse, keep its controller state, or reset the state.",
+        "What to do on resuming from a checkpoint of other settings: refuse, keep its controller state, or reset the "
+        "state.",
     )
 
 
@@ -54,7 +55,7 @@ def is_agpo(config: DictConfig) -> bool:
 
 
 def keeps_ledger(config: DictConfig) -> bool:
-    """Whether we count tokens: AGPO runs, and runs of any estimator that have a section ``algorithm.agpo``."""
+    """Whether tokens are counted: in AGPO runs, and in runs of any estimator with a section ``algorithm.agpo``."""
     return is_agpo(config) or OmegaConf.select(config, "algorithm.agpo") is not None
 
 

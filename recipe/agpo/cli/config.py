@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``agpo config``: the documented configuration, generated from ``RunConfig``, its only truth."""
+"""``agpo config``: the documented configuration, generated from ``RunConfig``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ HEADER = """\
 # verl's ppo_trainer.yaml with AGPO switched on and every key of algorithm.agpo listed. Generated from
 # RunConfig; write it again with: agpo config --write recipe/agpo/config/agpo_trainer.yaml
 #
-# null: what the preset says (agpo config --preset agpo_d prints the values of one). auto: what follows from the
-# framework, the group or the data. The defaults in the comments are those of preset agpo.
-# [code]: taken from the public AGPO-D code. [ours]: this project's.
-# verl's folder is on the search path thanks to recipe/agpo/main.py; elsewhere add
+# null: the preset's value (agpo config --preset agpo_d prints the values of a preset). auto: the value follows from
+# the framework, the group or the data. The defaults in the comments are those of preset agpo.
+# [code]: taken from the public AGPO-D code. [ours]: chosen by this project.
+# The probe is the first responses of a prompt's group, scored before the rest is sampled. Drift is the KL divergence of
+# a step divided by the policy entropy.
+# recipe/agpo/main.py adds verl's folder to the search path; with another entry point add
 # hydra.searchpath=[pkg://verl.trainer.config] to the command.
 defaults:
   - ppo_trainer
@@ -33,7 +35,7 @@ defaults:
 trainer:
   logger: [console, file]
 
-# The verifiers of this package; a data row says which kind judges it (docs/verifiers.md).
+# The verifiers of this package; each data row names its verifier (docs/verifiers.md).
 reward:
   custom_reward_function:
     path: pkg://recipe.agpo.rewards

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run finds on the machine: the model, checkpoints of an earlier start, and free disk."""
+"""Checks of the machine: the model, checkpoints of an earlier start, and free disk space."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def resume(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
 
 
 def disk(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
-    """A full disk in the middle of a checkpoint is found out hours after the start."""
+    """Check the free disk space: otherwise a full disk stops the run hours later."""
     shape = shape_of(config)
     if shape is None or int(config.trainer.save_freq) <= 0:
         return

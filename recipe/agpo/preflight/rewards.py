@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reward function: it can be loaded, and our own verifiers know every row and work on this machine."""
+"""Checks of the reward function: it can be loaded; our verifiers know every row and work on this machine."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def _sources(path: Path) -> set[tuple[str, str | None]]:
             for source, info in zip(columns.get("data_source", []), infos, strict=True):
                 found.add((str(source), (info or {}).get("verifier") if isinstance(info, dict) else None))
     except (pyarrow.ArrowInvalid, OSError):
-        return set()  # said by the check of the data
+        return set()  # reported by the check of the data
     return found

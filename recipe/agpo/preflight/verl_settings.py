@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of verl, and of ours with them, that cannot work or do nothing."""
+"""Settings of verl and AGPO that cannot work together or have no effect."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def trainer(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     groups = config.algorithm.get("filter_groups", None)
     if groups is not None and groups.enable and groups.metric == "reward" and agpo.outcome_key is not None:
         yield (
-            f"algorithm.filter_groups.metric=reward filters on shaped rewards, while AGPO judges groups on "
+            f"algorithm.filter_groups.metric=reward filters on shaped rewards, while AGPO compares groups by "
             f"{agpo.outcome_key!r}. Set algorithm.filter_groups.metric={agpo.outcome_key}."
         )
 
 
 def separate(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
-    """What verl's ``separate_async`` asserts once Ray and the data are up."""
+    """Conditions of verl's ``separate_async`` that verl itself checks only after Ray and the data are loaded."""
     if config.trainer.v1.trainer_mode != "separate_async":
         return
     rollout, actor = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
@@ -71,12 +71,12 @@ def separate(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if int(rollout.nnodes) < 1 or int(rollout.n_gpus_per_node) < 1:
         yield (
             f"actor_rollout_ref.rollout.nnodes={rollout.nnodes}, actor_rollout_ref.rollout.n_gpus_per_node="
-            f"{rollout.n_gpus_per_node}: separate_async gives the rollout GPUs of its own. Set both to at least 1, and "
-            "trainer.nnodes and trainer.n_gpus_per_node to what is left for training."
+            f"{rollout.n_gpus_per_node}: separate_async needs separate GPUs for the rollout. Set both to at least 1, "
+            "and trainer.nnodes and trainer.n_gpus_per_node to what is left for training."
         )
     if rollout.checkpoint_engine.backend == "naive":
         yield (
-            "actor_rollout_ref.rollout.checkpoint_engine.backend=naive: it hands weights over inside one GPU, and "
+            "actor_rollout_ref.rollout.checkpoint_engine.backend=naive: it passes weights within one GPU, and "
             "separate_async keeps learner and rollout apart. Set it to nccl."
         )
     level = os.environ.get("VERL_LOGGING_LEVEL", "INFO")
@@ -161,7 +161,7 @@ def loss(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
 
 
 def step_size(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
-    """The step size follows the drift between the updates of a batch: there must be one, and somebody to measure it."""
+    """The step size needs at least two updates per batch and a loss that measures the step KL."""
     if not agpo.step_size.enabled:
         return
     actor = config.actor_rollout_ref.actor
@@ -169,8 +169,8 @@ def step_size(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if _one_update(config):
         yield (
             f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size} covers the whole batch "
-            f"(data.train_batch_size={config.data.train_batch_size}): with one update per batch no drift can be seen, "
-            "and the step size is steered by it. Set ppo_mini_batch_size to half of the batch or less, ppo_epochs=2, "
+            f"(data.train_batch_size={config.data.train_batch_size}): with one update per batch the drift, which the "
+            "step size needs, cannot be measured. Set ppo_mini_batch_size to half of the batch or less, ppo_epochs=2, "
             "or algorithm.agpo.step_size.enabled=false."
         )
     if mode not in (*BASE_LOSSES, "agpo"):
@@ -190,7 +190,7 @@ def groups(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if agpo.masks_groups and actor.loss_agg_mode == "token-sum":
         yield (
             f"algorithm.agpo.advantage.zero_variance={rule} with actor_rollout_ref.actor.loss_agg_mode=token-sum: a "
-            "sum has no denominator that groups could leave. Set zero_variance=keep, or loss_agg_mode=token-mean."
+            "sum has no denominator to leave groups out of. Set zero_variance=keep, or loss_agg_mode=token-mean."
         )
     if agpo.weighs_rows and mode == "bypass_mode":
         yield (
@@ -234,7 +234,7 @@ def batches(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
 
 
 def pointless(config: DictConfig, agpo: RunConfig) -> list[str]:
-    """Settings that work but make a part of AGPO pointless."""
+    """Settings with which a part of AGPO has no effect."""
     actor = config.actor_rollout_ref.actor
     found = []
     if not is_agpo(config):
@@ -248,7 +248,7 @@ def pointless(config: DictConfig, agpo: RunConfig) -> list[str]:
         found.append(
             f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size} covers the whole batch "
             f"(data.train_batch_size={config.data.train_batch_size}): with one update per batch every importance "
-            "ratio is 1 and no clip ratio does anything. Set ppo_mini_batch_size to half of the batch or less, or "
+            "ratio is 1 and a clip ratio has no effect. Set ppo_mini_batch_size to half of the batch or less, or "
             "ppo_epochs=2."
         )
     if actor.strategy == "megatron":
@@ -260,7 +260,7 @@ def pointless(config: DictConfig, agpo: RunConfig) -> list[str]:
     if filtered is not None and filtered.enable and agpo.advantage.zero_variance != "keep":
         found.append(
             f"algorithm.agpo.advantage.zero_variance={agpo.advantage.zero_variance} with "
-            "algorithm.filter_groups.enable=True: the groups that it is about never arrive. Set zero_variance=keep, or "
+            "algorithm.filter_groups.enable=True: dynamic sampling drops these groups. Set zero_variance=keep, or "
             "filter_groups.enable=False."
         )
     if agpo.logprob_temperature == "uncorrected" and agpo.temperature.enabled:

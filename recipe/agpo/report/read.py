@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run folder, read tolerantly: whatever is missing stays empty, whatever is damaged is counted and named.
+"""Read a run folder: missing data stays empty, damaged data is counted and named.
 
-Nothing here raises because of what a file contains: a run that crashed is the one that people look at.
+No content of a file raises an exception, because the page is often needed for runs that crashed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def method(self) -> str:
-        """How the run calls its method, as far as it says so."""
+        """The name of the run's method, if it is known."""
         if self.settings is not None:
             return self.settings.preset
         return str(self.identity.get("method") or ("agpo" if self.adaptive else "baseline"))
@@ -149,7 +149,7 @@ def read_runs(paths: list[Path]) -> list[Run]:
 
 
 def _real(path: Path) -> Path:
-    """The path without links; unlike ``Path.resolve`` it takes links that lead to themselves."""
+    """The path without links; unlike ``Path.resolve`` it accepts links that lead to themselves."""
     return Path(os.path.realpath(path))
 
 
@@ -170,8 +170,8 @@ def _attempt(path: Path, notes: list[FileNote]) -> list[Record]:
 def _merge(attempts: list[list[Record]]) -> tuple[list[Record], list[int], int]:
     """One history from several attempts: (records, first step of each attempt, steps that were given up).
 
-    An attempt that goes on from step s replaces what was logged after s. For s itself the last word on a key wins: the
-    earlier attempt trained it, the later one validates it again.
+    An attempt that goes on from step s replaces what was logged after s. For s itself the last value of a key
+    counts: the earlier attempt trained it, the later one validates it again.
     """
     by_step: dict[int, dict[str, Any]] = {}
     starts: list[int] = []

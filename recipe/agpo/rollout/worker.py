@@ -2,8 +2,8 @@
 """Probe, then the rest of the group, per prompt inside verl's agent loop.
 
 No prompt waits for another one: while one prompt's probe is being scored, vLLM generates for the others. The
-controller state of the step is frozen and comes with the prompts, so what a prompt decides does not depend on
-the worker that it runs on, nor on the order.
+controller state of the step does not change and comes with the prompts, so the decision on a prompt does not depend
+on its worker or on the order.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ class PromptInFlight:
     """A prompt whose probe decides something.
 
     Attributes:
-        keys: where the vote keys of its probe meet.
+        keys: barrier for the vote keys of its probe.
         scored: the probe sessions that are judged.
         rows: key of one stored row of each session, by session.
-        record: what the probe decided, once it has.
+        record: the decision, after the probe is scored.
     """
 
     keys: ProbeKeys
@@ -115,7 +115,7 @@ class AGPOAgentLoopWorker(CountingWorker):
         self._barrier: Any = None
 
     async def attach_barrier(self, barrier: Any) -> None:
-        """Where prompts learn how many responses they get, when allocation is on."""
+        """The barrier from which prompts get their number of responses, if allocation is on."""
         self._barrier = barrier
 
     async def drain_failures(self) -> tuple[list[dict[str, Any]], str | None]:
@@ -129,7 +129,7 @@ class AGPOAgentLoopWorker(CountingWorker):
     ) -> None:
         control = prompt.pop(CONTROL, None)
         if control is None or trajectory["validate"] or not prompt.get("__do_sample__", True):
-            # Greedy and validation rollouts are never touched by a controller.
+            # Controllers do not apply to greedy and validation rollouts.
             if not trajectory["validate"]:
                 prompt |= self._columns(REST, float(sampling_params["temperature"]))
             await super()._run_prompt(prompt, sampling_params, trajectory, trace)
@@ -188,9 +188,9 @@ class AGPOAgentLoopWorker(CountingWorker):
         here = self._in_flight[uid] = PromptInFlight(ProbeKeys(sessions, rewards.merge_vote_keys))
         tasks = start(sessions, PROBE if reuse else DISCARDED, base)
         for session, task in zip(sessions, tasks, strict=True):
-            # However it ends: the other sessions of the probe do not wait for it any longer.
+            # Also after an error: the other sessions of the probe must not wait for it.
             task.add_done_callback(partial(_gone, here.keys, session))
-        # Nothing waits for the probe when temperature and group size are fixed: one phase.
+        # One phase if temperature and group size are fixed, because nothing depends on the probe then.
         one_phase = not self.agpo.temperature.enabled and self._barrier is None and reuse
         errors = await settle_sessions(tasks + start(rest, REST, base) if one_phase else tasks)
         probe = [here.scored[i] for i in sessions if i in here.scored]

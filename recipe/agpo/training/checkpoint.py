@@ -28,14 +28,14 @@ TRACKER_FILE = "latest_checkpointed_iteration.txt"
 
 
 class ResumeError(ValueError):
-    """A checkpoint that AGPO must not resume from; the message says what to do."""
+    """A checkpoint that AGPO cannot resume from; the message says what to do."""
 
 
 def checkpoint_to_resume(config: Any) -> Path | None:
     """The checkpoint folder that verl will resume from, None for a fresh start.
 
-    verl writes its tracker file in place; a kill in that moment leaves it empty, and verl could not start any
-    more. Such a tracker is repaired: verl writes it last, so the newest folder with a data state is complete.
+    verl writes its tracker file in place; a kill at that moment leaves it empty, and verl could no longer
+    start. Such a tracker is repaired: verl writes it last, so the newest folder with a data state is complete.
     """
     mode = config.trainer.resume_mode
     if mode == "disable":
@@ -56,7 +56,7 @@ def checkpoint_to_resume(config: Any) -> Path | None:
         steps = sorted(int(p.parent.name.split("_")[-1]) for p in root.glob("global_step_*/data.pt"))
         if not steps:
             raise ResumeError(
-                f"{tracker} is damaged ({text[:20]!r}) and {root} holds no complete checkpoint. Start anew with "
+                f"{tracker} is damaged ({text[:20]!r}) and {root} has no complete checkpoint. Start a new run with "
                 "trainer.resume_mode=disable, or in another folder with trainer.default_local_dir=..."
             )
         text = str(steps[-1])
@@ -106,7 +106,7 @@ def read_ledger(folder: Path) -> TokenLedger:
     """The token ledger of a checkpoint.
 
     Raises:
-        ResumeError: no ledger, or a damaged one: the run could no longer say what it has cost.
+        ResumeError: no ledger, or a damaged one: the number of generated tokens would be unknown.
     """
     path = folder / LEDGER_FILE
     versions = (UNSEALED_LEDGER, LEDGER_VERSION)
@@ -126,7 +126,7 @@ def read_ledger(folder: Path) -> TokenLedger:
 
 
 class DecisionLog:
-    """Per-prompt decisions, one JSON object a line. Resuming drops the lines after the resumed step."""
+    """Per-prompt decisions, one JSON object per line. Resuming drops the lines after the resumed step."""
 
     def __init__(self, path: Path, *, resumed_step: int, enabled: bool = True) -> None:
         self._path = path if enabled else None
