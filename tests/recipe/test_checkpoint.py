@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -169,6 +170,36 @@ def test_a_cut_off_tracker_becomes_the_newest_complete_step(tmp_path: Path, dama
     tracker.write_bytes(damage)
     assert checkpoint_to_resume(config(tmp_path)) == tmp_path / "global_step_10"
     assert tracker.read_text() == "10"
+
+
+@pytest.mark.parametrize("damage", ["x", "-1", "5.0", "\u0663", "\u00b2", "9" * 400, "\0"])
+def test_a_tracker_that_names_no_step(tmp_path: Path, damage: str) -> None:
+    for name in ("3", "12", "x", ""):
+        (tmp_path / f"global_step_{name}").mkdir()
+        (tmp_path / f"global_step_{name}" / "data.pt").write_bytes(b"")
+    (tmp_path / checkpoint.TRACKER_FILE).write_text(damage)
+    assert checkpoint_to_resume(config(tmp_path)) == tmp_path / "global_step_12"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_refused_and_never_waited_for(kind: str, tmp_path: Path) -> None:
+    """Opening a named pipe would wait for its writer, and /dev/zero has no end."""
+    places = [tmp_path / name for name in (checkpoint.STATE_FILE, checkpoint.LEDGER_FILE, checkpoint.TRACKER_FILE)]
+    for place in (*places, tmp_path / checkpoint.DECISIONS_FILE):
+        if kind == "pipe":
+            os.mkfifo(place)
+        elif kind == "folder":
+            place.mkdir()
+        else:
+            place.symlink_to("/dev/zero")
+    with pytest.raises(ResumeError, match="agpo_state.json.*Ways out"):
+        read_state(tmp_path, RunConfig())
+    with pytest.raises(ResumeError, match="agpo_ledger.json.*Ways out"):
+        read_ledger(tmp_path)
+    with pytest.raises(ResumeError, match="latest_checkpointed_iteration.txt is not a regular file"):
+        checkpoint_to_resume(config(tmp_path))
+    with pytest.raises(ValueError, match="agpo_decisions.jsonl: not a regular file"):
+        DecisionLog(tmp_path / checkpoint.DECISIONS_FILE, resumed_step=1)
 
 
 def rows(step: int) -> list[dict[str, Any]]:

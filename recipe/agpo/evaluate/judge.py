@@ -67,8 +67,8 @@ class RowJudge:
         for problem in problems:
             try:
                 rule = self._rule(problem)
-                if isinstance(rule, str):
-                    _item(problem, "", rule)
+                if isinstance(rule, str) and not isinstance(_item(problem, "", rule).args, Mapping):
+                    raise TypeError("another kind of value")
             except EvaluationError as error:
                 failed[problem.data_source] = str(error)
             except (ValueError, TypeError, RecursionError) as error:
