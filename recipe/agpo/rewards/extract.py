@@ -114,14 +114,19 @@ def final_answer(response: str, remarks: bool = True) -> Extracted | None:
     denied: set[str] = set()
     for statement in _statements(text):
         answer = tidy(statement.text)
-        if not any(character.isalnum() or character in "\\∅∞" for character in answer):
+        digits = answer.isdecimal()  # most answers: no words to look at
+        if not digits and not any(character.isalnum() or character in "\\∅∞" for character in answer):
             continue
-        if len(answer) > MAX_ANSWER or wording.NOTHING.fullmatch(answer):
+        if len(answer) > MAX_ANSWER or (not digits and wording.NOTHING.fullmatch(answer)):
             return None  # it takes back whatever stood before
-        if statement.way not in _FIRM and (wording.ABOUT.fullmatch(answer) or wording.ABOUT_ZH.fullmatch(answer)):
+        if (
+            not digits
+            and statement.way not in _FIRM
+            and (wording.ABOUT.fullmatch(answer) or wording.ABOUT_ZH.fullmatch(answer))
+        ):
             remark = remark or answer
             continue
-        answer, open_ended = settled(answer)
+        answer, open_ended = (answer, False) if digits else settled(answer)
         if open_ended or (statement.way == "box" and _denied_around(text, statement.start, statement.end)):
             denial = denial or answer
             denied.add(canonical(wording.DENIED.sub("", answer)).key)
@@ -179,7 +184,10 @@ def last_line(response: str) -> str:
 
 def tidy(answer: str) -> str:
     """An answer without the markup and punctuation around it."""
-    text = _BOLD.sub(r"\2", answer.strip())
+    text = answer.strip()
+    if text.isdecimal():
+        return text
+    text = _BOLD.sub(r"\2", text)
     for _ in range(3):
         before = text
         text = text.strip(" \t\r\n*_`:：#")
@@ -187,8 +195,8 @@ def tidy(answer: str) -> str:
             text = _CLOSING_BOLD.sub("", text)
         text = wording.FILLER.sub("", text)
         for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ('"', '"'), ("“", "”")):
-            inside = text[len(opening) : len(text) - len(closing)]
-            if len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing):
+            if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+                inside = text[len(opening) : len(text) - len(closing)]
                 text = inside if opening not in inside else text
         text = EXCLAMATION.sub("", text.rstrip(" \t,，;；。．！"))
         if text.endswith(".") and not text.endswith(".."):

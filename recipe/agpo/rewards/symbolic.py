@@ -46,14 +46,17 @@ _COMMANDS = frozenset(
         "|end|left|right|lfloor|rfloor|lceil|rceil|lvert|rvert|mid|vec|overrightarrow|overline|hat|bar|tilde|mathbf"
         "|mathrm|mathbb|mathcal|boldsymbol|widehat|operatorname|emptyset|cup|cap|setminus|in|notin|max|min|gcd|lcm|mod"
         "|bmod|pmod|det|prime|langle|rangle|lbrace|rbrace|dot|ldots|cdots|dots|text|mbox|partial|nabla|deg|dim|Re|Im"
-        "|backslash|colon|subset|subseteq|not|le|leq|ge|geq|ne|neq|lt|gt|approx"
+        "|backslash|colon|subset|subseteq|hbar|ell|odot|ddot|not|le|leq|ge|geq|ne|neq|lt|gt|approx"
     ).split("|")
 )
 _TOKEN = re.compile(
     r"\\(?P<command>[a-zA-Z]+)|\\[{}|,;:! \\]|[a-zA-Z]+'*|\d+(?:\.\d*)?|\.\d+|[-+*/^_=<>()\[\]{}|!,.:;&~%?'\s]"
 )
 # Two underscores, an attribute, a call with a name in quotes: no mathematics.
-_CODE = re.compile(r"__|[a-zA-Z)\]]\s*\.\s*[a-zA-Z_]|['\"]\s*[a-zA-Z]+\s*['\"]|\b(?:import|lambda|eval|exec|open)\b")
+_CODE = re.compile(
+    r"__|[a-zA-Z)\]]\s*\.\s*[a-zA-Z_]|['\"]\s*[a-zA-Z]+\s*['\"]|(?<![\\a-zA-Z])(?:import|lambda|eval|exec|open)\b"
+)
+_LETTER = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 _EAGER = re.compile(r"\\(?:Gamma|[dt]?binom)\s*[({]?[^)]{0,40}?(?:\d{5,}|\^|!|\\exp|\\Gamma.*\\Gamma)")
 _BIG_POWER = re.compile(r"\^\s*\{?\s*[-+]?\s*\d{5,}")
 _UNIT = re.compile(
@@ -557,10 +560,21 @@ def _prepared(text: str) -> str:
     text = re.sub(r"\\(?:varnothing|O)(?![a-zA-Z])|∅", r"\\emptyset ", text)
     text = text.replace("∞", "\\infty ").replace("·", "\\cdot ").replace("÷", "\\div ").replace("∪", "\\cup ")
     text = re.sub(r"\^\s*\{?\s*\\?(?:th|st|nd|rd)\s*\}?$", "", text)
+    # The parser takes E for Euler's number, also with an index, and knows no index that is an operator.
+    text = re.sub(r"(?<![a-zA-Z\\])E(?=\s*_)", r"\\mathcal{E}", text)
+    text = re.sub(r"_\s*\{?\s*\\odot\s*\}?", "_{odot}", text)
+    text = _both_cases(text)
     text = _STAR_POWER.sub(r"^{\1}", text).replace("**", "^")
     if _TRIG.search(text):
         text = _SMALL_ANGLE.sub(r"(\\frac{\1\\pi}{180})", text)
     return text.strip().rstrip(".")
+
+
+def _both_cases(text: str) -> str:
+    """``V + v`` with a name of its own for V: the parser lowers every letter, and would read 2v."""
+    letters = set(_LETTER.findall(text))
+    capitals = {letter for letter in letters if letter.isupper() and letter.lower() in letters}
+    return _LETTER.sub(lambda m: rf"\mathcal{{{m[0]}}}" if m[0] in capitals else m[0], text) if capitals else text
 
 
 def _roots(text: str) -> str:
