@@ -86,7 +86,7 @@ def _guarded(check: str, make: Callable[[], Row]) -> Row:
     except Exception as error:  # noqa: BLE001 - every error is reported as a row
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
-        return Row(check, FAIL, f"{type(error).__name__}: {error} ({place})", "mend the error shown")
+        return Row(check, FAIL, f"{type(error).__name__}: {error} ({place})", "fix the error shown")
 
 
 # ---- versions ----------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def cpu_env() -> dict[str, str]:
         # Lets vLLM's engine run its worker itself (executor "uni"), which it refuses otherwise.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 4)),
-        # vLLM compiles a sampling function whatever enforce_eager says: ten seconds and a C++ compiler for nothing.
+        # vLLM compiles a sampling function even with enforce_eager, which takes ten seconds and a C++ compiler.
         "TORCHDYNAMO_DISABLE": "1",
         # Inductor starts a pool of compile processes when it is imported.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
