@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from yaml import YAMLError
 from recipe.agpo.files import FileError, read_text
 
 SCRIPT_S = 60.0
+_HONOURS_DRY_RUN = re.compile(rb"AGPO_DRY_RUN|lib/train\.sh|run_(agpo|grpo|ppo)_\w+\.sh")
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "config"
 
 
@@ -74,17 +79,28 @@ def _arguments(target: str) -> tuple[str, list[str]]:
         return target, []
     if not Path(target).is_file():
         raise PlanError("no such script")
-    environment = os.environ | {"AGPO_DRY_RUN": "1"}
+    # Any other script would not print its command: it would run.
+    if not _HONOURS_DRY_RUN.search(Path(target).read_bytes()):
+        raise PlanError(
+            "not a launch script: it neither looks at AGPO_DRY_RUN nor calls a script that does, as those of scripts/ "
+            "do. Name one of them, or a config"
+        )
+    environment = {"AGPO_PYTHON": sys.executable, **os.environ, "AGPO_DRY_RUN": "1"}
+    process = subprocess.Popen(
+        ["bash", "--", target], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
+    )  # fmt: skip
     try:
-        done = subprocess.run(
-            ["bash", target], env=environment, stdin=subprocess.DEVNULL, capture_output=True, errors="replace",
-            timeout=SCRIPT_S, check=False,
-        )  # fmt: skip
+        said, complained = process.communicate(timeout=SCRIPT_S)
     except subprocess.TimeoutExpired:
         raise PlanError(f"its dry run did not end in {SCRIPT_S:.0f} s: is it a launch script?") from None
-    lines = done.stdout.splitlines()
-    if done.returncode or len(lines) < 2 or lines[0] != "--config-name":
-        raise PlanError(f"its dry run failed: {(done.stderr or done.stdout).strip()[-500:]}")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # also what the script has started
+        process.wait()
+    lines = said.splitlines()
+    if process.returncode or len(lines) < 2 or lines[0] != "--config-name":
+        raise PlanError(f"its dry run failed: {(complained or said).strip()[-500:]}")
     return lines[1], lines[2:]
 
 

@@ -9,21 +9,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo.cli.numbers import whole
+from recipe.agpo.files import FileError, check_folder, make_folder, read_json, write_text
 from recipe.agpo.quickstart import summary, task, warm_start
 
 METHODS = ("agpo", "reference", "grpo")
 STEPS = 60
 TASK_SEED = 0  # problems and warm start are the same for every run; --seed is the order of training
 CHECK_SECONDS = 0.5
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
+FAULTY, INTERRUPTED = 2, 130  # the exit codes of bad input, and what a shell reports after Ctrl-C
+IDENTITY, SUMMARY, TRACKER = "run.json", "summary.json", "checkpoints/latest_checkpointed_iteration.txt"
+LARGEST_SEED, LARGEST_STEPS = 10**9, 10**9
+_OVERRIDE = re.compile(r"~[^\s=]+(=.*)?|\+{0,2}[^-\s=+~][^\s=]*=.*", re.DOTALL)
+_PLAIN_VALUE = re.compile(r"[\w./:@%+-]+", re.ASCII)
 
 
 def overrides(method: str, folder: Path, model: Path, data: tuple[Path, Path], steps: int, seed: int) -> list[str]:
@@ -35,12 +43,12 @@ def overrides(method: str, folder: Path, model: Path, data: tuple[Path, Path], s
     }[method]
     return [
         *chosen,
-        f"data.train_files={data[0]}",
-        f"data.val_files={data[1]}",
+        f"data.train_files={_value(data[0])}",
+        f"data.val_files={_value(data[1])}",
         f"data.seed={seed + 1}",
-        f"actor_rollout_ref.model.path={model}",
+        f"actor_rollout_ref.model.path={_value(model)}",
         f"actor_rollout_ref.actor.data_loader_seed={seed + 42}",
-        f"trainer.default_local_dir={folder / 'checkpoints'}",
+        f"trainer.default_local_dir={_value(folder / 'checkpoints')}",
         f"trainer.total_training_steps={steps}",
         f"trainer.experiment_name=quickstart-{method}",
     ]
@@ -52,25 +60,52 @@ def command(method: str, run_overrides: list[str], extra: list[str]) -> list[str
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the quickstart; returns the exit code of the training process."""
-    arguments, extra = _parser().parse_known_args(argv)
+    """Run the quickstart.
+
+    Returns:
+        The exit code of the training process; 2: bad input, with one message on stderr; 130 after Ctrl-C.
+    """
+    parser = _parser()
+    arguments, extra = parser.parse_known_args(argv)
+    for each in extra:
+        if not _OVERRIDE.fullmatch(each):
+            parser.error(f"{each!r} is neither an option nor a Hydra override KEY=VALUE")
+    try:
+        return _run(arguments, extra)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except FileError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+    print(f"quickstart: {message}", file=sys.stderr)
+    return FAULTY
+
+
+def _run(arguments: argparse.Namespace, extra: list[str]) -> int:
     folder = Path(arguments.out or f"runs/quickstart-{arguments.method}-seed{arguments.seed}").absolute()
-    if arguments.fresh and folder.exists():
-        print(f"quickstart: --fresh: removing {folder}")
-        shutil.rmtree(folder)
-    if (folder / "summary.json").exists():
-        print(f"quickstart: {folder} holds a finished run. Add --fresh to start again; its result was:")
-        print(json.loads((folder / "summary.json").read_text())["line"])
+    cache = Path(arguments.cache).absolute()
+    check_folder(folder)
+    check_folder(cache)
+    if os.environ.get("AGPO_DRY_RUN") == "1":  # for `agpo plan`: nothing is written
+        paths = (task.data_paths(folder / "data"), warm_start.checkpoint_folder(cache, TASK_SEED))
+        given = overrides(arguments.method, folder, paths[1], paths[0], arguments.steps, arguments.seed)
+        print("--config-name", "quickstart", *given, *extra, sep="\n")
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
+    if arguments.fresh and folder.exists():
+        _remove(folder)
+    if (folder / SUMMARY).exists():
+        print(f"quickstart: {folder} holds a finished run. Add --fresh to start again; its result was:")
+        print(_document(folder / SUMMARY).get("line", "(no summary line)"))
+        return 0
+    make_folder(folder)
     _same_run_or_stop(folder, {"method": arguments.method, "seed": arguments.seed, "extra": extra})
 
     began = time.monotonic()
     data = task.make_data(folder / "data", seed=TASK_SEED)
-    model = warm_start.warm_start(Path(arguments.cache).absolute(), seed=TASK_SEED)
-    resumed = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").exists()
-    if resumed:
-        step = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text().strip()
+    model = warm_start.warm_start(cache, seed=TASK_SEED)
+    if (folder / TRACKER).exists():
+        step = (folder / TRACKER).read_text(errors="replace").strip()
         print(f"quickstart: continuing from step {step} in {folder}. Add --fresh to start again.")
 
     attempt = len(list(folder.glob("metrics.*.jsonl")))
@@ -93,11 +128,49 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _value(path: Path) -> str:
+    """A path as a value of a Hydra override; quoted where Hydra's grammar asks for it."""
+    text = str(path)
+    if _PLAIN_VALUE.fullmatch(text):
+        return text
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = whole(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value} must be from {low} to {high}")
+        return value
+
+    return number
+
+
+def _remove(folder: Path) -> None:
+    """Remove a run folder for ``--fresh``; only one that a quickstart made, since any folder can be named."""
+    if not (folder / IDENTITY).is_file() and any(folder.iterdir()):
+        raise FileError(f"--fresh: {folder} is no run folder of a quickstart (no {IDENTITY} in it): name another --out")
+    print(f"quickstart: --fresh: removing {folder}")
+    shutil.rmtree(folder)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+    except FileError as error:
+        raise FileError(f"{error}. Add --fresh to start again") from None
+    if not isinstance(found, dict):
+        raise FileError(f"{path}: not an object. Add --fresh to start again")
+    return found
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="run_agpo_quickstart.sh", description=__doc__)
     parser.add_argument("--method", choices=METHODS, default="agpo")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seed", type=int, default=0, help="order of the training prompts and of mini-batches")
+    parser.add_argument("--steps", type=_between(1, LARGEST_STEPS), default=STEPS)
+    parser.add_argument(
+        "--seed", type=_between(0, LARGEST_SEED), default=0, help="order of the training prompts and of mini-batches"
+    )
     parser.add_argument("--out", help="run folder (default: runs/quickstart-<method>-seed<seed>)")
     parser.add_argument("--cache", default=".cache/quickstart", help="where warm-started models are kept")
     parser.add_argument("--fresh", action="store_true", help="delete the contents of the run folder and start again")
@@ -106,13 +179,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _same_run_or_stop(folder: Path, identity: dict[str, Any]) -> None:
     """A run folder belongs to one set of arguments; with two, its curves would mix different runs."""
-    path = folder / "run.json"
-    if path.exists() and (before := json.loads(path.read_text())) != identity:
-        raise SystemExit(
-            f"quickstart: {folder} was started with {before}, now {identity}. Add --fresh to start again, or name "
-            "another folder with --out."
+    path = folder / IDENTITY
+    if path.exists() and (before := _document(path)) != identity:
+        raise FileError(
+            f"{folder} was started with {before}, now {identity}. Add --fresh to start again, or name another folder "
+            "with --out"
         )
-    path.write_text(json.dumps(identity))
+    write_text(path, json.dumps(identity))
 
 
 def _train(run: list[str], metrics: Path, log: Path, steps: int) -> int:

@@ -120,6 +120,11 @@ def take(split: Split, seed: int, count: int, config: TaskConfig | None = None) 
     return [next(stream) for _ in range(count)]
 
 
+def data_paths(out_dir: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Where `make_data` writes training and validation rows."""
+    return Path(out_dir) / "train.parquet", Path(out_dir) / "val.parquet"
+
+
 def make_data(
     out_dir: str | os.PathLike[str],
     seed: int = 0,
@@ -133,17 +138,13 @@ def make_data(
     """
     import pandas
 
-    folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths = data_paths(out_dir)
     sizes: tuple[tuple[Split, int], ...] = (("train", n_train), ("val", n_val))
-    for split, count in sizes:
+    for path, (split, count) in zip(paths, sizes, strict=True):
         rows = [_row(problem, split, index) for index, problem in enumerate(take(split, seed, count, config))]
-        path = folder / f"{split}.parquet"
         with replacing(path) as part:  # a killed run never leaves half a file under the final name
             pandas.DataFrame(rows).to_parquet(part)
-        paths.append(path)
-    return paths[0], paths[1]
+    return paths
 
 
 def _row(problem: Problem, split: str, index: int) -> dict[str, Any]:

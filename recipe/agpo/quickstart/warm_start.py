@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.files import folder_aside
+from recipe.agpo.files import folder_aside, make_folder
 from recipe.agpo.quickstart.model import END, START, ModelConfig, build_model, build_tokenizer
 from recipe.agpo.quickstart.task import Problem, TaskConfig, problems
 
@@ -53,6 +53,11 @@ def cache_key(config: WarmStartConfig, seed: int) -> str:
     return hashlib.sha256(payload.encode()).hexdigest()[:12]
 
 
+def checkpoint_folder(out_dir: str | os.PathLike[str], seed: int = 0, config: WarmStartConfig | None = None) -> Path:
+    """Where `warm_start` keeps the model of these settings."""
+    return Path(out_dir) / f"warm-start-{cache_key(config or WarmStartConfig(), seed)}"
+
+
 def warm_start(
     out_dir: str | os.PathLike[str],
     seed: int = 0,
@@ -68,11 +73,10 @@ def warm_start(
         progress: show a tqdm bar.
     """
     config = config or WarmStartConfig()
-    root = Path(out_dir)
-    target = root / f"warm-start-{cache_key(config, seed)}"
+    target = checkpoint_folder(out_dir, seed, config)
     if target.is_dir():
         return target
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with folder_aside(target) as part:
         start = time.monotonic()
         model, reached = _train(config, seed, progress)
