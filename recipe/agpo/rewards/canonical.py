@@ -29,10 +29,17 @@ _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 _CIRCLED = re.compile(r"\\textcircled\s*\{?\s*(\d+)\s*\}?|[\u2460-\u2473]")
 _STATEMENTS = re.compile(r"(?:\(\d+\)[\s,，、和及与]*)+")
 _NO_SPACE = re.compile(r"(?<=\d,)\s*\\!\s*|(?<!\\)\\!")  # 32,\!349
-_SPACES = re.compile(r"(?<!\\)\\[,;:> ]|\\quad|\\qquad|~|\s+")
+_SPACES = re.compile(r"(?:(?<!\\)\\[,;:> ]|\\q?quad(?![a-zA-Z])|[~\s])+")
 _DELIMITERS = re.compile(
     r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\[bB]ig+[lr]?(?![a-zA-Z])|\\displaystyle|\\limits|\\\(|\\\)|\\\[|\\\]"
 )
+# How something looks: colour, size, weight.
+_STYLE = re.compile(
+    r"\\(?:text)?color\s*\{[a-zA-Z!0-9]{1,20}\}|\\(?:bf|it|rm|sf|tt|bfseries|tiny|small|large|Large|LARGE|huge|Huge|normalsize"
+    r"|textstyle|scriptstyle|checkmark|underline|mathtt|texttt|emph|boldmath)(?![a-zA-Z])"
+)
+_BARE_FONT = re.compile(r"\\(math(?:bf|bb|rm|it|sf|cal)|vec|hat|bar|boldsymbol)\s+([a-zA-Z])(?![a-zA-Z])")
+_MERIDIEM = re.compile(r"(?<=[\d\s}])([ap])\.\s?m\b\.?", re.IGNORECASE)
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)")
 _HALF_SHORT_FRACTION = re.compile(r"\\frac\s*(?:\{\s*(-?\d+)\s*\}\s*(\d)|(\d)\s*\{\s*(\d+)\s*\})")
@@ -193,7 +200,8 @@ def rounding(text: str) -> int | None:
     whole, decimals = found.group(1).replace(",", ""), found.group(2)
     if len(decimals) < ROUNDED_PLACES or len((whole + decimals).lstrip("0")) < ROUNDED_DIGITS:
         return None
-    return len(decimals) - int(found.group(3) or found.group(4) or 0)
+    places = len(decimals) - int(found.group(3) or found.group(4) or 0)
+    return places if places >= ROUNDED_PLACES else None
 
 
 def within_rounding(rounded: Any, number: Any, places: int) -> bool:
@@ -217,21 +225,24 @@ def normalised(answer: str) -> str:
     text = visible(text)
     text = text.replace("−", "-").replace("–", "-").replace("×", "\\times")
     text = _NO_SPACE.sub("", text).replace('\\"', "")
-    text = text.replace("\\$", "$").replace("{,}", ",").replace("\\%", "%")
+    text = text.replace("\\$", "$").replace("{,}", ",").replace("{:}", ":").replace("\\%", "%")
     text = re.sub(r"π(?![a-zA-Z])", r"\\pi", text).replace("π", "\\pi ").replace("√", "\\sqrt ")
     if "\\begin" not in text and "&" not in text:
         text = _ESCAPED.sub(r"\\", text)
     text = _DELIMITERS.sub("", text)
+    text = _BARE_FONT.sub(r"\\\1{\2}", text)
+    if _STYLE.search(text):
+        text = re.sub(r"^\{([^{}]*)\}$", r"\1", _STYLE.sub("", text).strip())
     text = _FRACTIONS.sub(r"\\frac", text)
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
     text = _HALF_SHORT_FRACTION.sub(lambda m: f"\\frac{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
     text = _TEXT.sub(r" \1 ", text)
-    text = _SPACES.sub(" ", text).strip()
+    text = _MERIDIEM.sub(r"\1m", _SPACES.sub(" ", text).strip())
     if text.startswith("$") and text.endswith("$") and len(text) > 1:
         text = text[1:-1].strip()
     while len(text) > 1 and text[0] == "{" and text[-1] == "}" and _matched(text):
         text = text[1:-1].strip()
-    text = re.sub(r"^[\s*_`]+|[\s*_`]+$", "", text).rstrip(" ,;。")
+    text = text.strip(" *_`").rstrip(" ,;。")
     text = EXCLAMATION.sub("", text)
     return text[:-1] if text.endswith(".") and len(text) > 1 else text
 

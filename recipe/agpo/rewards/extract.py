@@ -40,6 +40,7 @@ _INSIDE = re.compile(r"[a-zA-Z0-9_.^\\{*]\S")  # what stands before a digit that
 _SHORT_UNIT = re.compile(r"(?<=\d)([mghsLlJNWVKCF])$")  # 1250m: in prose a unit, not a variable
 _BOLD = re.compile(r"(?<!\S)(\*\*|__)([^*_\n]+)\1(?!\w)")
 _CLOSING_BOLD = re.compile(r"(?<=[\w$)}%])\*\*(?=[\s.,;:!]|$)")
+_END_SPACE = re.compile(r"(?:(?<!\\)\\(?:[,;:! ]|$|q?quad(?![a-zA-Z]))\s*)+$")
 _NUMERIC = re.compile(r"\d|\\(?!text|mbox|mathrm|mathbf|quad|qquad)[a-zA-Z]")
 _LETTER = re.compile(r"[a-zA-Z\u4e00-\u9fff≠]")
 _MATHEMATICAL = re.compile(
@@ -182,7 +183,7 @@ def tidy(answer: str) -> str:
     text = _BOLD.sub(r"\2", answer.strip())
     for _ in range(3):
         before = text
-        text = text.strip(" \t\r\n*_`:：#")
+        text = _END_SPACE.sub("", text.strip(" \t\r\n*_`:：#"))
         if text.count("**") == 1:  # its partner was part of the statement: "**Answer: 72** apples"
             text = _CLOSING_BOLD.sub("", text)
         text = wording.FILLER.sub("", text)

@@ -533,13 +533,18 @@ def _unchecked(text: str) -> Any:
         if token is None or ((name := token.group("command")) and name not in _COMMANDS):
             return None
         position = token.end()
-    from latex2sympy2_extended.latex2sympy2 import latex2sympy
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
     from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
 
     rules = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")
     try:
         with _cpu_limit(FALLBACK_LIMIT_S):
-            return latex2sympy(normalize_latex(prepared, rules), is_real=True, normalization_config=None)
+            return latex2sympy(
+                normalize_latex(prepared, rules),
+                is_real=True,
+                conversion_config=ConversionConfig(lowercase_symbols=False),  # r/R is not R/r
+                normalization_config=None,
+            )
     except OutOfTime:
         return None
     except Exception:  # noqa: BLE001 - the parser raises Exception itself
