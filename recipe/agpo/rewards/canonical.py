@@ -36,10 +36,11 @@ _DELIMITERS = re.compile(
 # How something looks: colour, size, weight.
 _STYLE = re.compile(
     r"\\(?:text)?color\s*\{[a-zA-Z!0-9]{1,20}\}|\\(?:bf|it|rm|sf|tt|bfseries|tiny|small|large|Large|LARGE|huge|Huge|normalsize"
-    r"|textstyle|scriptstyle|checkmark|underline|mathtt|texttt|emph|boldmath)(?![a-zA-Z])"
+    r"|textstyle|scriptstyle|checkmark|underline|f?boxed|fbox|mathtt|texttt|emph|boldmath)(?![a-zA-Z])"
 )
 _BARE_FONT = re.compile(r"\\(math(?:bf|bb|rm|it|sf|cal)|vec|hat|bar|boldsymbol)\s+([a-zA-Z])(?![a-zA-Z])")
-_MERIDIEM = re.compile(r"(?<=[\d\s}])([ap])\.\s?m\b\.?", re.IGNORECASE)
+_NEGATIVE = re.compile(r"负\s*(?=[\d\\$])")
+_MERIDIEM = re.compile(r"(?<=\d)\s*(?:([ap])\.\s?m\b\.?|([ap])m\b)", re.IGNORECASE)
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)")
 _HALF_SHORT_FRACTION = re.compile(r"\\frac\s*(?:\{\s*(-?\d+)\s*\}\s*(\d)|(\d)\s*\{\s*(\d+)\s*\})")
@@ -91,12 +92,12 @@ EXCLAMATION = re.compile(r"(?<![\d)}\]!])(?<!\b[a-zA-Z])!+\s*$|！+\s*$")
 HEDGE = re.compile(
     r"\b(?:not|no|never|neither|nor|isn|aren|wasn|cannot|but|maybe|perhaps|possibly|probably|likely|might|may|could"
     r"|wrong|incorrect|false|except|unless|instead|rather|although|however|either|versus|vs|(?:more|less|fewer) than"
-    r"|at (?:least|most))\b|n['’]t\b|不是|并非|不对|不等于|错|可能|也许|大概|但|而是|以上|以下",
+    r"|at (?:least|most))\b|n['’]t\b|不是|并非|不对|不等于|错|可能|也许|大概|但|而是|以上|以下|大于|小于|超过|不足|至少|至多|不少于|不多于|[多少高低]于",
     re.IGNORECASE,
 )
 _NOT_A_UNIT = re.compile(
     r"\b(?:or|and|to|plus|minus|times|over|mod|if|when|than|of|is|are|was|divided|remainder|factorial|squared|cubed"
-    r"|r|x|y|n|i|pi|sqrt)\b|[或和到至余又π]|阶乘",
+    r"|r|x|y|n|i|pi|sqrt)\b|[或和到至余又π的吗么]|阶乘|次方|[平立]方(?![米分厘毫千公])",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[A-Za-z]{3,}|(?<![A-Za-z])(?:no|on|up|in|so|if|we|us)(?![A-Za-z])", re.IGNORECASE)
@@ -223,7 +224,7 @@ def normalised(answer: str) -> str:
     answer = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("\u2044", "/"), answer)
     text = unicodedata.normalize("NFKC", answer.rstrip("！ ").encode("utf-8", "replace").decode("utf-8"))
     text = visible(text)
-    text = text.replace("−", "-").replace("–", "-").replace("×", "\\times")
+    text = _NEGATIVE.sub("-", text).replace("−", "-").replace("–", "-").replace("×", "\\times")
     text = _NO_SPACE.sub("", text).replace('\\"', "")
     text = text.replace("\\$", "$").replace("{,}", ",").replace("{:}", ":").replace("\\%", "%")
     text = re.sub(r"π(?![a-zA-Z])", r"\\pi", text).replace("π", "\\pi ").replace("√", "\\sqrt ")
@@ -237,7 +238,7 @@ def normalised(answer: str) -> str:
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
     text = _HALF_SHORT_FRACTION.sub(lambda m: f"\\frac{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
     text = _TEXT.sub(r" \1 ", text)
-    text = _MERIDIEM.sub(r"\1m", _SPACES.sub(" ", text).strip())
+    text = _MERIDIEM.sub(lambda m: f" {m[1] or m[2]}m".upper(), _SPACES.sub(" ", text).strip())
     if text.startswith("$") and text.endswith("$") and len(text) > 1:
         text = text[1:-1].strip()
     while len(text) > 1 and text[0] == "{" and text[-1] == "}" and _matched(text):

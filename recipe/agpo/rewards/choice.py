@@ -17,13 +17,13 @@ from recipe.agpo.rewards.text import plain
 from recipe.agpo.rewards.verdict import BAD_GOLD, NO_ANSWER, Judgement
 
 LETTERS = "ABCDEFGHIJ"
-_ALONE = re.compile(r"[(\[（【]?\s*([A-Ja-j])\s*[)\]）】]?\s*[.:：、。,]?")
-_SEVERAL = re.compile(r"[(\[（]?([A-J])(?:\s*(?:[,，、&/]|and|or|和|或)?\s*[(（]?([A-J])[)）]?){1,9}[)\]）]?")
+_ALONE = re.compile(r"[(\[（【]?\s*([A-Ja-j])\s*[)\]）】]?\s*(?:选项|项)?\s*[.:：、。,]?")
+_SEVERAL = re.compile(r"[(\[（]?([A-J])(?:\s*(?:(?:[,，、&/]|and|or|和|或)\s*)?[(（]?([A-J])[)）]?){1,9}[)\]）]?")
 _LEADING = re.compile(r"[(\[（【]?([A-J])\s*[)\]）】.:：、,，]\s*\S")
 # One letter or several, in brackets or not; a small letter only in brackets.
-_LETTER = r"(?:\*\*)?(?:[(（\[【]([A-Ja-j])[)）\]】]|([A-J](?:\s?[、,，和&]?\s?[A-J]){0,9})(?![A-Za-z’']))"
+_LETTER = r"(?:\*\*)?(?:[(（\[【]([A-Ja-j])[)）\]】]|([A-J](?:\s?(?:[、,，和&]\s?)?[A-J]){0,9})(?![A-Za-z’']))"
 _NAMED = re.compile(
-    r"(?:(?<![A-Za-z])(?i:options?|choices?|choose|picks?|select|goe?s? with)(?:\s+(?i:is|would be|must be|option"
+    r"(?:(?<![A-Za-z])(?i:options?|choices?|choose|picks?|select|goe?s? with)(?:\s+(?i:is|are|would be|must be|option"
     r"|answer|choice))*"
     r"|选项|选择|(?<!不)(?<!不能)选)\s*(?:是|为)?\s*[:：]?\s*" + _LETTER
 )
@@ -98,7 +98,7 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement:
 
 def stated(answer: str, letters: str, options: Sequence[str]) -> str | None:
     """The letters that a stated answer names, sorted; None if it names no option."""
-    text = normalised(answer).strip()
+    text = normalised(answer).strip(" '\"‘’“”")
     alone = _ALONE.fullmatch(text)
     if alone and alone.group(1).upper() in letters and (alone.group(1).isupper() or not _is_option(text, options)):
         return alone.group(1).upper()
@@ -137,6 +137,10 @@ def guessed(response: str, letters: str, options: Sequence[str]) -> str | None:
         alone = _ALONE.fullmatch(normalised(text))
         if alone and (alone.group(1) in letters or (text.strip()[:1] in "(（" and alone.group(1).upper() in letters)):
             return alone.group(1).upper()
+    if _SEVERAL.fullmatch(line.strip(" *.。")) and not _UNSURE.search(line):
+        several = set(re.findall(r"[A-J]", line))
+        if several <= set(letters):
+            return "".join(sorted(several))
     mentioned = {letter for letter in _MENTION.findall(line) if letter in letters}
     if len(mentioned) > 1 and re.search(r"\b(?:or|maybe|perhaps|either)\b|或|可能|也许", line):
         return None
