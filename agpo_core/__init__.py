@@ -7,8 +7,8 @@ except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise ModuleNotFoundError(
-        "agpo_core needs torch, which comes in builds of its own (CPU, CUDA): install yours, or let pip choose one "
-        "with pip install 'agpo-verl[core]'",
+        "agpo_core needs torch, which has separate builds for CPU and CUDA: install the one for your machine, or let "
+        "pip choose one: pip install 'agpo-verl[core]'",
         name="torch",
     ) from None
 
@@ -17,12 +17,14 @@ from agpo_core.allocation import allocate, expected_variance
 from agpo_core.clipping import ClipDecision, decide_clip
 from agpo_core.config import PRESETS, AGPOConfig, Resolved, iter_fields, resolve
 from agpo_core.controller import merge_stats, probe_statistics, update_state
+from agpo_core.facade import Controller
 from agpo_core.ledger import TokenLedger
+from agpo_core.logits import log_probs_at, token_entropy
 from agpo_core.losses import SurrogateOutput, aggregate, clipped_surrogate, importance_weights, policy_loss
 from agpo_core.outcomes import ResponseAdvantages, response_advantages
+from agpo_core.packing import per_token, sequence_ids
 from agpo_core.records import ControllerState, ProbeStats, Reason, ReferenceState, StepSignals, StepSize
 from agpo_core.running import RunningStat
-from agpo_core.schema import KEY_PREFIX
 from agpo_core.sections import (
     AdvantageConfig,
     AllocationConfig,
@@ -30,11 +32,20 @@ from agpo_core.sections import (
     LengthConfig,
     LossConfig,
     ProbeConfig,
+    ReferenceConfig,
     SignalConfig,
     StepSizeConfig,
     TemperatureConfig,
 )
-from agpo_core.state import StateError, load_state, save_state, state_from_dict, state_to_dict
+from agpo_core.state import (
+    OtherSettings,
+    StateError,
+    load_state,
+    resume_state,
+    save_state,
+    state_from_dict,
+    state_to_dict,
+)
 from agpo_core.stats import dispersion, max_dispersion, pad_groups, skewness
 from agpo_core.step_size import next_step_size
 from agpo_core.temperature import TemperatureDecision, decide_temperature, uncertainty
@@ -49,14 +60,16 @@ __all__ = [
     "AllocationConfig",
     "ClipConfig",
     "ClipDecision",
+    "Controller",
     "ControllerState",
-    "KEY_PREFIX",
     "LengthConfig",
     "LossConfig",
+    "OtherSettings",
     "PRESETS",
     "ProbeConfig",
     "ProbeStats",
     "Reason",
+    "ReferenceConfig",
     "ReferenceState",
     "Resolved",
     "ResponseAdvantages",
@@ -86,19 +99,24 @@ __all__ = [
     "importance_weights",
     "iter_fields",
     "load_state",
+    "log_probs_at",
     "max_dispersion",
     "merge_stats",
     "next_step_size",
     "pad_groups",
+    "per_token",
     "policy_loss",
     "probe_statistics",
     "prompt_weights",
     "resolve",
     "response_advantages",
+    "resume_state",
     "save_state",
+    "sequence_ids",
     "skewness",
     "state_from_dict",
     "state_to_dict",
+    "token_entropy",
     "uncertainty",
     "update_state",
     "vote_classes",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adaptive allocation [ours]: where the rest of a step's responses go once every prompt has its probe."""
+"""Adaptive allocation [ours]: how the responses after the probe are divided among the prompts of a step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ from agpo_core.sections import AllocationConfig
 
 
 def expected_variance(right: float, count: int, prior: float) -> float:
-    """E[p(1-p)] of a prompt's success probability p after its probe.
+    """Expected outcome variance E[p(1-p)] of a prompt after its probe [ours].
 
-    p has a Beta(prior, prior) prior; right: sum of the probe's outcomes, scaled to [0, 1] (fractions count as that
-    much of a success); count: its valid responses. Between 0 and 1/4, never 0.
+    p, the success probability, has a Beta(prior, prior) prior. With a = prior + right and b = prior + count - right:
+    v = ab/((a + b)(a + b + 1)).
+
+    Args:
+        right: sum of the probe's outcomes, scaled to [0, 1]; an outcome between 0 and 1 is a partial success.
+        count: valid responses of the probe.
+        prior: pseudo-count of each kind of outcome, > 0.
+
+    Returns:
+        A number above 0 and at most 1/4. count = 0 gives the value of the prior.
+
+    Raises:
+        ValueError: `right` is not within [0, count].
     """
     if not 0.0 <= right <= count:
         raise ValueError(f"right={right}: must be within [0, {count}], the number of outcomes")
@@ -29,16 +40,24 @@ def allocate(
     group_size: int,
     config: AllocationConfig,
 ) -> list[int]:
-    """How many more responses each of P prompts gets.
+    """Number of further responses for each of P prompts [ours].
 
-    right, count: as for `expected_variance`, per prompt; a prompt whose probe failed has count 0 and its prior.
-    group_size: GRPO's responses per prompt. Returns P numbers >= 0 that add up to P*(group_size - probe_size) exactly:
-    never more than plain GRPO, and nothing of it unspent.
+    The variance of a policy-gradient estimate that weighs all prompts equally is proportional to the sum of v_p/n_p
+    over prompts, with v_p the outcome variance (`expected_variance`) and n_p the number of responses. Each further
+    response goes to the prompt where it reduces that sum most (Neyman allocation in whole numbers). On a tie the
+    earlier prompt gets it, so pass prompts in a fixed order.
 
-    The variance of a policy-gradient estimate that counts all prompts alike is proportional to the sum of v_p/n_p over
-    prompts, v_p their outcome variance and n_p their responses, so each further response goes to where it lowers that
-    sum most (Neyman's allocation in whole numbers). Ties go to the earlier prompt: pass prompts in a fixed order.
-    No prompt gets more than max_factor*group_size in all. Raises ValueError for sizes that do not fit.
+    Args:
+        right, count: [P] each, as in `expected_variance`. A prompt whose probe failed has count 0.
+        probe_size: probe responses per prompt.
+        group_size: GRPO's responses per prompt.
+        config: prior, and max_factor: no prompt gets more than max_factor*group_size responses in all.
+
+    Returns:
+        P integers >= 0 whose sum is exactly P*(group_size - probe_size): the same total as plain GRPO.
+
+    Raises:
+        ValueError: lengths differ, or probe_size is not within [1, group_size].
     """
     if len(right) != len(count):
         raise ValueError(f"{len(right)} sums of outcomes for {len(count)} counts")

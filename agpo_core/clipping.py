@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adaptive clip ratio: how far one update may move the policy on each prompt."""
+"""Adaptive clip ratio: the bound on the importance ratio, chosen per prompt."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from agpo_core.records import ControllerState, ProbeStats, Reason, StepSignals, 
 from agpo_core.running import RunningStat
 from agpo_core.temperature import UNSET, enough_probe, exp_exact, scale_base
 
-SIGNAL_STD_FLOOR = 0.05  # smallest running deviation to divide a probe signal by
-ENTROPY_LIMIT = math.log(2.0)  # a halved or doubled policy entropy has the full effect
+SIGNAL_STD_FLOOR = 0.05  # smallest running standard deviation to divide a probe signal by
+ENTROPY_LIMIT = math.log(2.0)  # the effect of the policy entropy stops at half and at double its running mean
 
 
 @dataclass(frozen=True)
 class ClipDecision:
-    """Per prompt, all [P]: clip ratios low and high (float64), reason (int8), log_scale = ln(eps/base)
-    unclipped."""
+    """Clip ratios of P prompts.
+
+    Attributes:
+        low, high: float64 [P], lower and upper clip ratio.
+        reason: int8 [P], see `Reason`.
+        log_scale: float64 [P], ln(eps/base) before the bounds.
+    """
 
     low: Tensor
     high: Tensor
@@ -36,7 +41,7 @@ def usable_entropy(value: float | None) -> float | None:
 
 
 def entropy_term(signals: StepSignals, running: RunningStat) -> float | None:
-    """ln(H / running mean of H), held within +-ln 2 [ours]; None if either is unknown."""
+    """ln(H / running mean of H), limited to +-ln 2 [ours]; None if either is unknown."""
     entropy = usable_entropy(signals.policy_entropy)
     if entropy is None or not running.updates or running.mean <= 0.0:
         return None
@@ -51,13 +56,15 @@ def kl_term(running: RunningStat, target: float) -> float | None:
 
 
 def fold_entropy(
-    values: Sequence[float | None], h_ref: float, decay: float
+    values: Sequence[float | None], h_ref: float, ema_weight: float
 ) -> tuple[list[float], list[bool], float]:
-    """Fold the reference entropy prompt by prompt in the given order [code].
+    """Update the reference entropy prompt by prompt in the given order [code].
 
-    gate = clip(H / ref, 0.5, 1.5), ref = h_ref if it is set (> 1e-8) else H; then h_ref <- decay*H +
-    (1-decay)*h_ref, or H if it was unset. An unknown H has gate 1 and changes nothing. Returns gates, whether
-    h_ref was set, h_ref.
+    gate = clip(H / ref, 0.5, 1.5), ref = h_ref if it is set (> 1e-8) else H; then h_ref <- w*H + (1-w)*h_ref, or H if
+    it was not set. An unknown H has gate 1 and changes nothing.
+
+    Returns:
+        (gate per prompt, whether h_ref was set for it, last h_ref).
     """
     gates, was_set = [], []
     for value in values:
@@ -67,25 +74,23 @@ def fold_entropy(
             gates.append(1.0)
             continue
         gates.append(max(0.5, min(1.5, value / (h_ref if known else value))))
-        h_ref = decay * value + (1.0 - decay) * h_ref if known else value
+        h_ref = ema_weight * value + (1.0 - ema_weight) * h_ref if known else value
     return gates, was_set, h_ref
 
 
 def prompt_entropies(signals: StepSignals, prompts: int) -> list[float | None]:
-    """Policy entropy of each prompt, the step's where the prompt's own is unknown, None where both are."""
+    """Policy entropy of each prompt; where it is unknown, that of the step; None if both are unknown."""
     fallback = usable_entropy(signals.policy_entropy)
     if signals.policy_entropy_P is None:
         return [fallback] * prompts
     if signals.policy_entropy_P.shape != (prompts,):
-        raise ValueError(
-            f"policy_entropy_P: expected [{prompts}], got {tuple(signals.policy_entropy_P.shape)}"
-        )
+        raise ValueError(f"policy_entropy_P: expected [{prompts}], got {tuple(signals.policy_entropy_P.shape)}")
     own = (usable_entropy(value) for value in signals.policy_entropy_P.double().tolist())
     return [fallback if value is None else value for value in own]
 
 
 def _log_scale(stats: ProbeStats, signals: StepSignals, state: ControllerState, config: AGPOConfig) -> Tensor:
-    """s of the form log: the sum of gains times what is known, [P]."""
+    """s of the form log: the sum of gains times known signals, [P]."""
     settings, probe = config.clip, read_signals(stats, config)
     total = torch.zeros_like(stats.mean)
     parts = (
@@ -109,17 +114,15 @@ def _log_scale(stats: ProbeStats, signals: StepSignals, state: ControllerState, 
 def _reference_scale(
     stats: ProbeStats, signals: StepSignals, state: ControllerState, config: AGPOConfig
 ) -> tuple[Tensor, Tensor]:
-    """eps/base of the form reference, [P], and where the reference entropy was not yet set."""
-    settings, probe = config.clip, read_signals(stats, config)
+    """eps/base of the form reference, [P], and bool [P]: the reference entropy was not set yet."""
+    settings, probe = config.reference, read_signals(stats, config)
     entropies = prompt_entropies(signals, len(stats))
-    gates, was_set, _ = fold_entropy(entropies, state.reference.h_ref, settings.entropy_decay)
+    gates, was_set, _ = fold_entropy(entropies, state.reference.h_ref, settings.entropy_ema_weight)
     gate = torch.tensor(gates, dtype=torch.float64)
     divisor = 1.0 + settings.alpha * probe.dispersion
     divisor = divisor + settings.gamma * state.reference.kl_ema
     divisor = divisor + settings.zeta * probe.skewness
-    return gate * (1.0 + settings.delta * probe.vote_entropy) / divisor, ~torch.tensor(
-        was_set, dtype=torch.bool
-    )
+    return gate * (1.0 + settings.delta * probe.vote_entropy) / divisor, ~torch.tensor(was_set, dtype=torch.bool)
 
 
 def decide_clip(
@@ -132,16 +135,29 @@ def decide_clip(
 ) -> ClipDecision:
     """Choose the clip ratios of each prompt's responses.
 
-    Form log [ours]: low = clip(base_low*exp(s), min, max), high likewise, with s = dispersion_gain*z_d +
-    vote_entropy_gain*z_e + skewness_gain*z_k + entropy_gain*ln(H/H_mean) - kl_gain*max(0,
-    ln(D_mean/kl_target)); z are the probe signals standardised by their running statistics, the entropy term
-    is held within +-ln 2. What is unknown contributes 0. A positive gain: the signal widens. Form reference
-    [code]: eps = clip(base*h*(1 + delta*E)/(1 + alpha*d + gamma*D + zeta*|k|), min, max), h the entropy gate
-    of `fold_entropy`, in the given order.
+    Form log [ours]: low = clip(base_low*exp(s), min, max), high likewise, with
+    s = dispersion_gain*z_d + vote_entropy_gain*z_e + skewness_gain*z_k + entropy_gain*ln(H/H_mean)
+    - kl_gain*max(0, ln(D_mean/kl_target)). z are the probe signals standardised by their running statistics; H is the
+    policy entropy and D the step KL. The entropy term is limited to +-ln 2.
 
-    stats: probes of P prompts; signals: this step's entropy is read (its KL enters through the state, next
-    step); base_low, base_high: centres. Returns decisions [P]. Prompts with too few valid probe responses
-    follow the entropy and KL terms only. With the controller off every prompt has the bases.
+    Form reference [code]: eps = clip(base*h*(1 + delta*E)/(1 + alpha*d + gamma*D + zeta*|k|), min, max), with h the
+    entropy gate of `fold_entropy`, updated in the given order of prompts.
+
+    Args:
+        stats: probe statistics of P prompts.
+        signals: only this step's policy entropy is read. Its KL is read at the next step, from the state.
+        state: state at the start of the step.
+        config: section `clip`, and `reference` for that form.
+        base_low, base_high: clip ratios to start from.
+
+    Returns:
+        Decisions [P].
+
+    Degenerate cases: an unknown signal adds 0. Prompts with too few valid probe responses use the entropy and KL terms
+    only. With the controller off every prompt has the base values.
+
+    Raises:
+        ValueError: `policy_entropy_P` has another length than `stats`.
     """
     settings = config.clip
     zero = torch.zeros_like(stats.mean)
@@ -153,7 +169,7 @@ def decide_clip(
         scale, warmup = _reference_scale(stats, signals, state, config)
         low = (base_low * scale).clamp(settings.min, settings.max)
         high = (base_high * scale).clamp(settings.min, settings.max)
-        log_scale = torch.tensor([math.log(value) for value in scale.tolist()], dtype=torch.float64)
+        log_scale = torch.tensor([math.log(max(value, 1e-300)) for value in scale.tolist()], dtype=torch.float64)
     else:
         log_scale = _log_scale(stats, signals, state, config)
         scale = exp_exact(log_scale)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The controllers' cycle: probe outcomes -> statistics -> (decisions) -> the next state, once a step."""
+"""One step of the controllers: probe outcomes -> statistics -> decisions -> next state."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,7 @@ from agpo_core.records import (
     Reason,
     ReferenceState,
     StepSignals,
+    StepSize,
     read_signals,
 )
 from agpo_core.stats import SortedGroups, max_dispersion
@@ -40,7 +42,7 @@ __all__ = [
 
 
 def _share(value_P: Tensor, largest_P: Tensor) -> Tensor:
-    """value/largest within [0, 1]; 0 where the largest is 0."""
+    """value/largest, limited to [0, 1]; 0 where the largest is 0."""
     possible = largest_P > 0.0
     ratio = value_P / torch.where(possible, largest_P, torch.ones_like(largest_P))
     return torch.where(possible, ratio, torch.zeros_like(ratio)).clamp(0.0, 1.0)
@@ -53,12 +55,23 @@ def probe_statistics(
     *,
     config: AGPOConfig,
 ) -> ProbeStats:
-    """Summarise the probe of each prompt.
+    """Compute the statistics of the probe of each prompt.
 
-    outcomes_PG: verifier outcomes [P, G], any float type and device, normally within [0, 1]; NaN and infinite
-    ones are failed responses and do not count, nor do masked ones. vote_classes_PG: int [P, G] of
-    `vote_classes`, negative = no vote, or None: vote entropy 0. mask_PG: bool [P, G], or None: all count.
-    Returns statistics [P] on the CPU in float64. An empty or single-member group has zero dispersion.
+    Count, mean, dispersion, skewness and vote entropy, raw and scaled to [0, 1]; see `ProbeStats`, `dispersion`,
+    `skewness` and `vote_entropy` for the formulas.
+
+    Args:
+        outcomes_PG: [P, G] verifier outcomes, any float type and device, normally within [0, 1]. NaN and infinite
+            outcomes are failed responses and are left out.
+        vote_classes_PG: int [P, G] of `vote_classes`, negative: no vote. None: vote entropy 0.
+        mask_PG: bool [P, G], responses that count; None: all.
+        config: section `signals`.
+
+    Returns:
+        Statistics [P] on the CPU, float64. A group with fewer than two valid members has dispersion 0.
+
+    Raises:
+        ValueError: the outcomes are not [P, G], or the shapes differ.
     """
     if outcomes_PG.dim() != 2:
         raise ValueError(f"expected outcomes [P, G], got {tuple(outcomes_PG.shape)}")
@@ -88,7 +101,7 @@ def probe_statistics(
 
 
 def merge_stats(parts: Sequence[ProbeStats]) -> ProbeStats:
-    """One record of all prompts of `parts`, in that order; of no part: no prompt."""
+    """Concatenate the statistics of several parts, in their order; no part gives P = 0."""
     names = [item.name for item in dataclasses.fields(ProbeStats)]
     if not parts:
         empty = torch.zeros(0, dtype=torch.float64)
@@ -97,30 +110,67 @@ def merge_stats(parts: Sequence[ProbeStats]) -> ProbeStats:
 
 
 def _fold_reference(stats: ProbeStats, signals: StepSignals, old: ReferenceState, config: AGPOConfig) -> ReferenceState:
-    """The public code's running values after this step, prompts in the given order [code]."""
+    """The public code's running values after this step, updated prompt by prompt in the given order [code]."""
     u_bar, h_ref, kl_ema = old.u_bar, old.h_ref, old.kl_ema
     if config.temperature.form == "reference":
         enough = enough_probe(stats, "reference").tolist()
-        _, _, u_bar = fold_baseline(uncertainty(stats, config).tolist(), enough, u_bar, config.temperature.decay)
+        _, _, u_bar = fold_baseline(uncertainty(stats, config).tolist(), enough, u_bar, config.signals.ema_weight)
     if config.clip.form == "reference":
         entropies = prompt_entropies(signals, len(stats))
-        _, _, h_ref = fold_entropy(entropies, h_ref, config.clip.entropy_decay)
+        _, _, h_ref = fold_entropy(entropies, h_ref, config.reference.entropy_ema_weight)
         if signals.step_kl is not None and math.isfinite(signals.step_kl):
-            decay = config.clip.kl_decay
-            kl_ema = decay * max(0.0, signals.step_kl) + (1.0 - decay) * kl_ema
+            weight = config.signals.ema_weight
+            kl_ema = weight * max(0.0, signals.step_kl) + (1.0 - weight) * kl_ema
     return ReferenceState(u_bar, h_ref, kl_ema)
+
+
+def _check_drift(signals: StepSignals, state: ControllerState, config: AGPOConfig) -> None:
+    settings = config.step_size
+    if not settings.enabled:
+        return
+    off = "or set step_size.enabled=false"
+    if signals.step_kl is not None and signals.step_kl_k3 is None:
+        raise ValueError(
+            f"StepSignals has step_kl={signals.step_kl} but no step_kl_k3, which the adaptive step size needs: "
+            f"the learning rate would stay at {state.step_size.scale:g} of the configured one. Also report "
+            f"step_kl_k3 (clipped_surrogate returns it), {off}"
+        )
+    missing = [name for name in ("step_kl_k3", "policy_entropy") if getattr(signals, name) is None]
+    if missing and state.step_size == StepSize(settings.start):
+        warnings.warn(
+            f"StepSignals has no {' and no '.join(missing)}: the adaptive step size holds the learning rate at "
+            f"step_size.start={settings.start:g} of the configured one until it gets both. Report them, {off}",
+            stacklevel=3,
+        )
 
 
 def update_state(
     stats: ProbeStats, signals: StepSignals, state: ControllerState, config: AGPOConfig
 ) -> ControllerState:
-    """The state after a step, from its whole batch. Call it once a step.
+    """The state after a step, from the whole batch of the step. Call it once per step.
 
-    Running statistics take the mean over the batch's prompts (those with at least two valid probe responses),
-    so that neither the order of prompts nor their spread over ranks matters. Unknown or non-finite signals
-    leave theirs as it was; a negative step KL counts as 0. With no prompt only `step` and the step size go on. The
-    form "reference" also folds its own values prompt by prompt, in the given order.
+    Each running statistic takes the mean over the prompts with at least two valid probe responses, so the result does
+    not depend on the order of prompts or on the ranks that hold them. The form "reference" also updates its own values
+    prompt by prompt, in the given order. `next_step_size` gives the step size.
+
+    Args:
+        stats: probe statistics of all prompts of the step.
+        signals: measured in the updates of the step. The adaptive step size needs `step_kl_k3` and `policy_entropy`;
+            without them the learning rate stays at `step_size.start` of the configured one.
+        state: state at the start of the step.
+        config: the method's settings.
+
+    Returns:
+        The next state. An unknown or non-finite signal leaves its running statistic unchanged; a negative step KL
+        counts as
+        0. Without prompts only `step` and the step size change.
+
+    Raises:
+        ValueError: `step_kl` is given without `step_kl_k3`.
+
+    Warns if `step_kl_k3` or `policy_entropy` is missing and the step size has not changed yet.
     """
+    _check_drift(signals, state, config)
     entropy = usable_entropy(signals.policy_entropy)
     step_size = next_step_size(signals.step_kl_k3, entropy, state.step_size, config.step_size)
     if len(stats) == 0:

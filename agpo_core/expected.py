@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of the contract for integrations, and what the method says about them, in plain Python arithmetic.
+"""Test cases for integrations and their expected results, in plain Python arithmetic.
 
-Nothing here uses this package's own tensors: the package itself is checked against it.
+The arithmetic is independent of this package's tensor code, so that the package can be tested against it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from agpo_core.records import ControllerState, StepSignals
 from agpo_core.running import RunningStat
 
 BASE_TAU, BASE_EPS, BASE_EPS_HIGH = 1.0, 0.2, 0.28
-SIGNALS = StepSignals(policy_entropy=0.6, step_kl=0.03)
+SIGNALS = StepSignals(policy_entropy=0.6, step_kl=0.03, step_kl_k3=0.03)
 
 
 @dataclass(frozen=True)
 class GroupCase:
-    """One probe and its statistics, worked out by hand."""
+    """One probe and its statistics, computed by hand."""
 
     name: str
     outcomes: list[float]
@@ -52,7 +52,7 @@ def contract_config() -> AGPOConfig:
 
 
 def contract_state(config: AGPOConfig) -> ControllerState:
-    """A state that has seen two steps."""
+    """A state after two steps."""
 
     def seen(*steps: list[float]) -> RunningStat:
         stat = RunningStat.empty(0.1)
@@ -73,7 +73,7 @@ def contract_state(config: AGPOConfig) -> ControllerState:
 
 
 def normalised(case: GroupCase) -> tuple[float, float, float]:
-    """Dispersion, vote entropy and skewness within [0, 1]."""
+    """Dispersion, vote entropy and skewness, scaled to [0, 1]."""
     n = case.count
     if n < 2:
         return 0.0, 0.0, 0.0
@@ -127,7 +127,7 @@ class LossCase:
     high = (0.1, 0.4, 0.2, 0.28)
 
     def token(self, row: int, place: int, dual_clip: float | None) -> tuple[float, float]:
-        """Loss of a token and its derivative by the log-prob."""
+        """Loss of a token, and its derivative with respect to the log-prob."""
         ratio, advantage = self.ratios[row][place], self.advantages[row]
         free = -advantage * ratio
         held = -advantage * within(ratio, 1.0 - self.low[row], 1.0 + self.high[row])
@@ -137,7 +137,7 @@ class LossCase:
         return loss, slope
 
     def weight(self, row: int, mode: AggregationMode) -> float:
-        """What a token of this row counts in the aggregate."""
+        """Weight of a token of this row in the aggregate."""
         tokens = sum(map(sum, self.mask))
         rows, own = len(self.mask), sum(self.mask[row])
         weights = {
@@ -148,5 +148,3 @@ class LossCase:
             "seq-mean-token-sum-norm": 1.0 / (rows * len(self.mask[0])),
         }
         return weights[mode]
-
-

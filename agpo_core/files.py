@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are either the old one or the whole new one, even after a crash."""
+"""Atomic replacement of a text file: after a crash the path holds the old file or the whole new one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from pathlib import Path
 def write_atomic(path: str | os.PathLike[str], text: str) -> None:
     """Replace ``path`` by ``text``, UTF-8, durably; the new file's mode follows the umask.
 
-    The text is written to ``.<name>.<random>.tmp`` in the same folder first. What a killed call left of this kind is
-    removed by the next call for the same path. Raises OSError if the disk refuses; the old file then stays.
+    The text is first written to ``.<name>.<random>.tmp`` in the same folder. Such a file that a killed call left is
+    removed by the next call for the same path.
+
+    Raises:
+        OSError: the disk does not accept the file; the old file is then unchanged.
     """
     target = Path(os.path.realpath(path))  # a symbolic link keeps pointing to the file
     remove_leftovers(target.parent, glob.escape(target.name))
@@ -33,9 +36,9 @@ def write_atomic(path: str | os.PathLike[str], text: str) -> None:
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove the temporary files of killed calls of `write_atomic` in ``folder``; ``name`` is a glob of the targets.
+    """Remove the temporary files of killed `write_atomic` calls in ``folder``; ``name`` is a glob of the targets.
 
-    A temporary file that a living process is writing is locked, and stays.
+    A temporary file that a living process is writing is locked and is not removed.
     """
     for temporary in folder.glob(f".{name}.*.tmp"):
         with suppress(OSError):
@@ -54,7 +57,7 @@ def _temporary(target: Path) -> tuple[int, Path]:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:  # else another process took it for a leftover before it was locked
+        if os.fstat(handle).st_nlink:  # 0: another process removed it before it was locked
             return handle, temporary
         os.close(handle)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generated tokens of a run, so that methods compare at equal cost. [ours]"""
+"""The token ledger: counts of generated tokens, so that methods can be compared at equal cost. [ours]"""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TokenLedger:
-    """Tokens that the policy generated since the start of a run, over restarts.
+    """Tokens that the policy generated since the start of a run, including the runs it was resumed from.
 
     Attributes:
-        generated: all tokens sampled for training, probes and thrown-away responses included.
-        probe: of these, in probe responses.
-        discarded: of these, in responses that never train (a probe that is not reused).
+        generated: all tokens sampled for training, including probes and discarded responses.
+        probe: of these, tokens of probe responses.
+        discarded: of these, tokens of responses that are never trained on (a probe that is not reused).
         validation: tokens sampled for validation; not part of ``generated``.
-        lost_sessions: sessions that failed before their response was complete; their tokens are unknown.
+        lost_sessions: responses that failed before they were complete; their tokens are not known.
+
+    Raises:
+        ValueError: a count is not a whole number >= 0.
     """
 
     generated: int = 0
@@ -37,7 +40,7 @@ class TokenLedger:
         return TokenLedger(**{name: mine[name] + theirs[name] for name in mine})
 
     def left(self, budget: int) -> int:
-        """Tokens of ``budget`` that are not spent; 0 when it is reached."""
+        """Tokens of ``budget`` that are left; 0 if it is used up."""
         return max(0, budget - self.generated)
 
     def to_dict(self) -> dict[str, int]:
@@ -45,7 +48,13 @@ class TokenLedger:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TokenLedger:
-        """Raises ValueError for unknown or missing names and for values that are not whole numbers >= 0."""
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: unknown or missing names, or values that are not whole numbers >= 0.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a token ledger is a mapping of counts, got {values!r:.80}")
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names:
             raise ValueError(f"a token ledger has the fields {sorted(names)}, got {sorted(values)}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Advantages that know the outcome: zero-variance groups, the gate on shaped rewards, the length reward."""
+"""Advantages that depend on the verifier's outcome: groups of equal outcomes, shaped rewards, length reward."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agpo_core.advantages import group_advantages_padded
+from agpo_core.advantages import group_advantages_padded, in_type
 from agpo_core.sections import AdvantageConfig, LengthConfig
 from agpo_core.stats import SortedGroups, pad_groups
 
 
 @dataclass(frozen=True)
 class ResponseAdvantages:
-    """What each response of a batch is worth; all [N], in its order.
+    """Advantages of the responses of a batch; all [N], in the order of the batch.
 
     Attributes:
         advantages: total advantage; 0 for responses that do not count.
-        length: the part of it that the length reward made.
-        in_loss: bool, whether it stays in the loss's denominator.
+        length: the part of the advantage that comes from the length reward.
+        in_loss: bool, whether the response counts in the loss's denominator.
         zero_variance: bool, member of a group whose counted outcomes are all equal.
     """
 
@@ -42,20 +42,34 @@ def response_advantages(
     advantage: AdvantageConfig,
     length: LengthConfig,
 ) -> ResponseAdvantages:
-    """Advantages of a batch of groups, ragged or not.
-
-    rewards_N: what is maximised, shaped or not; outcomes_N: the verifier's verdicts, which alone say what is right and
-    whether a group is decided; index_N: the group of each response; mask_N: bool, which count; lengths_N: generated
-    tokens; truncated_N: bool, stopped by the token limit.
+    """Advantages of a batch of groups, of equal or different sizes.
 
     1. Group advantages of the rewards (`group_advantages_padded`).
-    2. Groups of two or more with equal outcomes have zero variance: 0 if `outcome_gate`; +1 or -1 if the rule is signed
-       and they are at a bound of the attainable outcomes.
-    3. Right responses (outcome_max) get up to +-weight by their length among the right ones of their group, linear
-       from the shortest to the longest, centred on 0. A truncated one counts as the longest. The spread is at most
-       half of the distance to the best response that is not right, so the order of right and wrong cannot turn, and a
-       group without a right response gets nothing.
-    4. With a masking rule a zero-variance group without any advantage leaves the denominator.
+    2. Groups of two or more with equal outcomes get advantage 0 if `outcome_gate` is true. A signed `zero_variance`
+       rule gives them +1 or -1 if they are at a bound of the attainable outcomes (AGPO-L).
+    3. Length reward [ours]: correct responses (outcome_max) get up to +-weight by their length among the correct ones
+       of their group, linear from the shortest to the longest, centred on 0. A truncated response counts as the
+       longest. The spread is at most half of the distance to the best response that is not correct, so a correct
+       response always ranks above a wrong one.
+    4. With a masking `zero_variance` rule, groups of equal outcomes whose advantages are all 0 leave the denominator
+       (AGPO-L).
+
+    Args:
+        rewards_N: [N] rewards to maximise, shaped or not.
+        outcomes_N: [N] outcomes of the verifier. They alone decide which responses are correct and which groups are
+            equal.
+        index_N: the group of each response, an integer tensor or hashable labels.
+        mask_N: bool [N], responses that count.
+        lengths_N: [N] generated tokens.
+        truncated_N: bool [N], stopped by the token limit.
+        advantage, length: settings of these two sections.
+
+    Returns:
+        `ResponseAdvantages`. N = 0 gives empty results. A group without a correct response gets no length reward. A
+        group in which nothing counts has advantages 0 and is not in the denominator.
+
+    Raises:
+        ValueError: lengths that differ.
     """
     rewards, present, at = pad_groups(rewards_N, index_N)
     present[at] = mask_N.bool()
@@ -63,9 +77,7 @@ def response_advantages(
     valid = present & outcomes.isfinite()
     groups = SortedGroups(outcomes, valid)
     decided = (groups.equal_P & (groups.count_P >= 2)).unsqueeze(1) & present
-    values = group_advantages_padded(
-        rewards, present, scale=advantage.scale, epsilon=advantage.epsilon
-    ).double()
+    values = group_advantages_padded(rewards, present, scale=advantage.scale, epsilon=advantage.epsilon).double()
     if advantage.outcome_gate:
         values = torch.where(decided, 0.0, values)
     right = valid & (outcomes >= advantage.outcome_max)
@@ -78,7 +90,7 @@ def response_advantages(
     if advantage.zero_variance in ("mask", "signed_mask"):
         in_loss = present & ~(decided & (values == 0.0).all(dim=1, keepdim=True))
     dtype = rewards_N.dtype if rewards_N.is_floating_point() else torch.float32
-    return ResponseAdvantages(values[at].to(dtype), bonus[at].to(dtype), in_loss[at], decided[at])
+    return ResponseAdvantages(in_type(values, dtype)[at], bonus[at].to(dtype), in_loss[at], decided[at])
 
 
 def _length_part(
@@ -92,7 +104,7 @@ def _length_part(
     config: LengthConfig,
 ) -> Tensor:
     """The length reward's part of the advantages, [P, G]."""
-    if config.weight == 0.0:
+    if config.weight == 0.0 or values.numel() == 0:
         return torch.zeros_like(values)
     eligible = right & valid if config.all_right else right & valid & ~decided
     tokens = _padded(lengths_N.double(), valid, at)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What passes between the parts: probe statistics, step signals, controller state, reasons. All immutable."""
+"""Immutable records: probe statistics, step signals, controller state, and reasons of decisions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor
 from agpo_core.config import AGPOConfig
 from agpo_core.running import RunningStat
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 class Reason(IntEnum):
-    """Why a decision is what it is: the first that applies, in this order."""
+    """The reason of a decision: the first that applies, in this order."""
 
     OFF = 0  # the controller is disabled
     NO_PROBE = 1  # too few valid probe responses to measure anything
-    WARMUP = 2  # nothing has been observed yet to compare with
+    WARMUP = 2  # no running value exists yet to compare with
     AT_MIN = 3
     AT_MAX = 4
-    ZERO_DISPERSION = 5  # all probe outcomes equal (the formula is applied all the same)
+    ZERO_DISPERSION = 5  # all probe outcomes are equal (the formula is still applied)
     HEATED = 6
     COOLED = 7
     WIDENED = 8
@@ -38,7 +38,7 @@ class Reason(IntEnum):
 
 
 def first_reason(cases: list[tuple[Reason, Tensor]]) -> Tensor:
-    """int8 [P]: per prompt the first case whose mask is true, NEUTRAL if none is."""
+    """int8 [P]: for each prompt the first reason whose mask is true; NEUTRAL if none is."""
     reason = torch.full_like(cases[0][1], int(Reason.NEUTRAL), dtype=torch.int8)
     for name, applies in reversed(cases):
         reason = torch.where(applies, torch.full_like(reason, int(name)), reason)
@@ -49,9 +49,13 @@ def first_reason(cases: list[tuple[Reason, Tensor]]) -> Tensor:
 class ProbeStats:
     """Statistics of the probe of each prompt, all [P] on the CPU, float64 except `count` (int64).
 
-    count: valid responses; mean and dispersion in units of the outcome; skewness without unit, signed;
-    vote_entropy in nats. normalized_*: the same within [0, 1] (dispersion by its largest possible value,
-    vote entropy by ln n, skewness as |k|/(1+|k|)).
+    Attributes:
+        count: valid responses.
+        mean, dispersion: in units of the outcome.
+        skewness: without unit, signed.
+        vote_entropy: in nats.
+        normalized_dispersion, normalized_vote_entropy, normalized_skewness: within [0, 1]: dispersion divided by its
+            largest possible value, vote entropy by ln n, skewness as |k|/(1 + |k|).
     """
 
     count: Tensor
@@ -73,8 +77,7 @@ class ProbeStats:
 
 @dataclass(frozen=True)
 class Signals:
-    """The three probe signals that the controllers read, [P] float64: normalised or raw, skewness
-    unsigned."""
+    """The three probe signals that the controllers read, [P] float64: normalised or raw, skewness unsigned."""
 
     dispersion: Tensor
     skewness: Tensor
@@ -82,31 +85,33 @@ class Signals:
 
 
 def read_signals(stats: ProbeStats, config: AGPOConfig) -> Signals:
-    """Pick the normalised or the raw signals, as `signals.normalize` says."""
+    """The normalised or the raw signals, depending on `signals.normalize`."""
     if config.signals.normalize:
         return Signals(stats.normalized_dispersion, stats.normalized_skewness, stats.normalized_vote_entropy)
     return Signals(stats.dispersion, stats.skewness.abs(), stats.vote_entropy)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepSignals:
-    """What the update side of a step measured.
+    """Measurements of a step's updates. Keyword-only; None: unknown.
 
-    policy_entropy: token mean of the full-vocabulary entropy under the old policy, nats; None if unknown.
-    step_kl: token mean of old minus new log-prob after the step's updates, nats per token (k1); None if unknown.
-    step_kl_k3: the same by the k3 estimator, which the step size is steered by; None if unknown.
-    policy_entropy_P: policy entropy per prompt [P], read by the form "reference" only.
+    Attributes:
+        policy_entropy: token mean of the full-vocabulary entropy under the old policy, nats.
+        step_kl: token mean of old minus new log-prob in the step's updates (k1), nats per token; for the clip ratio.
+        step_kl_k3: token mean of ratio - 1 - ln ratio (k3), nats per token; for the step size. Report both or neither:
+            `clipped_surrogate` returns both.
+        policy_entropy_P: policy entropy per prompt [P]; only the form "reference" reads it.
     """
 
     policy_entropy: float | None = None
     step_kl: float | None = None
-    policy_entropy_P: Tensor | None = None
     step_kl_k3: float | None = None
+    policy_entropy_P: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class ReferenceState:
-    """The public code's own running values, where 0 means "never set" [code]."""
+    """Running values of the public code, where 0 means "never set" [code]."""
 
     u_bar: float = 0.0
     h_ref: float = 0.0
@@ -115,7 +120,12 @@ class ReferenceState:
 
 @dataclass(frozen=True)
 class StepSize:
-    """scale: factor on the learning rate of the next step; exceeded: whether any drift has been above the target."""
+    """State of the adaptive step size.
+
+    Attributes:
+        scale: factor on the learning rate of the next step.
+        exceeded: whether the drift has ever been above its target.
+    """
 
     scale: float = 1.0
     exceeded: bool = False
@@ -123,7 +133,7 @@ class StepSize:
 
 @dataclass(frozen=True)
 class ControllerState:
-    """All that is remembered between steps. Frozen within a step: every prompt sees the same."""
+    """The values kept between steps. They do not change within a step, so every prompt sees the same ones."""
 
     uncertainty: RunningStat
     dispersion: RunningStat
@@ -139,13 +149,13 @@ class ControllerState:
     @classmethod
     def initial(cls, config: AGPOConfig) -> ControllerState:
         """The state before the first step."""
-        clip = config.clip
+        empty = RunningStat.empty(config.signals.ema_weight)
         return cls(
-            uncertainty=RunningStat.empty(config.temperature.decay),
-            dispersion=RunningStat.empty(clip.decay),
-            vote_entropy=RunningStat.empty(clip.decay),
-            skewness=RunningStat.empty(clip.decay),
-            entropy=RunningStat.empty(clip.entropy_decay),
-            step_kl=RunningStat.empty(clip.kl_decay),
+            uncertainty=empty,
+            dispersion=empty,
+            vote_entropy=empty,
+            skewness=empty,
+            entropy=empty,
+            step_kl=empty,
             step_size=StepSize(config.step_size.start if config.step_size.enabled else 1.0),
         )

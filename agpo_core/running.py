@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running mean and deviation over steps, bias-corrected, immutable."""
+"""Running mean and standard deviation over steps: bias-corrected, immutable."""
 
 from __future__ import annotations
 
@@ -9,32 +9,42 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_LARGEST = 1e150  # beyond it a square overflows: such a value is dropped like an infinite one
+from agpo_core.schema import say_renamed
+from agpo_core.stats import LARGEST
 
 
 @dataclass(frozen=True)
 class RunningStat:
-    """Exponentially weighted mean and deviation of a signal, one update a step [ours].
+    """Exponentially weighted mean and standard deviation of a signal, updated once per step [ours].
 
-    a <- (1-decay)*a + decay*mean(x), the same for x*x, and weight <- (1-decay)*weight + decay; mean =
-    a/weight. `weight` makes the first steps unbiased, `updates` says how many there were: there is no magic
-    zero. Each step's mean is exactly rounded, so that the order of a batch cannot change a bit.
+    a <- (1-w)*a + w*mean(x), the same for x*x, and weight <- (1-w)*weight + w, with w = ema_weight; mean = a/weight.
+    Dividing by `weight` makes the first steps unbiased. `updates` counts the updates, so that "no update yet" is not
+    confused with a mean of 0. Sums are exactly rounded, so the order of a batch does not change a bit.
+
+    Raises:
+        ValueError: ema_weight is not within (0, 1].
     """
 
-    decay: float
+    ema_weight: float
     mean_acc: float = 0.0
     square_acc: float = 0.0
     weight: float = 0.0
     updates: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.decay <= 1.0:
-            raise ValueError(f"decay={self.decay}: must be within (0, 1]")
+        if not 0.0 < self.ema_weight <= 1.0:
+            raise ValueError(f"ema_weight={self.ema_weight}: must be within (0, 1]")
 
     @classmethod
-    def empty(cls, decay: float) -> RunningStat:
-        """No update yet."""
-        return cls(decay)
+    def empty(cls, ema_weight: float) -> RunningStat:
+        """The statistic before the first update."""
+        return cls(ema_weight)
+
+    @property
+    def decay(self) -> float:
+        """The old name of `ema_weight`."""
+        say_renamed("RunningStat.decay", "ema_weight")
+        return self.ema_weight
 
     @property
     def mean(self) -> float:
@@ -43,25 +53,24 @@ class RunningStat:
 
     @property
     def std(self) -> float:
-        """Bias-corrected deviation over members and steps (population form); 0 before the first update."""
+        """Bias-corrected standard deviation over members and steps (population form); 0 before the first update."""
         if not self.updates:
             return 0.0
         return math.sqrt(max(0.0, self.square_acc / self.weight - self.mean * self.mean))
 
     def update(self, values: Sequence[float]) -> RunningStat:
-        """The statistic after one step that saw `values`. Non-finite values are dropped; none left:
-        unchanged."""
-        kept = [value for value in values if -_LARGEST <= value <= _LARGEST]  # NaN fails both comparisons
+        """The statistic after a step with `values`. Non-finite values are left out; with none left it is unchanged."""
+        kept = [value for value in values if -LARGEST <= value <= LARGEST]  # NaN fails both comparisons
         if not kept:
             return self
         mean = math.fsum(kept) / len(kept)
         square = math.fsum(value * value for value in kept) / len(kept)
-        keep = 1.0 - self.decay
+        keep = 1.0 - self.ema_weight
         return RunningStat(
-            self.decay,
-            keep * self.mean_acc + self.decay * mean,
-            keep * self.square_acc + self.decay * square,
-            keep * self.weight + self.decay,
+            self.ema_weight,
+            keep * self.mean_acc + self.ema_weight * mean,
+            keep * self.square_acc + self.ema_weight * square,
+            keep * self.weight + self.ema_weight,
             self.updates + 1,
         )
 
@@ -71,9 +80,9 @@ class RunningStat:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunningStat:
-        """The inverse of `to_dict`. KeyError names a missing field."""
+        """The inverse of `to_dict`; older versions say "decay" for ema_weight. Raises KeyError for a missing field."""
         return cls(
-            float(values["decay"]),
+            float(values["decay"] if "decay" in values else values["ema_weight"]),
             float(values["mean_acc"]),
             float(values["square_acc"]),
             float(values["weight"]),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics of groups: masked, ragged, and the same bits in any order of members and any batch.
+"""Statistics of groups with masks and different sizes.
 
-Values are sorted within their group and summed column by column in float64, so that a result depends neither
-on the order of a group's members nor on the other prompts of the batch. Shapes: _P prompts, _G members, _N
+Values are sorted within their group and summed column by column in float64. The result is therefore bit-identical for
+every order of a group's members and for every batch that contains the group. Shapes: _P prompts, _G members, _N
 responses.
 """
 
@@ -18,22 +18,26 @@ from torch import Tensor
 DispersionKind = Literal["std", "mad", "iqr"]
 SkewnessKind = Literal["adjusted", "reference"]
 
-MAD_TO_STD = 1.4826  # makes the median absolute deviation estimate a normal standard deviation
-IQR_TO_STD = 1.349  # the same for the distance between the quartiles
+MAD_TO_STD = 1.4826  # factor from the median absolute deviation to the standard deviation, for normal data
+IQR_TO_STD = 1.349  # divisor from the interquartile range to the same
+LARGEST = 1e150  # the square of a larger value overflows, so it counts as infinite
+
+
+def usable(values: Tensor) -> Tensor:
+    """Whether each value can be computed with: not NaN, and within +-1e150."""
+    return values.abs() <= LARGEST
 
 
 def _check_shape(values: Tensor, mask: Tensor) -> None:
     if values.dim() != 2 or mask.shape != values.shape:
-        raise ValueError(
-            f"expected values and mask [P, G], got {tuple(values.shape)} and {tuple(mask.shape)}"
-        )
+        raise ValueError(f"expected values and mask [P, G], got {tuple(values.shape)} and {tuple(mask.shape)}")
 
 
 def root(values_P: Tensor) -> Tensor:
     """Square root of [P] float64, exactly rounded.
 
-    On a CPU not by torch: its `sqrt` calls a vector library that is not sure to round exactly, and that makes
-    all threads wait for each other on the shortest tensor.
+    On a CPU it does not use torch: torch's `sqrt` calls a vector library that may not round exactly, and that
+    synchronises all threads even for very short tensors.
     """
     if values_P.device.type != "cpu":
         return values_P.sqrt()
@@ -41,7 +45,7 @@ def root(values_P: Tensor) -> Tensor:
 
 
 def column_sum(columns_GP: Tensor) -> Tensor:
-    """Sum [G, P] over G, one column after the other: the same order of additions for every P."""
+    """Sum of [G, P] over G, column after column, so that the order of additions is the same for every P."""
     total = columns_GP.new_zeros(columns_GP.shape[1])
     for column in columns_GP:
         total = total + column
@@ -51,14 +55,18 @@ def column_sum(columns_GP: Tensor) -> Tensor:
 class SortedGroups:
     """A batch of groups, sorted within each group, invalid members last. All fields are float64 or int64.
 
-    columns_GP: sorted values, 0 where invalid; valid_GP; count_P; lowest_P and highest_P (0 for an empty
-    group).
+    Attributes:
+        columns_GP: sorted values, 0 where invalid.
+        valid_GP: bool, valid members.
+        count_P, size_P: number of valid members, int64 and float64.
+        lowest_P, highest_P: smallest and largest value; 0 for an empty group.
+        mean_P: mean; 0 for an empty group.
     """
 
     def __init__(self, values_PG: Tensor, mask_PG: Tensor) -> None:
         _check_shape(values_PG, mask_PG)
         values = values_PG.detach().to(torch.float64)
-        valid = mask_PG.bool() & values.isfinite()
+        valid = mask_PG.bool() & usable(values)
         infinite = torch.full_like(values, torch.inf)
         # + 0.0 turns -0.0 into 0.0: the two compare equal, so a sort may leave them in either order
         ordered = torch.where(valid, values + 0.0, infinite).sort(dim=1).values.T.contiguous()
@@ -70,12 +78,12 @@ class SortedGroups:
         self.lowest_P = self.at(torch.zeros_like(self.count_P))
         self.highest_P = self.at(self.count_P - 1)
         self.mean_P = column_sum(self.columns_GP) / self.size_P.clamp(min=1.0)
-        # one value, however it rounds, has itself as mean
+        # the mean of equal values is exactly that value, without rounding
         self.mean_P = torch.where(self.equal_P, self.lowest_P, self.mean_P)
 
     @property
     def equal_P(self) -> Tensor:
-        """Groups whose members are all the same number (also true for 0 or 1 members)."""
+        """Whether all valid members of a group are equal (also true for 0 or 1 members)."""
         return self.lowest_P == self.highest_P
 
     def at(self, rank_P: Tensor) -> Tensor:
@@ -138,9 +146,19 @@ class SortedGroups:
 def dispersion(values_PG: Tensor, mask_PG: Tensor, kind: DispersionKind = "std") -> Tensor:
     """Spread of each group's values [code].
 
-    std: sample standard deviation (n-1). mad: 1.4826*median|x - median|. iqr: (Q3-Q1)/1.349, quantiles with
-    linear interpolation. values_PG: [P, G] in any unit; mask_PG: bool [P, G]; masked or non-finite members do
-    not count. Returns [P] float64 in the unit of the values; 0 for fewer than two members or equal values.
+    std: sample standard deviation (n-1). mad: 1.4826*median|x - median|. iqr: (Q3 - Q1)/1.349, with linear
+    interpolation.
+
+    Args:
+        values_PG: [P, G], in any unit.
+        mask_PG: bool [P, G]; masked and non-finite members do not count.
+        kind: which of the three.
+
+    Returns:
+        [P] float64, in the unit of the values; 0 for fewer than two members or equal values.
+
+    Raises:
+        ValueError: unknown kind, or shapes that differ.
     """
     return SortedGroups(values_PG, mask_PG).dispersion(kind)
 
@@ -148,18 +166,38 @@ def dispersion(values_PG: Tensor, mask_PG: Tensor, kind: DispersionKind = "std")
 def skewness(values_PG: Tensor, mask_PG: Tensor, kind: SkewnessKind = "adjusted") -> Tensor:
     """Skewness of each group's values, without unit.
 
-    adjusted [ours]: the standard G1 = sqrt(n(n-1))/(n-2) * m3/m2**1.5 with moments over n; 0 for n < 3 or no
-    variance. reference [code]: the same factor on mean(((x-mean)/std)**3) with the sample deviation, clipped
-    to +-10; no factor for n <= 2; 0 if the deviation is below 1e-6. Arguments and masking as in `dispersion`.
+    adjusted (the standard G1): sqrt(n(n-1))/(n-2) * m3/m2**1.5 with moments over n; 0 for n < 3 or without variance.
+    reference [code]: the same factor times mean(((x - mean)/std)**3) with the sample deviation, limited to +-10; no
+    factor for n <= 2; 0 if the deviation is below 1e-6.
+
+    Args:
+        values_PG, mask_PG: as in `dispersion`.
+        kind: which of the two.
+
+    Returns:
+        [P] float64, signed.
+
+    Raises:
+        ValueError: unknown kind, or shapes that differ.
     """
     return SortedGroups(values_PG, mask_PG).skewness(kind)
 
 
 def max_dispersion(count_P: Tensor, kind: DispersionKind = "std") -> Tensor:
-    """Largest dispersion that `count_P` outcomes within [0, 1] can have [ours]; 0 for n < 2.
+    """Largest dispersion that `count_P` outcomes within [0, 1] can have [ours].
 
-    std: sqrt(floor(n/2)*ceil(n/2)/(n(n-1))), reached by a half-right group. mad: 1.4826/2. iqr: 0.5/1.349 for
-    n = 2 and 3, 1/1.349 above. Returns [P] float64.
+    std: sqrt(floor(n/2)*ceil(n/2)/(n(n-1))), the value of a group in which half of the outcomes are 1. mad: 1.4826/2.
+    iqr: 0.5/1.349 for n = 2 and 3, 1/1.349 above.
+
+    Args:
+        count_P: int [P], members of each group.
+        kind: as in `dispersion`.
+
+    Returns:
+        [P] float64; 0 for n < 2.
+
+    Raises:
+        ValueError: unknown kind.
     """
     n = count_P.to(torch.float64)
     if kind == "std":
@@ -174,7 +212,7 @@ def max_dispersion(count_P: Tensor, kind: DispersionKind = "std") -> Tensor:
 
 
 def group_rows(index_N: Tensor | Sequence[Hashable]) -> Tensor:
-    """Number the groups in the order of their first member: int64 [N], 0 for the first group, and so on."""
+    """Number the groups in the order of their first member: int64 [N], from 0."""
     if isinstance(index_N, Tensor):
         if index_N.dim() != 1:
             raise ValueError(f"expected index [N], got {tuple(index_N.shape)}")
@@ -190,20 +228,22 @@ def group_rows(index_N: Tensor | Sequence[Hashable]) -> Tensor:
     return torch.tensor([numbers.setdefault(label, len(numbers)) for label in index_N], dtype=torch.int64)
 
 
-def pad_groups(
-    values_N: Tensor, index_N: Tensor | Sequence[Hashable]
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Gather responses into groups.
+def pad_groups(values_N: Tensor, index_N: Tensor | Sequence[Hashable]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Gather the responses of each group into one row.
 
-    values_N: [N]; index_N: the group of each response, an integer tensor or any hashable labels. Returns
-    values_PG (0 where there is no member), mask_PG (bool) and (row_N, column_N), with which `x_PG[row_N,
-    column_N]` takes any [P, G] result back to the responses. Groups are in the order of their first member,
-    members in theirs.
+    Args:
+        values_N: [N].
+        index_N: the group of each response, an integer tensor or hashable labels.
+
+    Returns:
+        values_PG (0 where there is no member), mask_PG (bool), and (row_N, column_N): `x_PG[row_N, column_N]` maps a
+        [P, G] result back to the responses. Groups are in the order of their first member, members in their own order.
+
+    Raises:
+        ValueError: the lengths differ.
     """
     if values_N.dim() != 1 or len(index_N) != len(values_N):
-        raise ValueError(
-            f"expected values and index [N], got {tuple(values_N.shape)} and {len(index_N)} labels"
-        )
+        raise ValueError(f"expected values and index [N], got {tuple(values_N.shape)} and {len(index_N)} labels")
     row = group_rows(index_N).to(values_N.device)
     if row.numel() == 0:
         empty = values_N.new_zeros(0, 0)

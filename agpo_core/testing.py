@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A contract for integrations: does a training stack compute what the method says?
+"""Contract tests for integrations: does a training stack compute what the method defines?
 
-An author wraps the parts of their stack in an `Integration` and asserts `check_integration(it) == []`. Expected values
-come from `agpo_core.expected`, in plain Python arithmetic.
+Wrap the parts of your stack in an `Integration` and assert `check_integration(it) == []`. The expected values come from
+`agpo_core.expected`, in plain Python arithmetic.
 """
 
 from __future__ import annotations
@@ -46,19 +46,22 @@ CLOSE = 1e-5
 
 @dataclass(frozen=True)
 class Integration:
-    """The parts of one stack. What is None does not exist there and is not checked.
+    """The parts of one stack. Parts that are None are not checked.
 
-    statistics: (outcomes, keys) to the lists `count`, `mean`, `dispersion`, `skewness` (signed), `vote_entropy` (nats),
-    one value per prompt.
-    temperature: (outcomes, keys, state, config, base) to the temperature of each prompt's other responses.
-    clip: (outcomes, keys, signals, state, config, base_low, base_high) to the lower and the upper clip ratios.
-    update: (outcomes, keys, signals, state, config) to the state of the next step.
-    round_trip: a state, saved and loaded again.
-    advantages: (rewards [N], prompt of each response) to [N]; (r - mean)/std within the prompt, exactly 0 where all
-    are equal.
-    log_probs: (logits [B, T, V], tokens [B, T], tau [B]) to the log-prob of each token at its row's temperature.
-    loss: (log_prob, old_log_prob [B, T], advantages [B], mask [B, T], clip_low, clip_high [B]) to the loss, with a
-    gradient to `log_prob`. Aggregated as `loss_mode` says; `dual_clip` as in `clipped_surrogate`.
+    Attributes:
+        statistics: (outcomes, keys) -> lists `count`, `mean`, `dispersion`, `skewness` (signed), `vote_entropy` (nats),
+            one value per prompt.
+        temperature: (outcomes, keys, state, config, base) -> the temperature of each prompt's further responses.
+        clip: (outcomes, keys, signals, state, config, base_low, base_high) -> the lower and the upper clip ratios.
+        update: (outcomes, keys, signals, state, config) -> the state of the next step.
+        round_trip: a state -> the same state, saved and loaded again.
+        advantages: (rewards [N], prompt of each response) -> [N]: (r - mean)/std within the prompt, exactly 0 where all
+            rewards are equal.
+        log_probs: (logits [B, T, V], tokens [B, T], tau [B]) -> the log-prob of each token at its row's temperature.
+        loss: (log_prob, old_log_prob [B, T], advantages [B], mask [B, T], clip_low, clip_high [B]) -> the loss, with a
+            gradient to `log_prob`.
+        loss_mode: how the loss is aggregated.
+        dual_clip: as in `clipped_surrogate`.
     """
 
     statistics: Callable[[Outcomes, Keys], Mapping[str, Sequence[float]]] | None = None
@@ -80,7 +83,12 @@ class Integration:
 
 
 def check_integration(integration: Integration) -> list[str]:
-    """Every way in which the integration departs from the method, in words; empty: none was found."""
+    """Compare an integration with the method.
+
+    Returns:
+        One sentence per difference; an empty list if there is none. An exception in the stack's own code is a
+        difference.
+    """
     parts: list[tuple[str, Callable[[Integration], Iterator[str]]]] = [
         ("statistics", _statistics),
         ("temperature", _temperature),

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the method's own arithmetic takes beside verl's, and how much memory its loss keeps for backward.
+"""Time of the method's computations relative to verl's, and memory that its loss keeps for backward.
 
 (a) One step's decisions: probe statistics, vote classes, temperature, clip ratio and advantages of 1024
 prompts x 16 responses, beside verl's `grpo_vectorized` and `grpo` estimators on 1024 x 16 groups x 512
 tokens. (b) One update's loss: forward and backward of the policy loss with a clip ratio per response, 512 x
 512 tokens in float32, beside verl's `vanilla` loss with token-mean aggregation.
 
-All candidates run in turn within one process, round after round, and only ratios within a round are compared:
-the median ratio is what counts, milliseconds are the machine's. Run from the project root:
+All candidates run in turn within one process, in several rounds. The result is the median of the ratios within a round;
+milliseconds depend on the machine. Run from the project root:
 
     python benchmarks/core_speed.py --json outputs/core_speed.json
 """
@@ -87,7 +87,7 @@ def decision_candidates(prompts: int, group: int, tokens: int) -> dict[str, Cand
         [shuffle.choice(["12", "7/3", "x+1", "0.25", "", None]) for _ in range(group)] for _ in range(prompts)
     ]
     mask = torch.ones(prompts, group, dtype=torch.bool)
-    signals = StepSignals(1.0, 0.008)
+    signals = StepSignals(policy_entropy=1.0, step_kl=0.008, step_kl_k3=0.008)
     first = probe_statistics(outcomes, vote_classes(keys), mask, config=config)
     state = update_state(first, signals, ControllerState.initial(config), config)
 
@@ -126,8 +126,8 @@ def loss_candidates(rows: int, tokens: int) -> dict[str, tuple[Candidate, Candid
         clip_ratio_high=0.28,
     )
     forwards: dict[str, Callable[[], tuple[Tensor, Any]]] = {
-        "policy_loss": lambda: policy_loss(new, old, per_token, mask, eps, eps),
-        "policy_loss, A per response": lambda: policy_loss(new, old, advantages, mask, eps, eps),
+        "policy_loss": lambda: policy_loss(new, old, per_token, mask, eps, eps, dual_clip=3.0),
+        "policy_loss, A per response": lambda: policy_loss(new, old, advantages, mask, eps, eps, dual_clip=3.0),
         "vanilla": lambda: compute_policy_loss_vanilla(old, new, per_token, mask, "token-mean", actor),
     }
 
@@ -142,7 +142,7 @@ def loss_candidates(rows: int, tokens: int) -> dict[str, tuple[Candidate, Candid
 
 
 def kept_for_backward(forward: Candidate, elements: int) -> dict[str, int]:
-    """What autograd holds between forward and backward, each storage counted once."""
+    """Memory that autograd keeps between forward and backward, each storage counted once."""
     kept: dict[int, Tensor] = {}
 
     def pack(value: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learning curves of agpo, reference and grpo on the quickstart task, on the real stack, at equal generated tokens.
 
-Each run is the quickstart itself (verl, Ray, vLLM on the CPU). Methods take turns, so that a machine that drifts
-drifts for all. `reference` throws its probe away, so a step of it costs twice the tokens and it gets half of the
-steps. Curves are compared where every run still has tokens left. Finished runs are kept: start it again to go on.
+Each run is the quickstart itself (verl, Ray, vLLM on the CPU). Methods take turns, so that changes
+of the machine's speed affect all of them. `reference` discards its probe (the first responses of a group), so its steps
+need twice the tokens and it gets half of the steps. Curves are compared up to the tokens that every run has generated.
+Finished runs are kept: start the command again to continue.
 
     .venv/bin/python benchmarks/learning_curves.py --steps 60 --seeds 0 1 2
 
-Overrides of verl's or AGPO's settings may follow; give such runs folders of their own (--runs, --out).
+Overrides of verl's or AGPO's settings may follow; use separate folders for such runs (--runs, --out).
 """
 
 from __future__ import annotations

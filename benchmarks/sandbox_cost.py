@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cost of one run of an empty program in the sandbox, beside the bare interpreter.
 
-CPU time, which other load on the machine changes little; the median of many runs.
+The median CPU time of many runs; other load on the machine changes CPU time only a little.
 """
 
 from __future__ import annotations

@@ -3,11 +3,10 @@
 
     .venv/bin/python benchmarks/verifier_agreement.py
 
-The cases are the hand-checked corpus in tests/rewards/corpus, to which our verifier was fitted: where it disagreed
-with the person, it was changed. So its own column says that it keeps its promises, not how it does on unseen data;
-the other columns say what the corpus is about. Every scorer runs in a killable worker; an exception, a hang or an
-answer that is no number counts as "no verdict". All but ours are made for mathematics: what they say of options and
-words shows what happens to who uses them there.
+The cases are the hand-checked corpus in tests/rewards/corpus. Our verifier was changed wherever it disagreed with the
+person, so its column is not an estimate for unseen data; the other columns describe the corpus. Every scorer runs in
+a killable worker; an exception, a hang or an answer that is no number counts as "no verdict". All but ours are made for mathematics: their results on options and
+words show what a user would get there.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ OTHERS: dict[str, Callable[[str, str], float]] = {
 
 
 def prepare() -> None:
-    """Imports that belong to no answer."""
+    """Imports, before the time of an answer is measured."""
     import verl.utils.reward_score  # noqa: F401
 
     plain_math_verify("1", "1")
@@ -165,7 +164,7 @@ def main() -> int:
     ]
     arguments.out.mkdir(parents=True, exist_ok=True)
     header = (
-        "Right verdicts, and in brackets: wrong answers accepted / right answers rejected / no verdict. Ours was\n"
+        "Right verdicts, and in brackets: wrong answers accepted / correct answers rejected / no verdict. Ours was\n"
         "mended until it agreed with every case: a promise kept, not an estimate for unseen data.\n\n"
     )
     (arguments.out / "verifier_agreement.md").write_text(header + text)

@@ -6,7 +6,7 @@
 ``--golds``: a JSON-lines file with the field ``answer``, such as MATH-500. Each gold is put into every form and must be
 accepted; in the same form a gold followed by a wrong factor must be refused. ``--labelled``: a JSON-lines file with the
 fields ``gt``, ``code`` (responses) and ``score`` (labels), such as ``math_cot_100.jsonl`` of Qwen2.5-Math's evaluation.
-Neither file comes with this project; what is not there is skipped. Plain math-verify judges the same responses.
+Neither file is part of this project; a missing file is skipped. Plain math-verify judges the same responses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 RESULTS = Path(__file__).resolve().parent / "results"
 WORK = "We compute step by step: first $3 + 4 = 7$, then $7 - 2 = 5$.\n\n"
-# name: the response around {a}; the gold stands in a formula, as it does in the benchmark.
+# name: the response around {a}; the gold is in a formula, as in the benchmark.
 FORMS = {
     "box": "Therefore we get $\\boxed{{{a}}}$.",
     "sentence": "The answer is ${a}$.",

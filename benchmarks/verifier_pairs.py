@@ -4,10 +4,10 @@
     .venv/bin/python benchmarks/verifier_pairs.py --math-verify <checkout of huggingface/Math-Verify> \\
         --math500 <jsonl with a field "answer">
 
-Both files stay where they are: only figures, test ids and our own reasons are written. A part whose file is not given
+The files are only read: the results contain figures, test ids and our own reasons. A part whose file is not given
 is skipped.
 
-- Pairs: every (gold, answer, verdict) that the parametrised tests of Math-Verify spell out. The answer is put into a
+- Pairs: every (gold, answer, verdict) in the parametrised tests of Math-Verify. The answer is put into a
   box: the last formula or number of a sentence, else the whole text; a response that has a box already, or is longer
   than ``LONG``, stays as it is. Math-Verify itself is run on the same responses, with the settings of each test.
   Where we disagree on purpose, ``ON_PURPOSE`` says why.
@@ -131,7 +131,7 @@ def math_verify(gold: str, response: str, settings: dict[str, Any]) -> bool:
 
 
 def prepare() -> None:
-    """Imports that belong to no answer."""
+    """Imports, before the time of an answer is measured."""
     math_verify("$1$", "$1$", {})
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast responses are judged, what hanging answers cost, and both against plain math-verify.
+"""Time to judge responses, also with answers that never end, in comparison with plain math-verify.
 
     .venv/bin/python benchmarks/verifier_speed.py
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRPO that adapts, in one file: agpo_core, a Hugging Face model, and nothing else. Read it from top to bottom.
+"""AGPO in one file, with agpo_core and a Hugging Face model. Read it from top to bottom.
 
     python examples/inprocess_grpo.py --task spell_backward --agpo preset=agpo --budget 100000
     python examples/inprocess_grpo.py --task number_sorting --agpo preset=grpo --lr 3e-4 --out run.jsonl
@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 
 import agpo_core
-from agpo_core import AGPOConfig, ControllerState, StepSignals
+from agpo_core import AGPOConfig, Controller, StepSignals
 
 # ---- tasks: prompts, written solutions for the warm start, and a verdict -------------------------------------
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: what the model reads, what a teacher would write, and what the verifier needs."""
+    """One problem: prompt, written solution, and the entry for the verifier."""
 
     prompt: str
     solution: str
@@ -42,11 +42,11 @@ PARTS = {"held_out": {0, 1}, "warm_start": {2, 3, 4}, "train": set(range(5, 16))
 
 
 class GymTask:
-    """A reasoning-gym task in few characters. Answers stand behind the last '#'."""
+    """A reasoning-gym task with short texts. The answer is the text after the last '#'."""
 
     # name -> (settings, entry -> prompt, entry -> written solution, longest response in tokens)
     KINDS: dict[str, tuple[dict[str, Any], Callable[[Any], str], Callable[[Any], str], int]] = {
-        # Step by step: one wrong step spoils the answer; responses are long enough to be cut off.
+        # Step by step: one wrong step makes the answer wrong; responses are long enough to be cut off.
         "chain_sum": (
             {"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1},
             lambda e: e["metadata"]["expression"].replace(" ", "") + "=",
@@ -60,7 +60,7 @@ class GymTask:
             lambda e: "#" + plain(e, "sorted_numbers"),
             18,
         ),
-        # Short words are easy, long ones hard: many groups are right or wrong throughout.
+        # Short words are easy, long ones hard: in many groups all responses are correct or all are wrong.
         "spell_backward": (
             {"min_word_len": 3, "max_word_len": 8},
             lambda e: e["metadata"]["word"],
@@ -150,7 +150,7 @@ def decode(row: Tensor) -> str:
 
 
 def warm_start(model: Any, task: GymTask, *, accuracy: float, seed: int, max_steps: int = 3000) -> float:
-    """Train on written solutions until sampled answers are right often enough; returns the accuracy reached."""
+    """Train on written solutions until the accuracy of sampled answers is high enough; returns that accuracy."""
     pool, device = task.problems("warm_start", 4096), next(model.parameters()).device
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     generator = torch.Generator(device).manual_seed(seed)
@@ -186,12 +186,12 @@ def take(stream: Iterator[Problem], count: int) -> list[Problem]:
 
 @dataclass
 class Rollout:
-    """Responses, one a row: prompts on the left, responses on the right. B rows, T tokens, R of them responses.
+    """Responses, one per row: prompts on the left, responses on the right. B rows, T tokens, R of them responses.
 
     Attributes:
         ids_BT, attention_BT: prompt and response.
         mask_BR: 1 on generated tokens, the end token included.
-        temperature_B: what each row was sampled at.
+        temperature_B: sampling temperature of each row.
         entropy_BR: full-vocabulary entropy at temperature 1, nats.
         prompt_B: index of the row's prompt.
         outcome_B, key: verdicts.
@@ -228,7 +228,7 @@ def sample(
     generator: torch.Generator,
     prompt_B: Tensor | None = None,
 ) -> Rollout:
-    """One response a problem, each at its own temperature (0: greedy), with a KV cache."""
+    """One response per problem, each at its own temperature (0: greedy), with a KV cache."""
     device = next(model.parameters()).device
     ids, attention = encode([problem.prompt for problem in problems], device)
     rows, limit = len(problems), task.max_tokens
@@ -294,19 +294,18 @@ def joined(parts: Sequence[Rollout]) -> Rollout:
 
 
 def log_probs(model: Any, rollout: Rollout, own_temperature: bool) -> Tensor:
-    """Log-probabilities [B, R] of the responses, at the temperatures that they were sampled at."""
+    """Log-probabilities [B, R] of the responses, at their sampling temperatures."""
     length = rollout.mask_BR.shape[1]
-    used = max(1, int(rollout.tokens_B.max()))  # columns that no response of these rows reaches cost nothing
+    used = max(1, int(rollout.tokens_B.max()))  # skip columns that no response of these rows reaches
     end = rollout.ids_BT.shape[1] - length + used
     position = (rollout.attention_BT.cumsum(-1) - 1).clamp(min=0)
     logits = model(
         input_ids=rollout.ids_BT[:, :end], attention_mask=rollout.attention_BT[:, :end],
         position_ids=position[:, :end], logits_to_keep=used + 1,
-    ).logits[:, :-1].float()  # fmt: skip
-    if own_temperature:
-        logits = logits / rollout.temperature_B[:, None, None]
-    target = rollout.ids_BT[:, end - used : end, None]
-    scored = (logits.gather(-1, target).squeeze(-1) - logits.logsumexp(-1)) * rollout.mask_BR[:, :used]
+    ).logits[:, :-1]  # fmt: skip
+    tau = rollout.temperature_B if own_temperature else 1.0
+    target = rollout.ids_BT[:, end - used : end]
+    scored = agpo_core.log_probs_at(logits, target, tau) * rollout.mask_BR[:, :used]
     return torch.nn.functional.pad(scored, (0, length - used))
 
 
@@ -315,7 +314,7 @@ def log_probs(model: Any, rollout: Rollout, own_temperature: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What is not the method: sizes, optimiser, and GRPO's own knobs."""
+    """Settings outside the method: sizes, optimiser, and GRPO's own settings."""
 
     prompts: int = 32
     group: int = 8
@@ -324,9 +323,10 @@ class LoopConfig:
     lr: float = 1e-4
     clip_low: float = 0.2
     clip_high: float = 0.2
+    dual_clip: float = 3.0  # as in verl
     temperature: float = 1.0
     aggregation: str = "token-mean"
-    dynamic_sampling: bool = False  # groups of equal outcomes are sampled anew, and paid for
+    dynamic_sampling: bool = False  # groups of equal outcomes are replaced; their tokens count
     budget: int = 100_000  # generated tokens
     eval_every: int = 10_000  # generated tokens
     eval_problems: int = 256
@@ -336,7 +336,7 @@ class LoopConfig:
 
 @dataclass
 class Step:
-    """What one step trains on: its rows, and per row advantage, clip ratios, weight and place in the loss."""
+    """The training data of one step: rows with advantage, clip ratios, weight and whether they are in the loss."""
 
     rollout: Rollout
     advantage_B: Tensor
@@ -354,15 +354,14 @@ class Method:
 
     def __init__(self, agpo: AGPOConfig, loop: LoopConfig) -> None:
         self.agpo, self.loop = agpo, loop
-        self.settings = agpo_core.resolve(
+        self.controller = Controller(
             agpo, temperature=loop.temperature, clip_low=loop.clip_low, clip_high=loop.clip_high, group_size=loop.group
         )
-        self.state = ControllerState.initial(agpo)
 
     def collect(self, model: Any, task: GymTask, problems: Sequence[Problem], generator: torch.Generator) -> Step:
         """Probe, temperatures and sizes, the rest; then advantages, clip ratios and weights."""
-        agpo, prompts = self.agpo, len(problems)
-        base, size = self.settings.tau_base, self.settings.probe_size
+        agpo, prompts, controller = self.agpo, len(problems), self.controller
+        base, size = controller.settings.tau_base, controller.settings.probe_size
 
         def roll(count_P: Tensor, tau_P: Tensor) -> Rollout | None:
             prompt_B = torch.repeat_interleave(torch.arange(prompts), count_P)
@@ -374,52 +373,30 @@ class Method:
         even = torch.full((prompts,), base, dtype=torch.float64)
         probe = roll(torch.full((prompts,), size), even)
         assert probe is not None, "a probe has at least one response"
-        stats = self.statistics(probe, prompts)
-        tau_P = agpo_core.decide_temperature(stats, self.state, agpo, base).tau if agpo.temperature.enabled else even
-        extra = self.sizes(probe, prompts)
+        keys: list[list[str | None]] = [[] for _ in range(prompts)]
+        for p, key in zip(probe.prompt_B.tolist(), probe.keys, strict=True):
+            keys[p].append(key)
+        stats = controller.probe(probe.outcome_B.reshape(prompts, -1), keys)
+        tau_P = controller.decide_temperature(stats).tau
+        extra = torch.tensor(controller.sizes(stats))
         rest = roll(extra, tau_P)
         parts = [part for part in ([probe] if agpo.probe.reuse or rest is None else []) + [rest] if part is not None]
         rollout = joined(parts)
         generated = int(probe.tokens_B.sum()) + (0 if rest is None else int(rest.tokens_B.sum()))
         return self.judged(rollout, stats, tau_P, generated)
 
-    def statistics(self, probe: Rollout, prompts: int) -> agpo_core.ProbeStats:
-        keys: list[list[str]] = [[] for _ in range(prompts)]
-        for p, key in zip(probe.prompt_B.tolist(), probe.keys, strict=True):
-            keys[p].append(key)
-        outcomes = probe.outcome_B.reshape(prompts, -1)
-        return agpo_core.probe_statistics(outcomes, agpo_core.vote_classes(keys), config=self.agpo)
-
-    def sizes(self, probe: Rollout, prompts: int) -> Tensor:
-        """How many more responses each prompt gets."""
-        group, size = self.loop.group, self.settings.probe_size
-        if not self.agpo.probe.reuse:
-            return torch.full((prompts,), group)
-        if not self.agpo.allocation.enabled:
-            return torch.full((prompts,), group - size)
-        right = probe.outcome_B.reshape(prompts, -1).sum(-1).tolist()
-        extra = agpo_core.allocate(
-            right, [size] * prompts, probe_size=size, group_size=group, config=self.agpo.allocation
-        )
-        return torch.tensor(extra)
-
     def judged(self, rollout: Rollout, stats: agpo_core.ProbeStats, tau_P: Tensor, generated: int) -> Step:
         """Advantages on outcomes, clip ratios from the frozen state, weights of rows."""
-        agpo, settings, prompt = self.agpo, self.settings, rollout.prompt_B
+        agpo, prompt = self.agpo, rollout.prompt_B
         everyone = torch.ones(len(prompt), dtype=torch.bool)
         worth = agpo_core.response_advantages(
             rollout.outcome_B, rollout.outcome_B, prompt, everyone, rollout.tokens_B.cpu(), rollout.truncated_B,
             advantage=agpo.advantage, length=agpo.length,
         )  # fmt: skip
         entropy = float(rollout.entropy_BR.sum() / rollout.mask_BR.sum())
-        self.signals = StepSignals(entropy, None, None)
-        low_P = torch.full((len(stats),), settings.clip_low)
-        high_P = torch.full((len(stats),), settings.clip_high)
-        if agpo.clip.enabled:
-            clip = agpo_core.decide_clip(
-                stats, self.signals, self.state, agpo, settings.clip_low, settings.clip_high
-            )
-            low_P, high_P = clip.low.float(), clip.high.float()
+        self.signals = StepSignals(policy_entropy=entropy)
+        clip = self.controller.decide_clip(stats, self.signals)
+        low_P, high_P = clip.low.float(), clip.high.float()
         weight = torch.ones(len(prompt))
         if agpo.allocation.enabled and agpo.allocation.weighting == "prompts":
             weight = agpo_core.prompt_weights(torch.bincount(prompt, minlength=len(stats)))[prompt]
@@ -442,13 +419,13 @@ class Method:
         """(loss, what the surrogate measured, weight per row) of one update."""
         agpo, device = self.agpo, old.device
         part = step.rollout.rows(rows)
-        # Masked groups leave this update's denominator; prompts may be balanced.
+        # Masked groups are left out of this update's denominator; prompts may be weighted equally.
         weight = step.weight_B[rows] * agpo_core.denominator_weights(
             part.tokens_B.cpu(), step.in_loss_B[rows], torch.zeros(len(rows), dtype=torch.long), self.loop.aggregation
         )
         out = agpo_core.clipped_surrogate(
-            log_probs(model, part, agpo.scoring == "own"), old[rows], step.advantage_B[rows].to(device), part.mask_BR,
-            step.low_B[rows], step.high_B[rows],
+            log_probs(model, part, agpo.logprob_temperature == "own"), old[rows], step.advantage_B[rows].to(device),
+            part.mask_BR, step.low_B[rows], step.high_B[rows], dual_clip=self.loop.dual_clip,
         )  # fmt: skip
         if agpo.loss.adaptive != "none":
             # Whole groups are in one update here, so their losses are known at once.
@@ -463,10 +440,10 @@ class Method:
     def update(self, model: Any, optimiser: Any, step: Step, order: torch.Generator) -> dict[str, float]:
         """Several optimiser updates on one batch, whole groups to an update."""
         with torch.no_grad():
-            old = log_probs(model, step.rollout, self.agpo.scoring == "own")
+            old = log_probs(model, step.rollout, self.agpo.logprob_temperature == "own")
         sums = dict.fromkeys(("kl", "kl_k3", "clipped", "grad_norm", "group_weight"), 0.0)
         for group in optimiser.param_groups:
-            group["lr"] = self.loop.lr * self.state.step_size.scale
+            group["lr"] = self.loop.lr * self.controller.lr_scale
         share = 1.0 / (self.loop.updates * self.loop.epochs)
         prompts = len(step.stats)
         batches = [torch.randperm(prompts, generator=order).chunk(self.loop.updates) for _ in range(self.loop.epochs)]
@@ -486,9 +463,9 @@ class Method:
         return sums
 
     def gradient_cosine(self, model: Any, step: Step) -> float:
-        """Cosine between the gradients of the two halves of a batch: how much of a gradient is signal."""
+        """Cosine between the gradients of the two halves of a batch: 0 if they are independent noise."""
         with torch.no_grad():
-            old = log_probs(model, step.rollout, self.agpo.scoring == "own")
+            old = log_probs(model, step.rollout, self.agpo.logprob_temperature == "own")
         halves = []
         for odd in (0, 1):
             rows = (step.rollout.prompt_B % 2 == odd).nonzero().squeeze(-1)
@@ -498,13 +475,13 @@ class Method:
         return float(torch.nn.functional.cosine_similarity(halves[0], halves[1], dim=0))
 
     def finish(self, step: Step, measured: dict[str, float]) -> None:
-        """Fold the step into the state, once."""
+        """Update the state, once per step."""
         signals = dataclasses.replace(self.signals, step_kl=measured["kl"], step_kl_k3=measured["kl_k3"])
-        self.state = agpo_core.update_state(step.stats, signals, self.state, self.agpo)
+        self.controller.update(step.stats, signals)
 
 
 def resampled(method: Method, model: Any, task: GymTask, stream: Iterator[Problem], draws: torch.Generator) -> Step:
-    """Dynamic sampling: ask new prompts until a batch of groups with different outcomes is full."""
+    """Dynamic sampling: sample new prompts until the batch has enough groups with different outcomes."""
     wanted, kept, generated = method.loop.prompts, [], 0
     while len(kept) < wanted:
         step = method.collect(model, task, take(stream, wanted), draws)
@@ -532,7 +509,7 @@ def one_prompt(stats: agpo_core.ProbeStats, p: int) -> agpo_core.ProbeStats:
 def train(
     model: Any, task: GymTask, agpo: AGPOConfig, loop: LoopConfig, log: Callable[[dict[str, Any]], None]
 ) -> float:
-    """Train until the token budget is spent; logs one record a step and returns the final held-out accuracy."""
+    """Train until the token budget is spent; logs one record per step and returns the final held-out accuracy."""
     device = next(model.parameters()).device
     order = torch.Generator().manual_seed(loop.seed)
     draws = torch.Generator(device).manual_seed(loop.seed + 1)
@@ -562,7 +539,7 @@ def train(
         record = {"step": number, "tokens": tokens, **step.metrics}
         if evaluates:
             record["gradient_cosine"] = method.gradient_cosine(model, step)
-        record["lr_scale"] = method.state.step_size.scale
+        record["lr_scale"] = method.controller.lr_scale
         record |= method.update(model, optimiser, step, order)
         method.finish(step, record)
         if evaluates:

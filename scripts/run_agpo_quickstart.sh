@@ -3,7 +3,7 @@
 # AGPO on a small model with verl, Ray and vLLM, without a GPU: environment, data, model, training, picture.
 #
 #   bash scripts/run_agpo_quickstart.sh                     # the full method
-#   bash scripts/run_agpo_quickstart.sh --method grpo       # verl's plain GRPO on the same thing
+#   bash scripts/run_agpo_quickstart.sh --method grpo       # verl's plain GRPO on the same task
 #   bash scripts/run_agpo_quickstart.sh --fresh --steps 40 algorithm.agpo.temperature.gain=0.3
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

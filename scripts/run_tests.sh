@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Everything that must hold: lint, types, fast tests, then the tests that start Ray, verl and vLLM for real.
+# All checks: lint, types, fast tests, then the tests that start Ray, verl and vLLM.
 #
 #   bash scripts/run_tests.sh           # what every change must pass
 #   bash scripts/run_tests.sh --fast    # without the real stack
@@ -25,7 +25,7 @@ source scripts/lib/env.sh
 agpo_test_env
 # Test files at a time. A start of the real stack keeps one core busy and waits half of its time; it takes 6 GB.
 PARALLEL="${AGPO_TEST_PARALLEL:-2}"
-# One thread a process: Ray and vLLM start many processes, and their thread pools fight over few cores.
+# One thread per process: Ray and vLLM start many processes, whose thread pools would compete for few cores.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 
 failed=""

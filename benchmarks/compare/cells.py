@@ -15,11 +15,14 @@ TWICE = {"epochs": 2}  # every batch is passed through twice
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "grpo": (GRPO, {}),
     "dapo_like": (GRPO, {"clip_high": 0.28, "dynamic_sampling": True}),
-    "dr_grpo": (GRPO | {"advantage": {"scale": "none"}, "scoring": "own"}, {"aggregation": "seq-mean-token-sum"}),
+    "dr_grpo": (
+        GRPO | {"advantage": {"scale": "none"}, "logprob_temperature": "own"},
+        {"aggregation": "seq-mean-token-sum"},
+    ),
     "reference": ({"preset": "reference"}, {"aggregation": "seq-mean-token-mean"}),
     "agpo_d": ({"preset": "agpo_d"}, {}),
     "agpo_l": ({"preset": "agpo_l"}, {}),
-    "agpo": ({}, TWICE),  # preset agpo with ppo_epochs=2; one pass, as verl has it by default, is agpo-epoch
+    "agpo": ({}, TWICE),  # preset agpo with ppo_epochs=2; agpo-epoch has one pass, verl's default
     # each part of agpo left out
     "agpo-temperature": ({"temperature": {"enabled": False}}, TWICE),
     "agpo-clip": ({"clip": {"enabled": False}}, TWICE),
@@ -39,7 +42,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "clip, mixed tighter": (GRPO | {"clip": {"enabled": True, "dispersion_gain": -0.4, "vote_entropy_gain": 0.0}}, {}),
     "temperature, cooled": (GRPO | {"temperature": {"enabled": True, "gain": -0.15}}, {}),
     "temperature, 0.4": (GRPO | {"temperature": {"enabled": True, "gain": 0.4}}, {}),
-    # agpo with the temperature turned round: certain prompts heated, uncertain ones cooled
+    # agpo with a negative gain: higher temperature for certain prompts, lower for uncertain ones
     "agpo, cooled": ({"temperature": {"gain": -0.15}}, TWICE),
     "agpo, cooled more": ({"temperature": {"gain": -0.3}}, TWICE),
     # the step size with half and twice the drift
@@ -95,7 +98,7 @@ class Cell:
 
 
 def run_cell(cell: Cell, cache: Path, device: str = "cpu") -> dict[str, Any]:
-    """Train one cell; returns its record: the cell, its curve and the means of what each step measured."""
+    """Train one cell; returns its record: the cell, its curve and the means of each step's measurements."""
     import torch
 
     from agpo_core import AGPOConfig
@@ -113,7 +116,7 @@ def run_cell(cell: Cell, cache: Path, device: str = "cpu") -> dict[str, Any]:
     if "clip_high" in changes:
         changes = changes | {"clip_high": cell.clip * changes["clip_high"] / CLIP}
     agpo = dict(settings)
-    # The bounds of an adaptive clip ratio go with its centre.
+    # The bounds of an adaptive clip ratio are scaled with its base.
     clip = {"min": cell.clip / 4, "max": min(0.99, cell.clip * 2)}
     if cell.method == "reference":
         clip["base"] = cell.clip
@@ -135,7 +138,7 @@ def run_cell(cell: Cell, cache: Path, device: str = "cpu") -> dict[str, Any]:
 
 
 def warm_model(task: Any, seed: int, cache: Path) -> Any:
-    """The warm-started model of a task and a seed, made once."""
+    """The warm-started model of a task and a seed, trained once."""
     import torch
 
     from examples.inprocess_grpo import build_model, warm_start

@@ -3,7 +3,7 @@
 
     python -m benchmarks.compare.run --jobs 2                              # every method, task and seed
     python -m benchmarks.compare.run --grid lr --methods grpo agpo         # the width of the range that works
-    python -m benchmarks.compare.run --report                              # table and picture from what is there
+    python -m benchmarks.compare.run --report                              # table and picture from the results so far
 
 Every finished cell is one line of the results file; a cell that was stopped half-way starts again.
 """
@@ -30,7 +30,7 @@ CLIPS = (0.05, 0.1, 0.2, 0.4)
 
 
 def cells(methods: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], grid: str | None) -> list[Cell]:
-    """Seeds outermost, so that whatever is finished early is balanced."""
+    """Seeds are the outermost loop, so that partial results cover all methods."""
 
     def settings(task: str) -> list[tuple[float, float]]:
         lrs = LRS if grid == "lr" else (TASKS[task].lr,)
@@ -58,7 +58,7 @@ def done(path: Path) -> dict[str, dict[str, Any]]:
 def check_start(record: dict[str, Any], before: Iterable[dict[str, Any]]) -> None:
     """Refuse a cell whose warm-started model is not that of the results' other cells of its task and seed.
 
-    The same seed makes another model on another processor, and methods are compared by seed.
+    The same seed gives another model on another processor, and methods are compared by seed.
 
     Raises:
         ValueError: the accuracies at the start differ.

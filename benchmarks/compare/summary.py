@@ -16,7 +16,7 @@ from benchmarks.compare.cells import CLIP, TASKS
 
 WITHIN = 0.03
 RESAMPLES = 10_000
-BOLD = {"agpo": "#0b7285", "grpo": "#22303c", "reference": "#d9480f"}  # the lines that stand out of the picture
+BOLD = {"agpo": "#0b7285", "grpo": "#22303c", "reference": "#d9480f"}  # the highlighted lines of the picture
 Record = dict[str, Any]
 
 
@@ -110,7 +110,7 @@ def task_table(records: Sequence[Record], task: str) -> list[str]:
         f"## {task}",
         "",
         f"From {start:.3f}, about {budget:,} generated tokens, learning rate {TASKS[task].lr:g}. Ordered by the "
-        "difference from GRPO on the seeds that both have. Target: what GRPO ended at with the same seed.",
+        "difference from GRPO on the seeds that both have. Target: the final accuracy of GRPO with the same seed.",
         "",
         "| method | seeds | final accuracy | 95 % | minus GRPO | 95 % | p | area | tokens to target / GRPO's | length "
         "| entropy | groups of equal outcomes | clipped | gradient cosine |",
@@ -170,7 +170,7 @@ def rate_table(records: Sequence[Record]) -> list[str]:
     lines = [
         "## Where the learning rate ended",
         "",
-        "Configured rate times step size in the last fifth of the steps, mean over seeds. It cannot go above the "
+        "Configured rate times step size in the last fifth of the steps, mean over seeds. It cannot exceed the "
         "configured rate.",
         "",
         f"| task | method | {' | '.join(f'{value:g}' for value in values)} |",
@@ -209,7 +209,7 @@ def range_table(records: Sequence[Record], setting: str) -> list[str]:
     lines = [
         f"## Final accuracy over the {words}",
         "",
-        f"Mean over the seeds (how many in brackets) that ran at every setting; the range holds what is within "
+        f"Mean over the seeds that ran at every setting (their number in brackets). The range has the settings within "
         f"{WITHIN:g} of the method's own best.",
         "",
         f"| task | method | {' | '.join(f'{value:g}' for value in values)} | range | high / low |",
@@ -232,8 +232,8 @@ def write(records: Sequence[Record], results: Path, page: Path) -> None:
         "# Methods compared at equal generated tokens",
         "",
         f"Written by `python -m benchmarks.compare.run --report` from [{results.name}]({beside}/{results.name}). The "
-        "loop is `examples/inprocess_grpo.py`: one process, tiny warm-started models, reasoning-gym tasks. What a name "
-        "stands for is in `benchmarks/compare/cells.py`; `agpo-x` is `agpo` without x. Final accuracy: greedy, held "
+        "loop is `examples/inprocess_grpo.py`: one process, tiny warm-started models, reasoning-gym tasks. "
+        "`benchmarks/compare/cells.py` defines the names; `agpo-x` is `agpo` without x. Final accuracy: greedy, held "
         "out, mean of the last three of twelve evaluations. p: exact sign-flip test of the difference by seed; n seeds "
         "cannot go below 2/2^n. Last columns: means over the last fifth of the steps.",
         "",

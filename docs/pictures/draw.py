@@ -153,7 +153,7 @@ def controllers_png(path: Path) -> None:
     mean = probes(dispersion=[0.5])
 
     def eps(stats: ProbeStats, entropy: float = 0.5, before: ControllerState = state) -> list[float]:
-        return decide_clip(stats, StepSignals(entropy), before, config, 0.2, 0.2).high.tolist()
+        return decide_clip(stats, StepSignals(policy_entropy=entropy), before, config, 0.2, 0.2).high.tolist()
 
     kl = [_with_kl(state, 4 * x * config.clip.kl_target) for x in grid]
     shown = {

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probe, decide, then the rest, for stacks that generate each response in a coroutine of its own.
+"""Probe, decision and the rest of the group, for stacks that generate each response in its own coroutine.
 
-The rest of a group waits until its probe is scored; no prompt waits for another one. All coroutines of a group must
+The probe is the first responses of a group. The rest of the group waits until the probe is scored; prompts do not wait
+for each other. All coroutines of a group must
 run on one event loop.
 """
 
@@ -11,26 +12,11 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from agpo_core import (
-    AGPOConfig,
-    ControllerState,
-    ProbeStats,
-    StepSignals,
-    decide_clip,
-    decide_temperature,
-    load_state,
-    merge_stats,
-    probe_statistics,
-    resolve,
-    save_state,
-    update_state,
-    vote_classes,
-)
+from agpo_core import Controller, ProbeStats, StepSignals
 
 
 @dataclass
@@ -42,22 +28,11 @@ class _Group:
     tau: float = 0.0
 
 
-class ProbeGate:
-    """The groups of one step, with the controller state of the step.
+class ProbeGate(Controller):
+    """A `Controller` with the groups of one step; its settings have ``probe.reuse``."""
 
-    Args:
-        config: the method's settings, with ``probe.reuse``.
-        temperature, clip_low, clip_high, group_size: the framework's own.
-    """
-
-    def __init__(
-        self, config: AGPOConfig, *, temperature: float, clip_low: float, clip_high: float, group_size: int
-    ) -> None:
-        self.config = config
-        self.settings = resolve(
-            config, temperature=temperature, clip_low=clip_low, clip_high=clip_high, group_size=group_size
-        )
-        self.state = ControllerState.initial(config)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._groups: dict[Hashable, _Group] = {}
 
     async def run(
@@ -70,8 +45,8 @@ class ProbeGate:
         """Generate one response at its temperature and return it.
 
         group: the prompt's id within the step; member: 0 to group_size - 1; generate: temperature to response;
-        judge: response to (verifier's outcome, NaN for none; vote key). A probe that raises counts as one without
-        an outcome, so that nobody waits for it.
+        judge: response to (verifier's outcome, NaN for none; vote key). A probe response that raises counts as
+        one without an outcome, so that the others do not wait for it.
         """
         entry = self._groups.setdefault(group, _Group())
         if member >= self.settings.probe_size:
@@ -88,40 +63,25 @@ class ProbeGate:
         return response
 
     def temperature(self, group: Hashable, member: int) -> float:
-        """What a response was sampled at; only after its group's probe is scored."""
+        """Sampling temperature of a response; available after its group's probe is scored."""
         return self.settings.tau_base if member < self.settings.probe_size else self._groups[group].tau
 
     def clip_ratios(self, group: Hashable, signals: StepSignals | None = None) -> tuple[float, float]:
-        """Clip ratios of a group's responses; signals: what the stack knows of the old policy."""
+        """Clip ratios of a group's responses; signals: measurements of the old policy."""
         stats = self._groups[group].stats
         assert stats is not None, "the probe is scored first"
-        decision = decide_clip(
-            stats, signals or StepSignals(), self.state, self.config, self.settings.clip_low, self.settings.clip_high
-        )
+        decision = self.decide_clip(stats, signals or StepSignals())
         return float(decision.low[0]), float(decision.high[0])
 
     def close_step(self, signals: StepSignals | None = None) -> None:
-        """Fold every decided group into the state, once, and forget it. Call it between two steps."""
+        """Update the state once, with all decided groups, and remove them. Call it between two steps."""
         parts = [entry.stats for entry in self._groups.values() if entry.stats is not None]
-        self.state = update_state(merge_stats(parts), signals or StepSignals(), self.state, self.config)
+        self.update(parts, signals or StepSignals())
         self._groups = {group: entry for group, entry in self._groups.items() if entry.stats is None}
-
-    def save(self, path: str | Path) -> None:
-        """Write the state atomically."""
-        save_state(path, self.state, self.config.fingerprint())
-
-    def load(self, path: str | Path) -> None:
-        """Read it back. Raises ValueError for a damaged file and for one of other settings."""
-        state, fingerprint, _ = load_state(path)
-        if fingerprint != self.config.fingerprint():
-            raise ValueError(f"{path} was written with other settings of AGPO; use those, or a new run")
-        self.state = state
 
     def _decide(self, entry: _Group) -> None:
         members = range(self.settings.probe_size)
         outcomes = torch.tensor([[entry.outcomes[member] for member in members]], dtype=torch.float64)
-        keys = vote_classes([[entry.keys[member] for member in members]])
-        entry.stats = probe_statistics(outcomes, keys, config=self.config)
-        decision = decide_temperature(entry.stats, self.state, self.config, self.settings.tau_base)
-        entry.tau = float(decision.tau[0])
+        entry.stats = self.probe(outcomes, [[entry.keys[member] for member in members]])
+        entry.tau = float(self.decide_temperature(entry.stats).tau[0])
         entry.decided.set()

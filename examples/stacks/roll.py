@@ -6,7 +6,7 @@
     is_num_return_sequences_expand: true  # one request per response
     use_pg_clip_range: true  # the loss reads pg_clip_low and pg_clip_high
 
-What ROLL's hooks cannot carry is in docs/stacks.md.
+docs/stacks.md lists what ROLL's hooks do not support.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ProbedLoop:
     _agpo_step: int | None = None
 
     async def process_new_prompt(self, context: Any) -> Any:
-        """All responses of a prompt, each with the columns above. A new step folds the probes of the one before."""
+        """All responses of a prompt, with the columns above. A new step first updates the state with the last step's probes."""
         step = context.meta_info["global_step"]
         if not context.is_val and step != self._agpo_step:
             if self._agpo_step is not None:

@@ -6,7 +6,7 @@
     class Generator(ProbedGenerator, SkyRLGymGenerator): ...
     class Trainer(StateWithTrainer, RayPPOTrainer): ...
 
-What SkyRL's hooks cannot carry is in docs/stacks.md.
+docs/stacks.md lists what SkyRL's hooks do not support.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     --rollout-all-samples-process-path examples.stacks.slime.close_step
     --data-source-path my_module.DataSource  # class DataSource(StateWithData, RolloutDataSourceWithBuffer): ...
 
-What slime's hooks cannot carry is in docs/stacks.md.
+docs/stacks.md lists what slime's hooks do not support.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def gate_of(args: Any) -> ProbeGate:
 
 
 async def custom_generate(args: Any, sample: Any, sampling_params: dict[str, Any], evaluation: bool = False) -> Any:
-    """slime's own generation, at the temperature of the sample's place in its group; probes are scored here."""
+    """slime's own generation, at the temperature for the sample's place in its group; probes are scored here."""
     from slime.rollout.rm_hub import async_rm
     from slime.rollout.sglang_rollout import generate
 
@@ -51,7 +51,7 @@ async def custom_generate(args: Any, sample: Any, sampling_params: dict[str, Any
 
 
 def close_step(args: Any, samples: Any, data_source: Any) -> None:
-    """After the rollout of a step: fold its probes into the state."""
+    """After the rollout of a step: update the state with its probes."""
     gate_of(args).close_step()
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AGPO in TRL: a ``GRPOTrainer`` that probes, adapts temperature and clip ratio, and saves its controllers.
+"""AGPO in TRL: a ``GRPOTrainer`` with adaptive temperature, clip ratio and step size, and saved controller state.
 
-Per generation batch: the first responses of every group are sampled at the base temperature and scored; from them
-each prompt gets the temperature of its other responses; TRL scores every response at the temperature that it was
-sampled at; each response is clipped at its own ratio; the learning rate is scaled so that a batch's drift stays at its
-target; the whole batch is folded into the state once, when its last update is done. Generation, rewards, advantages and
-loss are TRL's own methods: nothing of them is copied.
+For each generation batch: the first responses of every group (the probe) are sampled at the base temperature and
+scored. They decide the temperature of the prompt's other responses. TRL computes the log-probs of every response at its
+sampling temperature, and each response has its own clip ratio. The learning rate is scaled so that the drift (KL of the batch's
+updates over the policy entropy) stays at its target. The state is updated once, after the last update of the batch.
+Generation, rewards, advantages and loss are TRL's own methods; no code is copied.
 
-``SEAMS`` lists what this file relies on; ``tests/stacks/test_trl.py`` pins it.
+``SEAMS`` lists the methods of TRL that this file relies on; ``tests/stacks/test_trl.py`` checks them.
 """
 
 from __future__ import annotations
@@ -15,21 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
-from agpo_core import (
-    AGPOConfig,
-    ControllerState,
-    decide_clip,
-    decide_temperature,
-    load_state,
-    save_state,
-    update_state,
-)
-from examples.trl.checks import check_head, check_settings, settings_of
+from agpo_core import AGPOConfig, ControllerState, OtherSettings
+from examples.trl.checks import check_head, check_settings, controller_of
 from examples.trl.row_temperature import RowTemperature
 from examples.trl.step import GroupStep, decision_rows, drop_decisions, merged, write_decisions
 from examples.trl.step_size import ScaledSteps
@@ -66,14 +58,17 @@ class AGPOGRPOTrainer(GRPOTrainer):
     """TRL's GRPO with AGPO's controllers. With both off (preset ``grpo``) it is TRL's trainer, bit for bit.
 
     Args:
-        agpo: the method's settings; None: preset ``agpo``. ``outcome_key`` names the reward function whose value is
-            the verifier's outcome; it may stay None if there is only one reward function.
+        agpo: the method's settings; None: preset ``agpo``.
+        outcome: name of the reward function whose value is the verifier's outcome; None: there is only one.
         vote_key: a completion (as TRL hands it to reward functions) to its canonical answer, None or "" if it has
             none. Without it there are no votes and vote entropy is 0.
+        on_config_change: what to do with a checkpoint of other settings: ``refuse``, ``keep`` its controller state, or
+            ``reset`` it.
+        decisions_file: write every decision to a file.
         model, reward_funcs, args and the rest: as for ``GRPOTrainer``.
 
     Raises:
-        ValueError: a setting that cannot be carried, with the argument to change.
+        ValueError: a setting that TRL does not support, with the argument to change.
     """
 
     def __init__(
@@ -83,17 +78,19 @@ class AGPOGRPOTrainer(GRPOTrainer):
         args: GRPOConfig,
         *,
         agpo: AGPOConfig | None = None,
+        outcome: str | None = None,
         vote_key: Callable[[Any], str | None] | None = None,
+        on_config_change: Literal["refuse", "keep", "reset"] = "refuse",
+        decisions_file: bool = True,
         **kwargs: Any,
     ) -> None:
         self.agpo = AGPOConfig() if agpo is None else agpo
         if self.agpo.active:
-            check_settings(self.agpo, args, reward_funcs, kwargs)
+            check_settings(self.agpo, args, reward_funcs, outcome, kwargs)
         super().__init__(model, reward_funcs, args, **kwargs)
-        self.controller = ControllerState.initial(self.agpo)
-        self.settings = settings_of(self.agpo, args)
-        self._vote_key = vote_key
-        self._open: GroupStep | None = None  # the generation batch that is being made or trained on
+        self.method = controller_of(self.agpo, args)
+        self._vote_key, self._on_config_change, self._log_to_file = vote_key, on_config_change, decisions_file
+        self._open: GroupStep | None = None  # the generation batch that is being sampled or trained on
         self._scale = 1.0  # the step size of the batch that is trained on
         self._scoring_tau: torch.Tensor | None = None
         self._scored: tuple[torch.Tensor, torch.Tensor] | None = None  # log-probs and entropy of the last pass
@@ -103,16 +100,25 @@ class AGPOGRPOTrainer(GRPOTrainer):
             self._heads = {id(model): RowTemperature(model, args.temperature) for model in models}
             if self.agpo.step_size.enabled:
                 self.add_callback(ScaledSteps(lambda: self._scale))
-            self._outcome = self.reward_func_names.index(self.agpo.outcome_key or self.reward_func_names[0])
+            self._outcome = self.reward_func_names.index(outcome or self.reward_func_names[0])
+
+    @property
+    def controller(self) -> ControllerState:
+        """The state of the controllers."""
+        return self.method.state
+
+    @controller.setter
+    def controller(self, state: ControllerState) -> None:
+        self.method.state = state
 
     # ---- generation: probe, decide, the rest -------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.agpo.adaptive or not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        step = self._open = GroupStep(inputs, self.settings, self._outcome, self._vote_key)
-        # For all updates of this batch: the last one comes after the state has taken the batch in.
-        self._scale = self.controller.step_size.scale
+        step = self._open = GroupStep(inputs, self.method.settings, self._outcome, self._vote_key)
+        # For all updates of this batch: the last one comes after the update of the state.
+        self._scale = self.method.lr_scale
         self._scored = None
         try:
             output = super()._generate_and_score_completions(inputs)
@@ -120,10 +126,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
             self._scoring_tau = None
         if "old_per_token_logps" in output and self._scored is not None:
             step.read_entropy(self._scored[1], output["completion_mask"])
-        stats, signals = step.measure(self.agpo), step.signals()
-        clip = decide_clip(
-            stats, signals, self.controller, self.agpo, self.settings.clip_low, self.settings.clip_high
-        )
+        clip = self.method.decide_clip(step.measure(self.agpo), step.signals())
         device = output["completion_ids"].device
         output[TAU] = step.tau.to(device)
         if self.agpo.clip.enabled:
@@ -148,7 +151,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
             step.take_probe(
                 super()._calculate_rewards([step.inputs[i] for i in step.probe], probe, completions, ids), completions
             )
-            step.decide(decide_temperature(step.measure(self.agpo), self.controller, self.agpo, self.settings.tau_base))
+            step.decide(self.method.decide_temperature(step.measure(self.agpo)))
             with self._head.at(step.tau[step.rest]):
                 second = super()._generate([prompts[i] for i in step.rest])
             output = merged(first, second, step.order)
@@ -222,7 +225,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._open is not None and self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
             step, self._open = self._open, None
-            self.controller = update_state(step.measure(self.agpo), step.signals(), self.controller, self.agpo)
+            self.method.update(step.measure(self.agpo), step.signals())
         return loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -230,22 +233,22 @@ class AGPOGRPOTrainer(GRPOTrainer):
             # Before TRL's own files, so that a checkpoint that is complete has its state.
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
-            save_state(folder / STATE_FILE, self.controller, self.agpo.fingerprint(), {"config": self.agpo.to_dict()})
+            self.method.save(folder / STATE_FILE)
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self.agpo.adaptive or self.agpo.on_config_change == "reset":
+        if checkpoint is None or not self.agpo.adaptive or self._on_config_change == "reset":
             return
         path = Path(checkpoint) / STATE_FILE
-        state, fingerprint, _ = load_state(path)
-        if fingerprint != self.agpo.fingerprint() and self.agpo.on_config_change == "refuse":
+        try:
+            self.method.load(path, keep=self._on_config_change == "keep")
+        except OtherSettings as error:
             raise ValueError(
-                f"{path} was written with other settings, so its decisions would not continue: set "
-                "on_config_change=keep (its state, these settings) or on_config_change=reset (fresh controllers)"
-            )
-        self.controller = state
-        drop_decisions(Path(self.args.output_dir) / DECISIONS_FILE, state.step)
+                f"{error}: set on_config_change=keep (its state, these settings) or on_config_change=reset (fresh "
+                "controllers)"
+            ) from error
+        drop_decisions(Path(self.args.output_dir) / DECISIONS_FILE, self.controller.step)
 
     def _log_decisions(self, rows: list[dict[str, Any]]) -> None:
         metrics = self._metrics["train"]
@@ -256,5 +259,5 @@ class AGPOGRPOTrainer(GRPOTrainer):
             metrics[f"agpo/{name}/max"].append(max(values))
         if self.agpo.step_size.enabled:
             metrics["agpo/step_size/scale"].append(self._scale)
-        if self.agpo.decisions_file:
+        if self._log_to_file:
             write_decisions(Path(self.args.output_dir) / DECISIONS_FILE, rows)

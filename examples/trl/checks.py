@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What AGPO in TRL cannot carry is refused when the trainer is built, with the argument that mends it."""
+"""Refuse unsupported arguments when the trainer is constructed, with the argument to change."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from agpo_core import AdvantageConfig, AGPOConfig, Resolved, resolve
+from agpo_core import AdvantageConfig, AGPOConfig, Controller
 
 CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")  # the losses of TRL that clip at 1-eps and 1+eps
 
 
-def settings_of(agpo: AGPOConfig, args: Any) -> Resolved:
-    """What the settings mean under TRL's arguments."""
-    high = args.epsilon if args.epsilon_high is None else args.epsilon_high
-    return resolve(
+def controller_of(agpo: AGPOConfig, args: Any) -> Controller:
+    """The controllers under TRL's arguments."""
+    return Controller(
         agpo,
         temperature=args.temperature,
         clip_low=args.epsilon,
-        clip_high=high,
+        clip_high=args.epsilon if args.epsilon_high is None else args.epsilon_high,
         group_size=args.num_generations,
     )
 
 
-def check_settings(agpo: AGPOConfig, args: Any, reward_funcs: Any, others: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first argument of the trainer that AGPO cannot go with; warn where it is idle."""
+def check_settings(
+    agpo: AGPOConfig, args: Any, reward_funcs: Any, outcome: str | None, others: Mapping[str, Any]
+) -> None:
+    """Raise ValueError for the first unsupported argument of the trainer; warn if a controller has no effect."""
     refused = [
         (args.world_size > 1, "world_size > 1", "the controllers see one process; launch a single one"),
         (
@@ -45,9 +46,9 @@ def check_settings(agpo: AGPOConfig, args: Any, reward_funcs: Any, others: Mappi
             f"it has no clip ratio to adapt; use one of {', '.join(CLIPPED_LOSSES)} or set clip.enabled=false",
         ),
         (
-            agpo.scoring != "own",
-            f"scoring={agpo.scoring!r}",
-            "TRL scores at the sampling temperature; set scoring=own",
+            agpo.logprob_temperature != "own",
+            f"logprob_temperature={agpo.logprob_temperature!r}",
+            "TRL scores at the sampling temperature; set logprob_temperature=own",
         ),
         (
             not agpo.probe.reuse,
@@ -67,16 +68,10 @@ def check_settings(agpo: AGPOConfig, args: Any, reward_funcs: Any, others: Mappi
             "TRL's groups have num_generations members; set it to false",
         ),
         (
-            agpo.token_budget is not None,
-            "token_budget",
-            "tokens are not counted here; set it to null, use max_steps",
-        ),
-        (
             agpo.step_size.enabled and not agpo.adaptive,
             "step_size.enabled=true without a probe",
             "the drift is measured beside it; set temperature.enabled=true, or step_size.enabled=false",
         ),
-        (agpo.lr_schedule != "steps", f"lr_schedule={agpo.lr_schedule!r}", "set it to steps"),
     ]
     for name in ("tools", "rollout_func", "environment_factory"):
         refused.append(
@@ -85,17 +80,17 @@ def check_settings(agpo: AGPOConfig, args: Any, reward_funcs: Any, others: Mappi
     for applies, what, why in refused:
         if applies:
             raise ValueError(f"AGPO in TRL cannot work with {what}: {why}")
-    _check_outcome(agpo, reward_funcs)
+    _check_outcome(outcome, reward_funcs)
     _check_schedule(agpo, args)
 
 
-def _check_outcome(agpo: AGPOConfig, reward_funcs: Any) -> None:
+def _check_outcome(outcome: str | None, reward_funcs: Any) -> None:
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
     names = [getattr(function, "__name__", type(function).__name__) for function in functions]
-    if agpo.outcome_key is None and len(names) > 1:
-        raise ValueError(f"reward_funcs: which one is the outcome? Set outcome_key to one of {', '.join(names)}")
-    if agpo.outcome_key is not None and agpo.outcome_key not in names:
-        raise ValueError(f"outcome_key={agpo.outcome_key!r}: must name one of reward_funcs: {', '.join(names)}")
+    if outcome is None and len(names) > 1:
+        raise ValueError(f"reward_funcs: which one is the outcome? Set outcome to one of {', '.join(names)}")
+    if outcome is not None and outcome not in names:
+        raise ValueError(f"outcome={outcome!r}: must name one of reward_funcs: {', '.join(names)}")
 
 
 def _check_schedule(agpo: AGPOConfig, args: Any) -> None:
@@ -108,13 +103,13 @@ def _check_schedule(agpo: AGPOConfig, args: Any) -> None:
         )
     if agpo.step_size.enabled and accumulation % every == 0:
         raise ValueError(
-            "step_size.enabled=true with one update per generation batch: no drift can be seen, and the step size is "
-            "steered by it. Set num_iterations=2, steps_per_generation above gradient_accumulation_steps, or "
+            "step_size.enabled=true with one update per generation batch: the drift, which the step size needs, "
+            "cannot be measured. Set num_iterations=2, steps_per_generation above gradient_accumulation_steps, or "
             "step_size.enabled=false."
         )
     if agpo.clip.enabled and accumulation % every == 0:
         warnings.warn(
-            "one update per generation batch: every importance ratio is 1 and no clip ratio does anything. Set "
+            "one update per generation batch: every importance ratio is 1 and a clip ratio has no effect. Set "
             "num_iterations=2, or steps_per_generation above gradient_accumulation_steps.",
             stacklevel=4,
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A temperature per row, for sampling and scoring alike."""
+"""A temperature per row, for sampling and for log-probs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 
 class RowTemperature:
-    """Divides each row's logits by its own temperature, where TRL and ``generate`` know one number only.
+    """Divides each row's logits by its own temperature, because TRL and ``generate`` accept only one number.
 
     The backbone's last hidden state is multiplied by base/tau. The output head is linear (``checks.check_head``), so
-    this is the same as dividing the logits by tau/base; whoever comes next divides them by the base.
+    this is the same as dividing the logits by tau/base; the caller then divides them by the base.
     """
 
     def __init__(self, model: Any, base: float) -> None:
@@ -26,7 +26,7 @@ class RowTemperature:
 
     @contextmanager
     def at(self, tau_N: torch.Tensor) -> Iterator[None]:
-        """Within the block the model sees N rows, whole or in consecutive chunks, again and again."""
+        """Within the block the model may be called repeatedly on the N rows, whole or in consecutive chunks."""
         factors = self._base / tau_N.double()
         self._factors = None if bool((factors == 1.0).all()) else factors
         self._next = 0

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One generation batch as groups: which rows are probes, what they measured, what was decided."""
+"""One generation batch as groups: probe rows, their statistics, and the decisions."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from agpo_core import (
     probe_statistics,
     vote_classes,
 )
-from agpo_core.files import write_atomic
+from agpo_core.jsonl import append_lines, keep_steps
 
 
 class GroupStep:
@@ -96,7 +95,12 @@ class GroupStep:
             return StepSignals(step_kl=step_kl, step_kl_k3=step_kl_k3)
         total, count = self._entropy.sum(dim=0).tolist()
         of_prompts = self._entropy[:, 0] / self._entropy[:, 1]
-        return StepSignals(total / count if count else None, step_kl, of_prompts, step_kl_k3)
+        return StepSignals(
+            policy_entropy=total / count if count else None,
+            step_kl=step_kl,
+            step_kl_k3=step_kl_k3,
+            policy_entropy_P=of_prompts,
+        )
 
 
 def _sums(values_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,13 +144,12 @@ def decision_rows(step: GroupStep, clip: ClipDecision, number: int) -> list[dict
 def write_decisions(path: Path, rows: list[dict[str, Any]]) -> None:
     """Append; the first step of a run starts the file anew."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a" if rows[0]["step"] else "w", encoding="utf-8") as file:
-        file.write("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+    if not rows[0]["step"]:
+        path.unlink(missing_ok=True)
+    append_lines(path, rows)
 
 
 def drop_decisions(path: Path, step: int) -> None:
     """Remove the lines of this step and later ones: a resumed run takes those decisions again."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    write_atomic(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] < step))
+    if broken := keep_steps(path, 0, step - 1):
+        print(f"{path}: dropped lines that are not whole (a process was killed while writing): {broken}")

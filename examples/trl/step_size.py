@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step size in transformers' training loop: learning rates scaled for the length of one optimiser step."""
+"""The step size in transformers' training loop: learning rates scaled during one optimiser step."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a tiny model with AGPO in TRL, on a CPU, in about a minute: ``python -m examples.trl.train``.
 
-The task: a prompt names a kind of character, and a completion is right if half of it is of that kind. A model with
-random weights is sometimes right about letters and hardly ever about digits, so prompts differ in how open they are.
+The task: a prompt names a kind of character, and a completion is correct if half of it is of that kind. A model with
+random weights is sometimes correct for letters and hardly ever for digits, so prompts differ in difficulty.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def arguments(folder: str, **changes: Any) -> GRPOConfig:
 
 def build_trainer(folder: str, agpo: AGPOConfig | None = None, **changes: Any) -> AGPOGRPOTrainer:
     """The trainer on a new tiny model; ``changes``: what ``GRPOTrainer`` or ``GRPOConfig`` shall get instead."""
-    of_trainer = inspect.signature(GRPOTrainer).parameters
+    of_trainer = inspect.signature(GRPOTrainer).parameters | inspect.signature(AGPOGRPOTrainer).parameters
     parts: dict[str, Any] = dict(
         model=build_model(ModelConfig(hidden_size=64, intermediate_size=128), seed=0),
         reward_funcs=share_of_kind,
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--folder", default="outputs/trl", help="where checkpoints and decisions go")
     parser.add_argument("--preset", default="agpo", choices=("agpo", "grpo"))
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the folder")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the folder")
     asked = parser.parse_args()
     trainer = build_trainer(asked.folder, AGPOConfig.from_preset(asked.preset), max_steps=asked.steps)
     trainer.train(resume_from_checkpoint=asked.resume or None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Columns that travel with the rows of a batch, and the record of a probe, which is one of them."""
+"""Columns of a batch that AGPO adds, and the record of a probe. A probe is the first responses of a group."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ GROUP_WEIGHT = "agpo_group_weight"
 
 @dataclass(frozen=True)
 class ProbeRecord:
-    """What the probe of one prompt saw and decided; travels to the trainer as JSON.
+    """Measurements and decision of one prompt's probe; sent to the trainer as JSON.
 
     Attributes:
         outcomes: outcome of each probe response; None where there is no valid reward.
         vote_keys: canonical answer of each probe response.
         statuses: verifier status of each probe response.
-        discarded: whether the probe does not train (``probe.reuse=false``).
-        stats: the probe's ``agpo_core.ProbeStats`` by field, float64; the trainer does not measure again.
+        discarded: whether the probe is not trained on (``probe.reuse=false``).
+        stats: the probe's ``agpo_core.ProbeStats`` by field, float64; the trainer does not compute them again.
         tau: temperature of the rest of the group.
-        reason: why.
+        reason: reason of the decision.
         uncertainty, centred: the controller's inputs, for the decisions file.
     """
 

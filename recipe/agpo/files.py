@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading what may be damaged, and writing what appears whole or not at all.
+"""Read files that may be damaged, and write files atomically.
 
 Commands and data tools use this module. ``agpo_core.files`` does the same for the controller state; it is a module of
 its own because ``agpo_core`` imports nothing of the recipe, and importing ``agpo_core`` needs torch.
@@ -25,7 +25,7 @@ class FileError(ValueError):
 
 
 class Replacement:
-    """Files that are written aside and take their places together.
+    """Files that are written to temporary files and replaced together.
 
     ::
 
@@ -33,8 +33,8 @@ class Replacement:
             part = aside.add(path)  # write to it with any library
             aside.commit()
 
-    Without `commit` nothing is replaced. A file is written as ``.<name>.<random>.tmp`` beside its target; what a killed
-    process left of this kind is removed by the next one that writes the same target. Modes follow the umask.
+    Without `commit` nothing is replaced. A file is first written as ``.<name>.<random>.tmp`` beside its target. Such
+    files of a killed process are removed by the next process that writes the same target. Modes follow the umask.
     """
 
     def __init__(self) -> None:
@@ -56,11 +56,11 @@ class Replacement:
                 folder.rmdir()
 
     def add(self, path: Path) -> Path:
-        """The file to write in place of ``path``; its folder is made if needed, and goes again without `commit`.
+        """The file to write in place of ``path``; its folder is created if needed, and removed again without `commit`.
 
         Raises:
             FileError: ``path`` is there and is not a regular file.
-            OSError: the folder cannot be made or written.
+            OSError: the folder cannot be created or written.
         """
         target = Path(os.path.realpath(path))  # a symbolic link keeps pointing to the file
         if os.path.lexists(target) and not target.is_file():
@@ -73,7 +73,7 @@ class Replacement:
         return temporary
 
     def commit(self) -> None:
-        """Put all files in their places, in the order in which they were added."""
+        """Replace all targets, in the order in which they were added."""
         for temporary, _ in self._parts.values():
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -83,7 +83,7 @@ class Replacement:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write in place of ``path``; it takes its place if the block ends without an exception."""
+    """A file to write in place of ``path``, which it replaces if the block ends without an exception."""
     with Replacement() as aside:
         yield aside.add(path)
         aside.commit()
@@ -91,9 +91,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_aside(target: Path) -> Iterator[Path]:
-    """A new folder beside ``target``, to be renamed to it once it is whole; what is left of it at the end goes.
+    """A new folder beside ``target``, to be renamed to it when it is complete; otherwise it is removed at the end.
 
-    Folders that killed processes left beside ``target`` go at the start.
+    Folders that killed processes left beside ``target`` are removed first.
     """
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         with suppress(OSError):  # a living process writes it
@@ -122,7 +122,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove the temporaries of ``target`` that no living process is writing."""
+    """Remove temporary files of ``target`` that no living process is writing."""
     for temporary in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         with suppress(OSError):
             handle = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -134,11 +134,11 @@ def remove_leftovers(target: Path) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made if needed.
+    """The folder, created if needed.
 
     Raises:
         FileError: something else is there.
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     check_folder(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -220,6 +220,6 @@ def _temporary(target: Path) -> tuple[Path, int]:
         lock = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(lock).st_nlink:  # else another process took it for a leftover before it was locked
+        if os.fstat(lock).st_nlink:  # 0: another process removed it before it was locked
             return temporary, lock
         os.close(lock)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where each piece of AGPO is put into verl; nothing else does that.
+"""Register each part of AGPO with verl. No other module does this.
 
 ===================================  ============================================================================
 verl                                 what AGPO does there, once verl imports the module
@@ -11,8 +11,8 @@ verl                                 what AGPO does there, once verl imports the
 ``bucketed_weight_transfer``         see ``verl_api.sockets``
 ===================================  ============================================================================
 
-Importing this module must stay cheap: verl loads plugins in every Ray worker. So the pieces are imported where verl
-asks for them.
+Importing this module must be fast, because verl loads plugins in every Ray worker. The parts are therefore imported on
+first use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from recipe.agpo.verl_api.patching import wrap
 
 
 def install() -> None:
-    """Register AGPO with verl as verl's modules get imported. Idempotent."""
+    """Register AGPO with verl when verl's modules are imported. Idempotent."""
     on_import("verl.trainer.ppo.core_algos", _register_algorithms)
     on_import("verl.trainer.ppo.v1", _select_trainer)
     on_import("verl.utils.config", _add_checks)
@@ -53,7 +53,7 @@ def _with_our_trainers(original: Callable[[str], Any]) -> Callable[[str], Any]:
         base = original(name)
 
         def build(config: Any) -> Any:
-            # verl calls what it got with the final config: the first moment at which we know the estimator.
+            # verl calls this function with the final config; the estimator is not known before.
             return _trainer(base, config)(config=config)
 
         return build

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our entry point: verl's own ``main_ppo`` with a config in which every AGPO key is listed.
+"""AGPO's entry point: verl's ``main_ppo`` with a config that lists every AGPO key.
 
 ``python -m recipe.agpo.main data.train_files=... algorithm.agpo.temperature.gain=0.2`` (no ``+`` needed).
 """

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ending everything that a training run has started.
+"""End every process that a training run has started.
 
 Ray's daemons leave the process group of whoever started them, and a run that crashes or is interrupted can
-leave them, their workers and vLLM's servers behind, holding memory. Each run therefore carries a marker of
-its own in its environment, `AGPO_RUN_ID`, which every process below it inherits; whatever carries it belongs
-to the run, and nothing else does.
+leave them, their workers and vLLM's servers behind, with their memory. Each run therefore has its own marker in its
+environment, `AGPO_RUN_ID`, which all its processes inherit. Exactly the processes of the run have it.
 """
 
 import os
@@ -19,12 +18,12 @@ _PROC = Path("/proc")
 
 
 def new_run_id() -> str:
-    """A marker that no other run has."""
+    """A unique marker."""
     return uuid.uuid4().hex
 
 
 def marked(run_id: str) -> list[int]:
-    """Ids of the living processes that carry `run_id`, without the calling one and without zombies."""
+    """Ids of the living processes with `run_id` in their environment, without the calling one and without zombies."""
     if not run_id:
         raise ValueError("an empty run id would match by accident")
     entry = f"{MARKER}={run_id}".encode()
@@ -36,7 +35,7 @@ def marked(run_id: str) -> list[int]:
             # A zombie's environment is empty, so it is not found.
             if entry in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
-        except OSError:  # gone meanwhile, or somebody else's
+        except OSError:  # it has ended, or belongs to another user
             continue
     return sorted(found)
 
@@ -50,10 +49,10 @@ def _send(pids: Sequence[int], number: signal.Signals) -> None:
 
 
 def end_marked(run_id: str, grace_s: float = 5.0, kill_s: float = 10.0) -> list[int]:
-    """End every process that carries `run_id`: SIGTERM, after `grace_s` seconds SIGKILL.
+    """End every process with `run_id` in its environment: SIGTERM, after `grace_s` seconds SIGKILL.
 
-    Looks again before each signal, so that processes started meanwhile are caught and a process id that went
-    to somebody else is not. Returns the ids of the processes that were found, in order.
+    The processes are listed again before each signal, so that new processes are included and a process id that
+    another process has taken is not. Returns the ids of the processes that were found, in order.
 
     Raises RuntimeError when some are still there `kill_s` seconds after the first SIGKILL.
     """

@@ -1,15 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From verl's composed config to ``AGPOConfig``: everything of ours lives under ``algorithm.agpo``."""
+"""Read ``RunConfig`` from verl's composed config. All keys of AGPO are under ``algorithm.agpo``."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
 from agpo_core import AGPOConfig, Resolved, resolve
+from agpo_core.schema import option
 
 ESTIMATOR = "agpo"
+KEY_PREFIX = "algorithm.agpo"
+
+
+@dataclass(frozen=True)
+class RunConfig(AGPOConfig):
+    """The method's settings, and those of its run in verl."""
+
+    not_deciding: ClassVar[tuple[str, ...]] = (
+        "reward_timeout_s", "decisions_file", "on_config_change", "token_budget", "lr_schedule",
+    )  # fmt: skip
+
+    reward_timeout_s: float = option(60.0, "Longest wait for the outcome of one probe response, in seconds.", gt=0.0)
+    outcome_key: str | None = option(
+        None, "Key of the verifier's outcome in the reward function's result. auto: the first known key that is there."
+    )
+    vote_key: str | None = option(
+        None, "Key of the answer's vote key in the reward function's result. auto: the first known key that is there."
+    )
+    token_budget: int | None = option(
+        None,
+        "End the run after the step in which this many tokens have been generated for training, probes included. "
+        "Works with every estimator. auto: no budget, the run ends where verl ends it.",
+        ge=1,
+    )
+    lr_schedule: Literal["steps", "tokens"] = option(
+        "steps",
+        "What the learning-rate schedule counts. tokens: its progress is generated tokens / token_budget instead of "
+        "steps / total steps, so that runs with the same budget follow the same schedule.",
+    )
+    decisions_file: bool = option(True, "Write a file with the decisions on each prompt.")
+    on_config_change: Literal["refuse", "keep", "reset"] = option(
+        "refuse",
+        "What to do on resuming from a checkpoint of other settings: refuse, keep its controller state, or reset the "
+        "state.",
+    )
 
 
 def is_agpo(config: DictConfig) -> bool:
@@ -18,19 +55,19 @@ def is_agpo(config: DictConfig) -> bool:
 
 
 def keeps_ledger(config: DictConfig) -> bool:
-    """Whether we count tokens: AGPO runs, and runs of any estimator that have a section ``algorithm.agpo``."""
+    """Whether tokens are counted: in AGPO runs, and in runs of any estimator with a section ``algorithm.agpo``."""
     return is_agpo(config) or OmegaConf.select(config, "algorithm.agpo") is not None
 
 
-def agpo_config(config: DictConfig) -> AGPOConfig:
-    """The ``algorithm.agpo`` section as a validated ``AGPOConfig``; defaults when it is absent.
+def agpo_config(config: DictConfig) -> RunConfig:
+    """The ``algorithm.agpo`` section as a validated ``RunConfig``; defaults when it is absent.
 
     Raises:
         ValueError: unknown key (with the nearest match), wrong type or value out of range.
     """
     node = OmegaConf.select(config, "algorithm.agpo")
     values: dict[str, Any] = {} if node is None else OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
-    return AGPOConfig.from_dict(_without_nulls(values))
+    return RunConfig.from_dict(values, prefix=KEY_PREFIX)
 
 
 def resolved(config: DictConfig, agpo: AGPOConfig) -> Resolved:
@@ -44,17 +81,5 @@ def resolved(config: DictConfig, agpo: AGPOConfig) -> Resolved:
         clip_low=float(low),
         clip_high=float(high),
         group_size=int(rollout.n),
+        prefix=KEY_PREFIX,
     )
-
-
-def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
-    """Drop keys that are null: in our YAML null means "what the preset says"."""
-    kept: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            value = _without_nulls(value)
-            if not value:
-                continue
-        if value is not None:
-            kept[key] = value
-    return kept

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes the project's Python environment, once; after that it costs a fraction of a second.
+# Creates the project's Python environment on first use; later calls take a fraction of a second.
 #
 #   source scripts/lib/env.sh     # in a script: sets AGPO_ROOT, AGPO_VENV and PY
 #   bash scripts/lib/env.sh       # by hand
 #
-# AGPO_VENV     where the environment lies (default: .venv in the project root)
-# AGPO_PYTHON   the Python 3.11 to make it with (default: python3.11, else the one uv finds or fetches)
+# AGPO_VENV     folder of the environment (default: .venv in the project root)
+# AGPO_PYTHON   the Python 3.11 to create it with (default: python3.11, else the one uv finds or downloads)
 # AGPO_NO_SETUP set to 1: use the environment as it is, never install
 
 AGPO_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -20,7 +20,7 @@ agpo_fail() {
     return 1
 }
 
-# What the environment depends on: the lock, our own entry points, and where both the project and Python lie.
+# What the environment depends on: the lock, our entry points, and the paths of the project and of Python.
 agpo_stamp() {
     { cat "$AGPO_ROOT/requirements/cpu.txt" "$AGPO_ROOT/pyproject.toml"; echo "$AGPO_ROOT $AGPO_UV_VERSION"; } \
         | sha256sum | cut -d' ' -f1
@@ -45,7 +45,7 @@ agpo_uv() {
     "$PY" -m uv pip install --quiet --python "${AGPO_INTO:-$PY}" --no-deps "$@"
 }
 
-# This machine's pip settings for uv: sets AGPO_TORCH (where torch lies: local or index) and AGPO_UV_ARGS.
+# This machine's pip settings for uv: sets AGPO_TORCH (source of torch: local or index) and AGPO_UV_ARGS.
 agpo_uv_settings() {
     local kind value torch
     AGPO_UV_ARGS=() AGPO_TORCH=index
@@ -63,7 +63,7 @@ agpo_torch() {
     grep '^torch==' "$AGPO_ROOT/requirements/cpu.txt" || agpo_fail "no torch line in requirements/cpu.txt"
 }
 
-# torch is installed apart: its CPU build lies in a local wheel folder, or on PyTorch's own index, which
+# torch is installed apart: its CPU build is in a local wheel folder, or on PyTorch's own index, which
 # should not be asked for anything else.
 agpo_install_torch() {
     local torch order mode
@@ -103,7 +103,7 @@ agpo_install() {
     if [ ! -x "$PY" ]; then
         python="$(agpo_find_python)" || {
             agpo_fail "Python 3.11 not found. Install it, or install uv, or name one with AGPO_PYTHON."; return 1; }
-        echo "agpo: making $AGPO_VENV with $python (first run only)" >&2
+        echo "agpo: creating $AGPO_VENV with $python (first run only)" >&2
         "$python" -m venv "$AGPO_VENV" || { agpo_fail "could not make $AGPO_VENV with $python"; return 1; }
     fi
     AGPO_LOG="$AGPO_VENV/agpo-install.log"
@@ -130,7 +130,8 @@ agpo_install() {
     echo "agpo: environment ready in $((SECONDS - began)) s" >&2
 }
 
-# What single tests want and training must not see lies in folders of its own. Without them those tests skip and say so.
+# Packages that only some tests need, and that training must not import, are in separate folders. Without them those
+# tests are skipped with a message.
 # Sets AGPO_BROWSER_PYTHON, AGPO_TRL, AGPO_MEGATRON and AGPO_CORE_PYTHON.
 agpo_test_env() {
     local browser="$AGPO_VENV/browser" trl="$AGPO_VENV/trl" megatron="$AGPO_VENV/megatron" core="$AGPO_VENV/core"
@@ -142,7 +143,7 @@ agpo_test_env() {
     if agpo_extra "$core" core.txt; then export AGPO_CORE_PYTHON="$core/bin/python"; fi
 }
 
-# agpo_extra FOLDER LOCK [--target FOLDER]: requirements/LOCK in an environment of its own, or beside ours; made once.
+# agpo_extra FOLDER LOCK [--target FOLDER]: requirements/LOCK in a separate environment, or next to ours; created once.
 agpo_extra() {
     local folder="$1" lock="$AGPO_ROOT/requirements/$2" AGPO_INTO="$1/bin/python"
     shift 2

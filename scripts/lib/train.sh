@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Starts one method on one model; the scripts run_<method>_<model>.sh name the two. What comes after the script's name
-# goes to Hydra last, so it wins over everything here.
+# Starts one method on one model; the scripts run_<method>_<model>.sh name both. Arguments after the script's name are
+# Hydra overrides and take precedence over all settings here.
 #
-#   DATA_DIR          folder made by `agpo data prepare`                            (data)
+#   DATA_DIR          folder of `agpo data prepare`                                 (data)
 #   TRAIN, VAL        names in it: TRAIN=gsm8k VAL="gsm8k aime24"                   (gsm8k; the benchmarks that are there)
-#   MODEL_PATH        checkpoint folder or hub id                                   (what the model's config names)
+#   MODEL_PATH        checkpoint folder or hub id                                   (from the model's config)
 #   OUT               checkpoints, log and metrics; the same OUT resumes            (runs/<method>-<model>)
 #   GPUS, NODES       per node, and nodes of the Ray cluster at RAY_ADDRESS         (8, 1)
 #   GPU_MEMORY_GB     80 or 141: how much of it vLLM may take                       (80)
-#   TENSOR_PARALLEL   GPUs a vLLM replica                                           (what the model's config says)
+#   TENSOR_PARALLEL   GPUs per vLLM replica                                         (from the model's config)
 #   BACKEND           fsdp2 or megatron                                             (fsdp2)
 #   LORA_RANK         train a LoRA of this rank instead of all weights              (0)
-#   TOKEN_BUDGET      end at so many generated tokens, whatever the method          (none)
+#   TOKEN_BUDGET      end at this number of generated tokens, for any method          (none)
 #   LOGGERS           e.g. console,file,wandb                                       (console,file)
 #   CPU               1: a rehearsal without a GPU: two steps of a tiny model on generated sums, in the same configs
 #                     and code; installs what it needs                              (0)
@@ -21,7 +21,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# A function, because bash reads a script as it goes: a run of days must not stumble over an edit below it.
+# A function, because bash reads a script while it runs: editing the file must not affect a run that is in progress.
 main() {
     method="$1" model="$2"
     shift 2

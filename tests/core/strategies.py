@@ -38,9 +38,7 @@ def probes(draw: st.DrawFn, max_prompts: int = 6) -> list[list[tuple[float, str 
     return draw(st.lists(st.lists(member, max_size=9), min_size=1, max_size=max_prompts))
 
 
-def padded(
-    groups: list[list[tuple[float, str | None]]], width: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def padded(groups: list[list[tuple[float, str | None]]], width: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """(outcomes_PG, classes_PG, mask_PG) of ragged groups, padding filled with NaN."""
     width = max([len(group) for group in groups] + [1]) if width is None else width
     values = torch.full((len(groups), width), NAN)
@@ -64,9 +62,7 @@ def binary(right: int, size: int = 8) -> list[tuple[float, str | None]]:
     return [(1.0, "r")] * right + [(0.0, "w")] * (size - right)
 
 
-def stats_of(
-    config: AGPOConfig, dispersion: list[float], votes: list[float], skewness: list[float]
-) -> ProbeStats:
+def stats_of(config: AGPOConfig, dispersion: list[float], votes: list[float], skewness: list[float]) -> ProbeStats:
     """Statistics with given normalised signals."""
     d, e, k = (torch.tensor(values, dtype=torch.float64) for values in (dispersion, votes, skewness))
     count = torch.full((len(d),), 8)
@@ -77,7 +73,10 @@ def trained_state(config: AGPOConfig) -> ControllerState:
     """A state that has seen one step of mixed prompts, entropy 1 and KL at half the target."""
     stats = statistics([binary(right) for right in range(9)], config)
     return update_state(
-        stats, StepSignals(1.0, config.clip.kl_target / 2), ControllerState.initial(config), config
+        stats,
+        StepSignals(policy_entropy=1.0, step_kl=config.clip.kl_target / 2, step_kl_k3=config.clip.kl_target / 2),
+        ControllerState.initial(config),
+        config,
     )
 
 

@@ -23,9 +23,7 @@ def test_closed_form() -> None:
     assert torch.allclose(group_advantages(rewards, index, scale="dispersion"), signs * 0.5 / std)
 
 
-@pytest.mark.parametrize(
-    ("scale", "expected"), [("std", 0.7 / (1 + 1e-6)), ("none", 0.7), ("dispersion", 0.7)]
-)
+@pytest.mark.parametrize(("scale", "expected"), [("std", 0.7 / (1 + 1e-6)), ("none", 0.7), ("dispersion", 0.7)])
 def test_group_of_one(scale: str, expected: float) -> None:
     got = group_advantages(torch.tensor([0.7, NAN]), [3, 3], scale=scale)  # type: ignore[arg-type]
     assert got.tolist() == pytest.approx([expected, 0.0])
@@ -98,9 +96,7 @@ def test_parity_with_verl(by_std: bool, binary: bool) -> None:
     rewards = torch.rand(300, generator=generator)
     rewards = (rewards > 0.5).float() if binary else rewards
     # ragged groups, singletons, one group with all equal
-    index = (
-        [f"u{shuffle.randrange(60)}" for _ in range(290)] + [f"single{i}" for i in range(5)] + ["same"] * 5
-    )
+    index = [f"u{shuffle.randrange(60)}" for _ in range(290)] + [f"single{i}" for i in range(5)] + ["same"] * 5
     rewards[-5:] = 1.0
     token_rewards = torch.zeros(300, 7)
     token_rewards[:, -1] = rewards
@@ -122,3 +118,15 @@ def test_cuda() -> None:
     index = torch.arange(512) // 8
     flat = group_advantages(rewards.reshape(-1).cuda(), index.cuda())
     assert torch.allclose(here.reshape(-1), flat.cpu(), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["std", "none", "dispersion"])
+def test_rewards_whose_squares_overflow_count_as_infinite(scale: str) -> None:
+    rewards = torch.tensor([1e308, 1.0, 0.0, -1e200], dtype=torch.float64)
+    got = group_advantages(rewards, [0] * 4, scale=scale)  # type: ignore[arg-type]
+    assert got[0] == got[3] == 0.0 and got[1] == -got[2] > 0.0
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 4), (3, 0)])
+def test_no_reward_at_all(shape: tuple[int, int]) -> None:
+    assert group_advantages_padded(torch.zeros(shape), torch.ones(shape)).shape == shape

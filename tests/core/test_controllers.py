@@ -51,7 +51,7 @@ def label(reason: torch.Tensor) -> list[str]:
 
 
 def clip(stats, signals=None, state=STATE, config=AGPO, low=0.2, high=0.2):  # type: ignore[no-untyped-def]
-    return decide_clip(stats, signals or StepSignals(1.0), state, config, low, high)
+    return decide_clip(stats, signals or StepSignals(policy_entropy=1.0), state, config, low, high)
 
 
 # --- probe statistics
@@ -93,8 +93,8 @@ def test_no_prompt() -> None:
     for config in (AGPO, REFERENCE, GRPO):
         state = ControllerState.initial(config)
         assert decide_temperature(stats, state, config, 1.0).tau.shape == (0,)
-        assert decide_clip(stats, StepSignals(1.0), state, config, 0.2, 0.2).low.shape == (0,)
-        after = update_state(stats, StepSignals(1.0, 0.1), state, config)
+        assert decide_clip(stats, StepSignals(policy_entropy=1.0), state, config, 0.2, 0.2).low.shape == (0,)
+        after = update_state(stats, StepSignals(policy_entropy=1.0, step_kl=0.1, step_kl_k3=0.0), state, config)
         assert after == dataclasses.replace(state, step=1)
 
 
@@ -190,7 +190,7 @@ def test_clip_closed_form() -> None:
         entropy=RunningStat.empty(0.1).update([0.8]),
         step_kl=RunningStat.empty(0.1).update([0.03]),
     )
-    got = clip(stats_of(AGPO, [0.6], [0.5], [0.9]), StepSignals(0.6), state, low=0.2, high=0.28)
+    got = clip(stats_of(AGPO, [0.6], [0.5], [0.9]), StepSignals(policy_entropy=0.6), state, low=0.2, high=0.28)
     s = -0.1 * 0.5 + 0.1 * 2.0 + 0.5 * math.log(0.75) - 0.5 * math.log(3)
     assert got.log_scale.item() == pytest.approx(s, abs=1e-12)
     assert got.low.item() == pytest.approx(0.2 * math.exp(s), abs=5e-7)
@@ -245,7 +245,7 @@ def test_clip_is_bounded_and_monotone_in_each_signal_with_its_documented_sign(
             [min(value["skewness"], 0.95)],
         )
         state = with_kl(trained_state(ALL_GAINS), value["step_kl"])
-        got = clip(stats, StepSignals(value["policy_entropy"]), state, ALL_GAINS, 0.2, 0.28)
+        got = clip(stats, StepSignals(policy_entropy=value["policy_entropy"]), state, ALL_GAINS, 0.2, 0.28)
         return torch.stack([got.low, got.high])
 
     before, after = eps(0.0), eps(more)
@@ -260,7 +260,7 @@ def test_each_signal_moves_the_clip(which: str) -> None:
     def eps() -> float:
         stats = stats_of(ALL_GAINS, [value["dispersion"]], [value["vote_entropy"]], [value["skewness"]])
         state = with_kl(trained_state(ALL_GAINS), value["step_kl"])
-        return float(clip(stats, StepSignals(value["policy_entropy"]), state, ALL_GAINS).low)
+        return float(clip(stats, StepSignals(policy_entropy=value["policy_entropy"]), state, ALL_GAINS).low)
 
     before = eps()
     value[which] *= 1.3
@@ -270,7 +270,7 @@ def test_each_signal_moves_the_clip(which: str) -> None:
 @given(entropies)
 def test_unusable_policy_entropy_contributes_nothing(entropy: float | None) -> None:
     stats = statistics([binary(4)], AGPO)
-    got, without = clip(stats, StepSignals(entropy)), clip(stats, StepSignals(None))
+    got, without = clip(stats, StepSignals(policy_entropy=entropy)), clip(stats, StepSignals())
     if entropy is None or not math.isfinite(entropy) or entropy <= 0:
         assert same_bits(got.low, without.low)
     assert abs(got.log_scale.item() - without.log_scale.item()) <= 0.5 * math.log(2) + 1e-12
@@ -281,10 +281,8 @@ def test_clip_reasons_and_degenerate_prompts() -> None:
     initial = clip(stats, state=ControllerState.initial(AGPO), low=0.2, high=0.28)
     assert label(initial.reason) == ["no_probe", "warmup", "warmup"]
     assert initial.low.tolist() == [0.2] * 3 and initial.high.tolist() == [0.28] * 3
-    drifting = clip(stats, StepSignals(None), with_kl(STATE, 0.02))
-    assert drifting.low[0].item() == pytest.approx(
-        0.2 / math.sqrt(2), abs=1e-6
-    )  # no probe: the KL term alone
+    drifting = clip(stats, StepSignals(), with_kl(STATE, 0.02))
+    assert drifting.low[0].item() == pytest.approx(0.2 / math.sqrt(2), abs=1e-6)  # no probe: the KL term alone
     assert label(drifting.reason)[:2] == ["no_probe", "zero_dispersion"]
     off = clip(stats, config=GRPO, low=0.2, high=0.9)
     assert label(off.reason) == ["off"] * 3 and off.high.tolist() == [0.9] * 3
@@ -309,7 +307,7 @@ def reference_eps(right: int, classes: bool = False, kl: float = 0.0) -> float:
     group = torch.tensor([[1.0] * right + [0.0] * (8 - right)])
     votes = torch.arange(8).unsqueeze(0) if classes else None
     stats = probe_statistics(group, votes, config=REFERENCE)
-    return float(decide_clip(stats, StepSignals(1.0), state, REFERENCE, 0.2, 0.2).low)
+    return float(decide_clip(stats, StepSignals(policy_entropy=1.0), state, REFERENCE, 0.2, 0.2).low)
 
 
 def test_reference_clip_on_a_mixed_group() -> None:
@@ -328,10 +326,10 @@ def test_reference_clip_never_reaches_its_bounds() -> None:
             for votes in (torch.zeros(1, 8).long(), torch.arange(8).unsqueeze(0)):
                 state = ControllerState.initial(REFERENCE)
                 state = dataclasses.replace(state, reference=dataclasses.replace(state.reference, h_ref=1.0))
-                stats = probe_statistics(
-                    torch.tensor([[1.0] * right + [0.0] * (8 - right)]), votes, config=REFERENCE
+                stats = probe_statistics(torch.tensor([[1.0] * right + [0.0] * (8 - right)]), votes, config=REFERENCE)
+                values.append(
+                    float(decide_clip(stats, StepSignals(policy_entropy=entropy), state, REFERENCE, 0.2, 0.2).low)
                 )
-                values.append(float(decide_clip(stats, StepSignals(entropy), state, REFERENCE, 0.2, 0.2).low))
     assert min(values) == pytest.approx(0.0652, abs=5e-5)
     assert max(values) == pytest.approx(0.3624, abs=5e-5)
 
@@ -355,13 +353,15 @@ def test_reference_baseline_is_folded_in_order() -> None:
     assert got.centred.tolist() == pytest.approx(expected, rel=1e-12)
     assert got.tau.tolist() == pytest.approx([1 + 0.15 * c for c in expected], rel=1e-12)
     assert label(got.reason) == ["warmup", "cooled", "zero_dispersion"]
-    after = update_state(stats, StepSignals(None), state, REFERENCE)
+    after = update_state(stats, StepSignals(), state, REFERENCE)
     assert after.reference.u_bar == pytest.approx(0.9 * bar2, rel=1e-12)
 
 
 def test_reference_entropy_is_folded_in_order() -> None:
     stats = probe_statistics(torch.zeros(3, 8), config=REFERENCE)
-    signals = StepSignals(9.0, 0.02, torch.tensor([1.0, 2.0, NAN]))
+    signals = StepSignals(
+        policy_entropy=9.0, step_kl=0.02, step_kl_k3=0.02, policy_entropy_P=torch.tensor([1.0, 2.0, NAN])
+    )
     state = ControllerState.initial(REFERENCE)
     got = decide_clip(stats, signals, state, REFERENCE, 0.2, 0.2)
     assert same_bits(got.low, got.high)
@@ -370,10 +370,10 @@ def test_reference_entropy_is_folded_in_order() -> None:
     after = update_state(stats, signals, state, REFERENCE)
     assert after.reference.h_ref == pytest.approx(0.01 * 9 + 0.99 * (0.01 * 2 + 0.99 * 1.0), rel=1e-12)
     assert after.reference.kl_ema == pytest.approx(0.1 * 0.02, rel=1e-12)
-    falling = update_state(stats, StepSignals(None, -5.0), after, REFERENCE)
+    falling = update_state(stats, StepSignals(step_kl=-5.0, step_kl_k3=-5.0), after, REFERENCE)
     assert falling.reference.kl_ema == pytest.approx(0.9 * after.reference.kl_ema)
     with pytest.raises(ValueError, match="policy_entropy_P"):
-        decide_clip(stats, StepSignals(1.0, None, torch.ones(2)), state, REFERENCE, 0.2, 0.2)
+        decide_clip(stats, StepSignals(policy_entropy=1.0, policy_entropy_P=torch.ones(2)), state, REFERENCE, 0.2, 0.2)
 
 
 # --- state
@@ -381,27 +381,32 @@ def test_reference_entropy_is_folded_in_order() -> None:
 
 def test_update_counts_and_leaves_unknown_signals_alone() -> None:
     stats = statistics([binary(4), binary(2)], AGPO)
-    once = update_state(stats, StepSignals(1.0, 0.02), ControllerState.initial(AGPO), AGPO)
-    twice = update_state(stats, StepSignals(None, NAN), once, AGPO)
+    once = update_state(
+        stats, StepSignals(policy_entropy=1.0, step_kl=0.02, step_kl_k3=0.02), ControllerState.initial(AGPO), AGPO
+    )
+    twice = update_state(stats, StepSignals(step_kl=NAN, step_kl_k3=NAN), once, AGPO)
     assert (twice.step, twice.uncertainty.updates) == (2, 2)
     assert twice.entropy == once.entropy and twice.step_kl == once.step_kl
     assert once.step_kl.mean == pytest.approx(0.02)
-    assert update_state(stats, StepSignals(1.0, -0.3), once, AGPO).step_kl.mean < once.step_kl.mean
+    assert (
+        update_state(stats, StepSignals(policy_entropy=1.0, step_kl=-0.3, step_kl_k3=-0.3), once, AGPO).step_kl.mean
+        < once.step_kl.mean
+    )
     assert once.reference == ControllerState.initial(AGPO).reference
 
 
 def test_a_run_of_certain_prompts_does_not_reset_the_baseline() -> None:
     state = trained_state(AGPO)
     for _ in range(50):
-        state = update_state(statistics([binary(8)], AGPO), StepSignals(1.0), state, AGPO)
+        state = update_state(statistics([binary(8)], AGPO), StepSignals(policy_entropy=1.0), state, AGPO)
     assert 0 < state.uncertainty.mean < 0.01 and state.uncertainty.updates == 51
 
 
 def test_prompts_without_a_probe_do_not_enter_the_baseline() -> None:
     with_gaps = statistics([binary(4), [], [(1.0, "a")], [(NAN, "a")] * 3], AGPO)
     initial = ControllerState.initial(AGPO)
-    full = update_state(statistics([binary(4)], AGPO), StepSignals(1.0), initial, AGPO)
-    assert update_state(with_gaps, StepSignals(1.0), initial, AGPO) == full
+    full = update_state(statistics([binary(4)], AGPO), StepSignals(policy_entropy=1.0), initial, AGPO)
+    assert update_state(with_gaps, StepSignals(policy_entropy=1.0), initial, AGPO) == full
 
 
 # --- independence of order and batch, bit for bit
@@ -424,7 +429,7 @@ CONFIGS = [
 def test_same_decisions_in_any_order_and_any_batch(
     groups: list, shuffle: random.Random, config: AGPOConfig, entropy: float | None
 ) -> None:
-    state, signals = trained_state(config), StepSignals(entropy, 0.02)
+    state, signals = trained_state(config), StepSignals(policy_entropy=entropy, step_kl=0.02, step_kl_k3=0.02)
     order = list(range(len(groups)))
     shuffle.shuffle(order)
     mixed = [shuffle.sample(groups[row], len(groups[row])) for row in order]
@@ -450,13 +455,11 @@ def test_large_batch_has_the_decisions_of_single_prompts() -> None:
         alone = statistics(groups[row : row + 1], AGPO)
         assert same_bits(decide_temperature(alone, STATE, AGPO, 1.0).tau, tau[row : row + 1])
         single = clip(alone, low=0.2, high=0.28)
-        assert same_bits(single.low, eps.low[row : row + 1]) and same_bits(
-            single.high, eps.high[row : row + 1]
-        )
+        assert same_bits(single.low, eps.low[row : row + 1]) and same_bits(single.high, eps.high[row : row + 1])
     halves = merge_stats([stats.select(slice(300, 517)), stats.select(slice(0, 300))])
-    assert update_state(stats, StepSignals(1.0, 0.01), STATE, AGPO) == update_state(
-        halves, StepSignals(1.0, 0.01), STATE, AGPO
-    )
+    assert update_state(
+        stats, StepSignals(policy_entropy=1.0, step_kl=0.01, step_kl_k3=0.01), STATE, AGPO
+    ) == update_state(halves, StepSignals(policy_entropy=1.0, step_kl=0.01, step_kl_k3=0.01), STATE, AGPO)
 
 
 def test_exp_has_the_bits_of_the_scalar_library_in_every_batch_size() -> None:

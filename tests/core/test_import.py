@@ -43,9 +43,7 @@ assert not set({BLOCKED!r}) & {{name.split(".")[0] for name in sys.modules}}
 
 def test_imports_without_the_training_stack() -> None:
     root = Path(agpo_core.__file__).parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=root, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["1.0"]
 

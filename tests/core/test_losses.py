@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from agpo_core import aggregate, clipped_surrogate, importance_weights, policy_loss
+from agpo_core.losses import surrogate_by_definition
 from tests.core.strategies import INF, NAN
 
 MODES = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "token-sum", "seq-mean-token-sum-norm")
@@ -32,9 +33,7 @@ def batch(
     return {"log_prob": new, "old_log_prob": old, "advantages": advantages, "mask": mask}
 
 
-def plain(
-    b: dict[str, Tensor], low: Any, high: Any, dual: float | None, weights: Tensor | None = None
-) -> Tensor:
+def plain(b: dict[str, Tensor], low: Any, high: Any, dual: float | None, weights: Tensor | None = None) -> Tensor:
     """The formula as written, by autograd."""
     ratio = (b["log_prob"] - b["old_log_prob"]).clamp(-20, 20).exp()
     a = b["advantages"].unsqueeze(1) if b["advantages"].dim() == 1 else b["advantages"]
@@ -63,7 +62,7 @@ def plain(
 def test_closed_form_and_gradient(log_ratio: float, advantage: float, loss: float, slope: float) -> None:
     new = torch.tensor([[log_ratio]], dtype=torch.float64, requires_grad=True)
     out = clipped_surrogate(
-        new, torch.zeros(1, 1).double(), torch.tensor([advantage]), torch.ones(1, 1), 0.2, 0.28
+        new, torch.zeros(1, 1).double(), torch.tensor([advantage]), torch.ones(1, 1), 0.2, 0.28, dual_clip=3.0
     )
     out.loss_BT.sum().backward()
     assert out.loss_BT.item() == pytest.approx(loss, rel=1e-12, abs=1e-15)
@@ -103,17 +102,13 @@ def test_gradcheck_by_finite_differences() -> None:
     rest = {key: value for key, value in b.items() if key != "log_prob"}
     for mode in MODES:
         assert torch.autograd.gradcheck(
-            lambda x, mode=mode: policy_loss(
-                x, **rest, clip_low=0.2, clip_high=torch.rand(3) * 0 + 0.28, mode=mode
-            )[0],
+            lambda x, mode=mode: policy_loss(x, **rest, clip_low=0.2, clip_high=torch.rand(3) * 0 + 0.28, mode=mode)[0],
             (b["log_prob"].requires_grad_(),),
         )
 
 
 def test_gradient_flows_to_log_prob_only() -> None:
-    b = {
-        key: value.requires_grad_() if value.is_floating_point() else value for key, value in batch().items()
-    }
+    b = {key: value.requires_grad_() if value.is_floating_point() else value for key, value in batch().items()}
     eps, weights = torch.full((6,), 0.2, requires_grad=True), torch.ones(6, 37, requires_grad=True)
     loss, metrics = policy_loss(**b, clip_low=eps, clip_high=eps, weights=weights)
     loss.backward()
@@ -166,9 +161,114 @@ def test_non_finite_tokens_leave_loss_gradient_and_denominator(bad: float, where
             assert value.item() == expected.metrics()[name].item(), name
 
 
+def test_ppo_has_no_dual_clip_unless_it_is_asked_for() -> None:
+    new = torch.tensor([[math.log(9.0)]])
+    loss = clipped_surrogate(new, torch.zeros(1, 1), torch.tensor([-1.0]), torch.ones(1, 1), 0.2, 0.2).loss_BT
+    assert loss.item() == pytest.approx(9.0)
+
+
+def test_a_clip_ratio_that_is_not_a_number_takes_its_response_out() -> None:
+    b = batch(rows=4, tokens=5)
+    b["mask"] = torch.ones(4, 5)
+    out = clipped_surrogate(**b, clip_low=torch.tensor([0.2, NAN, 0.2, 0.2]), clip_high=0.2)
+    assert out.nonfinite_tokens.item() == 5 and not out.mask[1].any() and (out.loss_BT[1] == 0).all()
+
+
+@pytest.mark.parametrize("dual", [None, 2.0])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_fast_path_equals_the_definition(dual: float | None, weighted: bool, dtype: torch.dtype) -> None:
+    """Values bit for bit, at clip bounds, ties and non-finite tokens too; first derivatives up to rounding."""
+    b = batch(rows=40, tokens=30, dtype=dtype, spread=1.5)
+    old = b["old_log_prob"]
+    edges = torch.tensor([0.0, math.log(0.8), math.log(1.2), math.log(2.0), 20.0, -20.0, 25.0, -25.0, NAN, INF])
+    b["log_prob"][:, :10] = old[:, :10] + edges.to(dtype)
+    b["mask"][:, :10] = 1
+    weights = torch.rand(40, 30, generator=torch.Generator().manual_seed(3)).to(dtype) if weighted else None
+    b["log_prob"].requires_grad_()
+    out = clipped_surrogate(**b, clip_low=0.2, clip_high=0.2, dual_clip=dual, weights=weights)
+    low, high = (torch.full((1, 1), bound, dtype=torch.float64).to(dtype) for bound in (0.8, 1.2))
+    loss = surrogate_by_definition(b["log_prob"], old, b["advantages"].unsqueeze(1), out.mask, low, high, dual, weights)
+    assert torch.equal(out.loss_BT, loss)
+    fast, plain_ = (torch.autograd.grad(value.sum(), b["log_prob"])[0] for value in (out.loss_BT, loss))
+    torch.testing.assert_close(fast, plain_, rtol=1e-6, atol=0.0)
+    assert torch.equal(fast == 0, plain_ == 0)
+
+
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("shape", [(3, 4), (0, 4), (3, 0)])
-def test_no_token_at_all(mode: str, shape: tuple[int, int]) -> None:
+def test_second_derivatives(mode: str) -> None:
+    b = batch(rows=3, tokens=5, dtype=torch.float64)
+    rest = {key: value for key, value in b.items() if key != "log_prob"} | {"clip_low": 0.2, "clip_high": 0.28}
+    weights = torch.rand(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.5
+    x = b["log_prob"].requires_grad_()
+
+    def loss(values: Tensor) -> Tensor:
+        return policy_loss(values, **rest, mode=mode, dual_clip=3.0, weights=weights)[0]  # type: ignore[arg-type]
+
+    assert torch.autograd.gradgradcheck(loss, (x,))
+    (first,) = torch.autograd.grad(loss(x), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    # d/dx exp(x) = exp(x): where the ratio is free, every derivative of a token's loss is the first one.
+    torch.testing.assert_close(second, first.detach())
+    assert second.abs().sum() > 0
+
+
+def test_a_gradient_penalty_reaches_the_model_behind_the_log_probs() -> None:
+    b = batch(rows=3, tokens=5, dtype=torch.float64)
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    scaled = b["log_prob"] * scale
+    loss, _ = policy_loss(scaled, b["old_log_prob"], b["advantages"], b["mask"], 0.2, 0.2)
+    (slope,) = torch.autograd.grad(loss, scale, create_graph=True)
+    (second,) = torch.autograd.grad(slope, scale)
+
+    def first(value: float) -> float:
+        at = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        loss, _ = policy_loss(b["log_prob"] * at, b["old_log_prob"], b["advantages"], b["mask"], 0.2, 0.2)
+        return torch.autograd.grad(loss, at)[0].item()
+
+    assert second.item() == pytest.approx((first(1 + 1e-6) - first(1 - 1e-6)) / 2e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("advantage", [1e5, -1e5, 3e38, -3e38])
+def test_a_gradient_beyond_half_precision_is_its_largest_number(dtype: torch.dtype, advantage: float) -> None:
+    new = torch.tensor([[0.0, -0.1, 19.0, -30.0]], dtype=dtype, requires_grad=True)
+    loss, _ = policy_loss(
+        new, torch.zeros(1, 4, dtype=dtype), torch.tensor([advantage]), torch.ones(1, 4), 0.2, 0.2, mode="token-sum"
+    )
+    loss.backward()
+    assert new.grad is not None and new.grad.isfinite().all()
+    limit = torch.finfo(dtype).max
+    expected = max(-limit, min(limit, -advantage))
+    assert new.grad[0, 0].item() == pytest.approx(expected, rel=0.01)
+
+
+def test_a_loss_scale_that_overflows_stays_visible_to_a_gradient_scaler() -> None:
+    new = torch.zeros(1, 2, dtype=torch.float16, requires_grad=True)
+    loss, _ = policy_loss(new, new.detach(), torch.ones(1), torch.ones(1, 2), 0.2, 0.2)
+    (loss * INF).backward()
+    assert new.grad is not None and not new.grad.isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_losses_are_summed_in_float32(dtype: torch.dtype) -> None:
+    loss = torch.full((40, 4000), 1.0, dtype=dtype, requires_grad=True)
+    value = aggregate(loss, torch.ones(40, 4000), "token-mean")
+    value.backward()
+    assert value.dtype == torch.float32 and value.item() == 1.0
+    assert loss.grad is not None and loss.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("bad", [0, 0.0, -4, NAN, INF])
+def test_a_norm_length_is_a_number_above_0(bad: float) -> None:
+    with pytest.raises(ValueError, match="norm_length"):
+        aggregate(torch.ones(2, 3), torch.ones(2, 3), "seq-mean-token-sum-norm", bad)
+
+
+@pytest.mark.parametrize("norm_length", [None, 4])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4), (3, 0), (0, 0)])
+def test_no_token_at_all(mode: str, shape: tuple[int, int], norm_length: int | None) -> None:
     new = torch.zeros(shape, requires_grad=True)
     loss, metrics = policy_loss(
         new,
@@ -177,8 +277,8 @@ def test_no_token_at_all(mode: str, shape: tuple[int, int]) -> None:
         torch.zeros(shape),
         0.2,
         0.2,
-        mode=mode,
-        norm_length=4,  # type: ignore[arg-type]
+        mode=mode,  # type: ignore[arg-type]
+        norm_length=norm_length,
     )
     loss.backward()
     assert loss.item() == 0.0 and (new.grad == 0).all()
@@ -188,7 +288,7 @@ def test_no_token_at_all(mode: str, shape: tuple[int, int]) -> None:
 def test_metrics_closed_form() -> None:
     log_ratio = torch.tensor([[1.5, 0.5, 1.0, 9.0], [0.5, 5.0, 1.0, 9.0]]).log()
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0]])
-    out = clipped_surrogate(log_ratio, torch.zeros(2, 4), torch.tensor([1.0, -1.0]), mask, 0.2, 0.2)
+    out = clipped_surrogate(log_ratio, torch.zeros(2, 4), torch.tensor([1.0, -1.0]), mask, 0.2, 0.2, dual_clip=3.0)
     assert out.clip_fraction_high.item() == pytest.approx(1 / 6)
     assert out.clip_fraction_low.item() == pytest.approx(1 / 6)
     assert out.dual_clip_fraction.item() == pytest.approx(1 / 6)
@@ -204,10 +304,7 @@ def test_a_wider_clip_never_raises_the_loss(seed: int, eps: float, wider: float)
     wide = clipped_surrogate(**b, clip_low=min(eps + wider, 0.9), clip_high=eps + wider)
     assert (wide.loss_BT <= tight.loss_BT).all()
     assert tight.step_kl_k3 >= 0
-    assert (
-        wide.clip_fraction_high + wide.clip_fraction_low
-        <= tight.clip_fraction_high + tight.clip_fraction_low + 1e-6
-    )
+    assert wide.clip_fraction_high + wide.clip_fraction_low <= tight.clip_fraction_high + tight.clip_fraction_low + 1e-6
 
 
 def test_clip_ratio_is_per_response() -> None:
@@ -230,6 +327,9 @@ def test_clip_ratio_is_per_response() -> None:
         ({"clip_low": torch.zeros(5)}, "clip_low"),
         ({"clip_high": torch.zeros(6, 2)}, "clip_high"),
         ({"dual_clip": 1.0}, "dual_clip=1.0"),
+        ({"dual_clip": NAN}, "dual_clip=nan"),
+        ({"clip_low": -0.1}, "clip_low=-0.1"),
+        ({"clip_high": NAN}, "clip_high=nan"),
         ({"weights": torch.zeros(2, 2)}, "weights"),
     ],
 )
@@ -311,20 +411,18 @@ def test_parity_with_verl_vanilla_bit_for_bit(mode: str, low: float, high: float
     b = batch(rows=33, tokens=129, seed=seed, spread=1.2)
     ours, theirs = b["log_prob"].clone().requires_grad_(), b["log_prob"].clone().requires_grad_()
     expected, their_metrics = verl_vanilla(b | {"log_prob": theirs}, low, high, mode)
-    got, metrics = policy_loss(**(b | {"log_prob": ours}), clip_low=low, clip_high=high, mode=mode)  # type: ignore[arg-type]
+    got, metrics = policy_loss(**(b | {"log_prob": ours}), clip_low=low, clip_high=high, dual_clip=3.0, mode=mode)  # type: ignore[arg-type]
     assert got.item() == expected.item()
     got.backward()
     expected.backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-9)
     fraction = (metrics["clip_fraction_low"] + metrics["clip_fraction_high"]).item()
     assert fraction == pytest.approx(their_metrics["actor/pg_clipfrac"], rel=1e-5)
-    assert metrics["dual_clip_fraction"].item() == pytest.approx(
-        their_metrics["actor/pg_clipfrac_lower"], rel=1e-5
-    )
+    assert metrics["dual_clip_fraction"].item() == pytest.approx(their_metrics["actor/pg_clipfrac_lower"], rel=1e-5)
     assert metrics["step_kl"].item() == pytest.approx(their_metrics["actor/ppo_kl"], rel=1e-4, abs=1e-7)
     # the same ratios as a column per response
     rows = torch.full((33,), low, dtype=torch.float64), torch.full((33,), high, dtype=torch.float64)
-    again, _ = policy_loss(**b, clip_low=rows[0], clip_high=rows[1], mode=mode)  # type: ignore[arg-type]
+    again, _ = policy_loss(**b, clip_low=rows[0], clip_high=rows[1], dual_clip=3.0, mode=mode)  # type: ignore[arg-type]
     assert again.item() == expected.item()
 
 
@@ -344,9 +442,9 @@ def test_parity_with_verl_vanilla_per_token_and_weighted() -> None:
     b = batch(rows=16, tokens=65, seed=5, spread=1.2)
     weights = torch.rand(16, 65, generator=torch.Generator().manual_seed(2))
     expected, _ = verl_vanilla(b, 0.2, 0.28, "token-mean", weights=weights)
-    got, _ = policy_loss(**b, clip_low=0.2, clip_high=0.28, weights=weights)
+    got, _ = policy_loss(**b, clip_low=0.2, clip_high=0.28, dual_clip=3.0, weights=weights)
     assert got.item() == expected.item()
-    out = clipped_surrogate(**b, clip_low=0.2, clip_high=0.28)
+    out = clipped_surrogate(**b, clip_low=0.2, clip_high=0.28, dual_clip=3.0)
     keep = b["mask"].bool()
     for row, column in keep.nonzero()[::29].tolist():
         one = b | {"mask": torch.zeros_like(b["mask"])}

@@ -47,7 +47,7 @@ GROUPS = [g for g in range(4) for _ in range(4)]
 @pytest.mark.parametrize(
     ("rule", "values", "stays"),
     [
-        ("drop", [0, 0, 0], [True, True, True]),
+        ("keep", [0, 0, 0], [True, True, True]),
         ("signed", [1, -1, 0], [True, True, True]),
         ("mask", [0, 0, 0], [False, False, False]),
         ("signed_mask", [1, -1, 0], [True, True, False]),
@@ -91,9 +91,7 @@ def test_masked_and_failed_members_decide_nothing() -> None:
 
 
 def test_the_length_reward_is_linear_centred_and_for_right_responses_only() -> None:
-    out = shaped(
-        [1, 1, 1, 0], [0] * 4, lengths=[10, 20, 40, 5], length=LengthConfig(weight=0.3), scale="none"
-    )
+    out = shaped([1, 1, 1, 0], [0] * 4, lengths=[10, 20, 40, 5], length=LengthConfig(weight=0.3), scale="none")
     brevity = torch.tensor([1.0, 2 / 3, 0.0], dtype=torch.float64)
     assert torch.allclose(out.length[:3], 0.3 * (brevity - brevity.mean()))
     assert out.length[3] == 0.0, "a wrong response is not paid for being short"
@@ -129,7 +127,7 @@ def test_with_a_mask_a_right_group_that_the_length_reward_moves_stays_in_the_los
     data=st.data(),
     weight=st.floats(0.0, 0.5),
     scale=st.sampled_from(["std", "none", "dispersion"]),
-    rule=st.sampled_from(["drop", "signed", "mask", "signed_mask"]),
+    rule=st.sampled_from(["keep", "signed", "mask", "signed_mask"]),
 )
 def test_length_never_beats_correctness(outcomes: list[float], data: Any, weight: float, scale: str, rule: str) -> None:
     n = len(outcomes)
@@ -146,7 +144,7 @@ def test_length_never_beats_correctness(outcomes: list[float], data: Any, weight
     assert all(float(out.length[i]) == 0.0 for i in others)
     if right and others:
         assert min(float(out.advantages[i]) for i in right) > max(float(out.advantages[i]) for i in others)
-    if not right and len(set(outcomes)) == 1 and rule in ("drop", "mask") and n > 1:
+    if not right and len(set(outcomes)) == 1 and rule in ("keep", "mask") and n > 1:
         assert not out.advantages.any()
 
 
@@ -167,3 +165,31 @@ def test_contradictory_bounds_and_weights_are_named() -> None:
         AdvantageConfig(outcome_min=1.0)
     with pytest.raises(ValueError, match=r"length.weight=0.7: must be >= 0 and <= 0.5"):
         LengthConfig(weight=0.7)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+@pytest.mark.parametrize("rule", ["keep", "signed_mask"])
+@pytest.mark.parametrize("all_right", [True, False])
+def test_an_empty_batch_has_empty_advantages(weight: float, rule: str, all_right: bool) -> None:
+    got = shaped([], [], length=LengthConfig(weight=weight, all_right=all_right), zero_variance=rule)
+    for part in (got.advantages, got.length, got.in_loss, got.zero_variance):
+        assert part.shape == (0,)
+    assert got.in_loss.dtype == torch.bool
+
+
+@pytest.mark.parametrize("rule", ["keep", "signed", "mask", "signed_mask"])
+def test_a_group_of_which_nothing_counts(rule: str) -> None:
+    got = shaped([1.0, 1.0, 1.0, 0.0], [0, 0, 1, 1], mask=[False, False, True, True], lengths=[1, 9, 5, 5],
+                 length=LengthConfig(weight=0.1), zero_variance=rule)  # fmt: skip
+    assert got.advantages[:2].tolist() == [0.0, 0.0] and not got.in_loss[:2].any()
+    assert got.advantages[2] > 0 and got.in_loss[2:].all()
+
+
+def test_rewards_in_half_precision_give_finite_advantages() -> None:
+    rewards = torch.tensor([6e4, -6e4, 6e4], dtype=torch.float16)
+    got = response_advantages(
+        rewards, torch.tensor([1.0, 0.0, 1.0]), [0, 0, 0], torch.ones(3, dtype=torch.bool), torch.ones(3),
+        torch.zeros(3, dtype=torch.bool), advantage=AdvantageConfig(scale="none"), length=NO_LENGTH,
+    )  # fmt: skip
+    assert got.advantages.tolist() == [40000.0, -65504.0, 40000.0]
+    assert group_advantages(rewards, [0, 0, 0], scale="none").tolist() == [40000.0, -65504.0, 40000.0]

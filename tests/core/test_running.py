@@ -61,5 +61,5 @@ def test_mean_stays_within_what_was_seen(steps: list[list[float]]) -> None:
 
 @pytest.mark.parametrize("decay", [0.0, -0.1, 1.1, NAN])
 def test_decay_range(decay: float) -> None:
-    with pytest.raises(ValueError, match="decay"):
+    with pytest.raises(ValueError, match="ema_weight"):
         RunningStat.empty(decay)

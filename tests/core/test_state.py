@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -17,6 +18,7 @@ from agpo_core import (
     ControllerState,
     StateError,
     StepSignals,
+    StepSize,
     decide_clip,
     decide_temperature,
     load_state,
@@ -25,6 +27,8 @@ from agpo_core import (
     state_to_dict,
     update_state,
 )
+from agpo_core.records import STATE_VERSION
+from agpo_core.sealed import checksum
 from tests.core.strategies import binary, probes, same_bits, statistics, trained_state
 
 CONFIG = AGPOConfig()
@@ -46,7 +50,9 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
 def test_round_trip_of_any_state(steps: list, entropy: float, kl: float) -> None:
     state = ControllerState.initial(CONFIG)
     for groups in steps:
-        state = update_state(statistics(groups, CONFIG), StepSignals(entropy, kl), state, CONFIG)
+        state = update_state(
+            statistics(groups, CONFIG), StepSignals(policy_entropy=entropy, step_kl=kl, step_kl_k3=kl), state, CONFIG
+        )
     assert state_from_dict(json.loads(json.dumps(state_to_dict(state)))) == state
 
 
@@ -58,7 +64,7 @@ def test_resumed_run_decides_like_one_never_stopped(tmp_path: Path, preset: str)
     def run(state: ControllerState, start: int) -> list:
         decisions = []
         for step in range(start, 8):
-            signals = StepSignals(1.0 + 0.1 * step, 0.004 * step)
+            signals = StepSignals(policy_entropy=1.0 + 0.1 * step, step_kl=0.004 * step, step_kl_k3=0.004 * step)
             decisions.append(decide_temperature(batches[step], state, config, 1.0).tau)
             decisions.append(decide_clip(batches[step], signals, state, config, 0.2, 0.2).high)
             state = update_state(batches[step], signals, state, config)
@@ -105,7 +111,7 @@ def edited(path: Path, change) -> Path:  # type: ignore[no-untyped-def]
         (lambda d: d["state"]["uncertainty"].update(mean_acc=0.5), "wrong checksum"),
         (lambda d: d.update(fingerprint="0" * 64), "wrong checksum"),
         (lambda d: d["extra"].update(note=2), "wrong checksum"),
-        (lambda d: d.update(version=3), "unknown version 3"),
+        (lambda d: d.update(version=9), "unknown version 9"),
         (lambda d: d.update(format="else"), "not a controller state file"),
         (lambda d: d.pop("checksum"), "missing field 'checksum'"),
         (lambda d: d.pop("state"), "missing field 'state'"),
@@ -131,7 +137,7 @@ def test_not_an_object(tmp_path: Path) -> None:
         (lambda d: d.pop("entropy"), "lacks the field 'entropy'"),
         (lambda d: d["step_kl"].pop("weight"), "lacks the field 'weight'"),
         (lambda d: d.update(version=7), "version 7"),
-        (lambda d: d["entropy"].update(decay="x"), "malformed"),
+        (lambda d: d["entropy"].update(ema_weight="x"), "malformed"),
         (lambda d: d.update(reference=None), "malformed"),
     ],
 )
@@ -140,6 +146,104 @@ def test_bad_dict(change, words: str) -> None:  # type: ignore[no-untyped-def]
     change(values)
     with pytest.raises(StateError, match=words):
         state_from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("step_size.scale", -1.0),
+        ("step_size.scale", 0.0),
+        ("step_size.scale", float("inf")),
+        ("step_size.scale", True),
+        ("step_size.exceeded", 1),
+        ("step_size.exceeded", "false"),
+        ("step", -5),
+        ("step", 2.5),
+        ("step", "3"),
+        ("step", 10**30),
+        ("entropy.updates", -5),
+        ("entropy.updates", 1.0),
+        ("entropy.updates", None),
+        ("entropy.ema_weight", 0.0),
+        ("entropy.ema_weight", 1.5),
+        ("entropy.ema_weight", "0.1"),
+        ("step_kl.mean_acc", float("nan")),
+        ("step_kl.mean_acc", -1e-3),
+        ("step_kl.mean_acc", 10**400),
+        ("step_kl.square_acc", -1.0),
+        ("step_kl.square_acc", 0.0),  # below the square of the mean
+        ("uncertainty.weight", 1.01),
+        ("uncertainty.weight", 0.0),
+        ("skewness.updates", 0),  # with sums above 0
+        ("reference.u_bar", -0.1),
+        ("reference.kl_ema", float("-inf")),
+        ("reference.h_ref", []),
+        ("dispersion", 0.3),
+        ("version", True),
+        ("version", "2"),
+    ],
+)
+def test_values_that_no_run_can_reach_are_refused_by_name_although_the_checksum_holds(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    values = state_to_dict(STATE)
+    *sections, name = field.split(".")
+    node = values
+    for section in sections:
+        node = node[section]
+    node[name] = value
+    payload = {"state": values, "fingerprint": "f" * 64, "extra": {}}
+    document = {"format": "agpo-controller-state", "version": STATE_VERSION, "checksum": checksum(payload), **payload}
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(StateError) as error:
+        load_state(path)
+    assert name in str(error.value) and str(path) in str(error.value)
+    assert "wrong checksum" not in str(error.value)
+    if not isinstance(value, int) or value < 10**15:
+        assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"state": [], "fingerprint": "f", "extra": {}},
+        {"state": {}, "fingerprint": 7, "extra": {}},
+        {"state": {}, "fingerprint": "f", "extra": "none"},
+    ],
+)
+def test_parts_of_the_wrong_type_are_refused(tmp_path: Path, payload: dict) -> None:
+    path = tmp_path / "state.json"
+    document = {"format": "agpo-controller-state", "version": STATE_VERSION, "checksum": checksum(payload), **payload}
+    path.write_text(json.dumps(document))
+    with pytest.raises(StateError, match="must be a JSON"):
+        load_state(path)
+
+
+def test_files_that_break_a_json_reader_are_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    with pytest.raises(StateError, match="cannot be read"):
+        load_state(tmp_path)
+    for text in ("[" * 200_000, "1" * 6_000, "\ufeff{}", '{"format": "agpo-controller-state", "version": [2]}'):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(StateError, match=str(path)):
+            load_state(path)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_older_versions_are_read(tmp_path: Path, version: int) -> None:
+    """Their running values said decay; version 1 knew no step size, and its learning rate goes on as it was."""
+    values = state_to_dict(STATE) | {"version": version}
+    for name in ("uncertainty", "dispersion", "vote_entropy", "skewness", "entropy", "step_kl"):
+        values[name] = {"decay" if key == "ema_weight" else key: value for key, value in values[name].items()}
+    if version == 1:
+        del values["step_size"]
+    payload = {"state": values, "fingerprint": "f", "extra": {}}
+    document = {"format": "agpo-controller-state", "version": version, "checksum": checksum(payload), **payload}
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps(document))
+    expected = dataclasses.replace(STATE, step_size=StepSize(1.0, True)) if version == 1 else STATE
+    assert load_state(path)[0] == expected
 
 
 def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,11 +112,7 @@ def test_bounds_and_agreement_with_the_standard_library(values: list[float]) -> 
     row = one(values)
     assert dispersion(*row).item() == pytest.approx(python_statistics.stdev(values), rel=1e-9, abs=1e-9)
     for kind in KINDS:
-        assert (
-            0
-            <= dispersion(*row, kind).item()
-            <= max_dispersion(torch.tensor([len(values)]), kind).item() + 1e-12
-        )
+        assert 0 <= dispersion(*row, kind).item() <= max_dispersion(torch.tensor([len(values)]), kind).item() + 1e-12
 
 
 @given(probes(), st.randoms(use_true_random=False), st.integers(0, 5))
@@ -141,18 +137,14 @@ def test_large_batch_has_the_bits_of_single_prompts() -> None:
     generator = torch.Generator().manual_seed(3)
     values = torch.rand(1031, 16, generator=generator)
     mask = torch.rand(1031, 16, generator=generator) < 0.9
-    whole = torch.stack(
-        [dispersion(values, mask), skewness(values, mask), skewness(values, mask, "reference")]
-    )
+    whole = torch.stack([dispersion(values, mask), skewness(values, mask), skewness(values, mask, "reference")])
     for row in range(0, 1031, 37):
         v, m = values[row : row + 1], mask[row : row + 1]
         alone = torch.stack([dispersion(v, m), skewness(v, m), skewness(v, m, "reference")])
         assert same_bits(whole[:, row : row + 1].contiguous(), alone)
 
 
-@pytest.mark.parametrize(
-    "index", [["b", "a", "b", "c", "a"], torch.tensor([7, 2, 7, 9, 2])], ids=["labels", "tensor"]
-)
+@pytest.mark.parametrize("index", [["b", "a", "b", "c", "a"], torch.tensor([7, 2, 7, 9, 2])], ids=["labels", "tensor"])
 def test_pad_groups(index: object) -> None:
     values, mask, (row, column) = pad_groups(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), index)  # type: ignore[arg-type]
     assert values.tolist() == [[1, 3], [2, 5], [4, 0]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 
 import pytest
 from hypothesis import given
@@ -93,7 +94,7 @@ def test_part_of_the_state(prompts: int) -> None:
     state = ControllerState.initial(config)
     assert state.step_size == StepSize(config.step_size.start)
     stats = statistics([binary(row) for row in range(prompts)], config) if prompts else merge_stats([])
-    after = update_state(stats, StepSignals(ENTROPY, step_kl_k3=TARGET * 4), state, config)
+    after = update_state(stats, StepSignals(policy_entropy=ENTROPY, step_kl_k3=TARGET * 4), state, config)
     assert after.step_size == StepSize(config.step_size.start / 2, True) and after.step == 1
     assert state_from_dict(state_to_dict(after)) == after
 
@@ -101,7 +102,7 @@ def test_part_of_the_state(prompts: int) -> None:
 def test_off_is_the_framework_s_own_rate() -> None:
     config = AGPOConfig.from_dict({"step_size": {"enabled": False}})
     state = ControllerState.initial(config)
-    after = update_state(merge_stats([]), StepSignals(ENTROPY, step_kl_k3=100.0), state, config)
+    after = update_state(merge_stats([]), StepSignals(policy_entropy=ENTROPY, step_kl_k3=100.0), state, config)
     assert state.step_size == after.step_size == StepSize()
 
 
@@ -115,8 +116,8 @@ def test_a_state_from_before_there_was_one_keeps_its_learning_rate() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"start": 2.0}, "step_size.start=2.0.*set algorithm.agpo.step_size.start=1.0"),
-        ({"start": 1e-4}, "set algorithm.agpo.step_size.start=0.001"),
+        ({"start": 2.0}, "step_size.start=2.0.*set step_size.start=1.0"),
+        ({"start": 1e-4}, "set step_size.start=0.001"),
         ({"drift_target": 0.0}, "drift_target=0.0"),
         ({"min": 2.0}, "min"),
     ],
@@ -124,3 +125,25 @@ def test_a_state_from_before_there_was_one_keeps_its_learning_rate() -> None:
 def test_bad_settings(changes: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(CONFIG, **changes)
+
+
+@pytest.mark.parametrize("known", [StepSignals(), StepSignals(policy_entropy=1.0)])
+def test_a_stack_that_cannot_steer_the_step_size_is_told(known: StepSignals) -> None:
+    config = AGPOConfig()
+    stats, state = merge_stats([]), ControllerState.initial(config)
+    with pytest.warns(UserWarning, match="no step_kl_k3.*step_size.start=0.03.*step_size.enabled=false"):
+        update_state(stats, known, state, config)
+    half = dataclasses.replace(known, step_kl=0.02)
+    with pytest.raises(ValueError, match="step_kl=0.02 but no step_kl_k3"):
+        update_state(stats, half, state, config)
+    off = AGPOConfig.from_dict({"step_size": {"enabled": False}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        update_state(stats, half, ControllerState.initial(off), off)
+        moved = update_state(stats, StepSignals(policy_entropy=1.0, step_kl_k3=1e-9), state, config)
+        update_state(stats, known, moved, config)  # one step that measured nothing
+
+
+def test_signals_go_by_name() -> None:
+    with pytest.raises(TypeError):
+        StepSignals(1.0, 0.02)  # type: ignore[misc]

@@ -125,3 +125,20 @@ def test_padding_rows_belong_to_no_group() -> None:
 def test_a_floor_of_the_wrong_sign_is_refused() -> None:
     with pytest.raises(ValueError, match=r"loss.floor=-0.1: must be > 0"):
         LossConfig(adaptive="floor", floor=-0.1)
+
+
+@pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
+def test_groups_without_rows_or_tokens(mode: str) -> None:
+    none = torch.zeros(0, dtype=torch.long)
+    assert group_losses(torch.zeros(0, 0), torch.zeros(0, 0), none, 2, mode).tolist() == [[0.0, 0.0]] * 2  # type: ignore[arg-type]
+    no_tokens = group_losses(torch.zeros(2, 0), torch.zeros(2, 0), torch.zeros(2, dtype=torch.long), 1, mode)  # type: ignore[arg-type]
+    assert no_tokens.tolist() == [[0.0, 0.0]]
+    dirty = torch.tensor([[1.0, float("nan")], [float("inf"), float("nan")]])
+    mask = torch.tensor([[1, 0], [0, 0]])
+    assert group_losses(dirty, mask, torch.tensor([0, 1]), 2, mode).tolist() == [[1.0, 1.0], [0.0, 0.0]]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["none", "floor", "exp"])
+def test_a_group_loss_that_is_not_finite_weighs_1(form: str) -> None:
+    sums = torch.tensor([[float("nan"), 1.0], [float("-inf"), 1.0], [0.0, 0.0]], dtype=torch.float64)
+    assert adaptive_weights(sums, form, 0.1).tolist() == [1.0, 1.0, 1.0]  # type: ignore[arg-type]

@@ -45,6 +45,14 @@ def test_stops_after_target_and_cool_down(tmp_path: Path) -> None:
     assert json.loads((folder / "warm_start.json").read_text())["steps"] == 1 + 3
 
 
+@pytest.mark.realstack
+@pytest.mark.nightly
+def test_the_whole_warm_start_reaches_its_loss(tmp_path: Path) -> None:
+    config = warm_start.WarmStartConfig()
+    record = json.loads((warm_start.warm_start(tmp_path, progress=False) / "warm_start.json").read_text())
+    assert record["steps"] < config.max_steps and record["loss"] <= config.target_loss
+
+
 def test_only_the_solution_is_learned() -> None:
     tokenizer = build_tokenizer()
     batch = take("warm_start", 0, 3)

@@ -28,7 +28,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "allocation": ("algorithm.agpo.allocation.enabled=true",),
     "weighting by responses": ("algorithm.agpo.allocation.weighting=responses",),
     "corrected scoring": (
-        "algorithm.agpo.scoring=corrected",
+        "algorithm.agpo.logprob_temperature=corrected",
         "algorithm.rollout_correction.rollout_is=token",
         "actor_rollout_ref.rollout.calculate_log_probs=True",
     ),
@@ -47,10 +47,10 @@ COMBINATIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
 }
 NIGHTLY = ("B", "D")  # the others run with every change
 EXCLUDED = {
-    ("allocation", "dynamic sampling"): "both spend a step's responses again",
+    ("allocation", "dynamic sampling"): "both change the number of a step's responses",
     ("adaptive loss", "CISPO"): "a group's loss is defined on the clipped surrogate",
     ("adaptive loss", "GSPO"): "the same",
-    ("signed and masked groups", "dynamic sampling"): "such groups never arrive; warned",
+    ("signed and masked groups", "dynamic sampling"): "dynamic sampling drops such groups; a warning is given",
 }
 
 
@@ -61,9 +61,9 @@ def overrides(name: str) -> list[str]:
 def markdown() -> str:
     """The page of the docs."""
     lines = [
-        "# What has run together",
+        "# Combinations that are tested together",
         "",
-        "This page is written from `tests/realstack/combinations.py`. `tests/realstack/test_combinations.py` runs each",
+        "This page is generated from `tests/realstack/combinations.py`. `tests/realstack/test_combinations.py` runs each",
         "combination for two steps on the real stack, with AGPO's adaptive temperature and clip ratio on:",
         f"{' and '.join(name for name in COMBINATIONS if name not in NIGHTLY)} with every change, "
         f"{' and '.join(NIGHTLY)} every night (`bash scripts/run_tests.sh --all`).",
@@ -74,7 +74,7 @@ def markdown() -> str:
     for part, settings in PARTS.items():
         marks = " | ".join("yes" if part in parts else "" for parts, *_ in COMBINATIONS.values())
         lines.append(f"| {part} | {', '.join(f'`{setting}`' for setting in settings)} | {marks} |")
-    lines += ["", "Not together:", ""]
+    lines += ["", "Not possible together:", ""]
     lines += [f"- {first} and {second}: {why}." for (first, second), why in EXCLUDED.items()]
     return "\n".join(lines) + "\n"
 

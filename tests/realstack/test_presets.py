@@ -38,7 +38,7 @@ def test_preset_grpo_trains_like_verls_grpo(launch):
 def test_presets_of_the_dual_feedback_paper_discard_their_probe(launch, preset):
     run = launch([f"algorithm.agpo.preset={preset}", *COMMON, "trainer.total_training_steps=2"])
     assert run.wait() == 0, run.tail()
-    assert ("scoring=uncorrected" in run.log) == (preset == "reference"), "said at start-up"
+    assert ("logprob_temperature=uncorrected" in run.log) == (preset == "reference"), "said at start-up"
     steps, decisions = run.steps(), run.decisions()
     assert sorted(steps) == [1, 2]
     for step, data in steps.items():

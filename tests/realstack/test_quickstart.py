@@ -10,20 +10,40 @@ import signal
 import subprocess
 import time
 
+from recipe.agpo.quickstart import warm_start
 from tests.realstack import stack
+
+SMALL = (
+    "data.train_batch_size=8",
+    "actor_rollout_ref.rollout.n=4",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
+    "trainer.save_freq=2",
+    "trainer.test_freq=4",
+)
+
+
+def _short_warm_start(cache):
+    """A warm start of two steps where the quickstart looks for the whole one, which test_warm_start.py makes."""
+    short = warm_start.WarmStartConfig(max_steps=2, batch_size=4)
+    made = warm_start.warm_start(cache, config=short, progress=False)
+    made.rename(cache / f"warm-start-{warm_start.cache_key(warm_start.WarmStartConfig(), 0)}")
 
 
 def _start(folder, steps):
     environment = os.environ | stack.python_env() | {"AGPO_NO_SETUP": "1"}
     return subprocess.Popen(
         ["bash", "scripts/run_agpo_quickstart.sh", "--out", str(folder), "--steps", str(steps),
-         "trainer.save_freq=2", "trainer.test_freq=4"],
+         "--cache", str(folder.parent / "cache"), *SMALL],
         cwd=stack.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
 def _logged_step(folder):
-    lines = [line for path in sorted(folder.glob("metrics.*.jsonl")) for line in path.read_bytes().splitlines()]
+    """The last step whose line is written to its end."""
+    text = "".join(path.read_text() for path in sorted(folder.glob("metrics.*.jsonl")))
+    lines = text[: text.rfind("\n") + 1].splitlines()
     return json.loads(lines[-1])["step"] if lines else -1
 
 
@@ -41,6 +61,7 @@ def _training_processes(folder):
 
 def test_quickstart_stops_goes_on_and_ends_with_its_summary(tmp_path):
     folder = tmp_path / "quickstart"
+    _short_warm_start(tmp_path / "cache")
     first = _start(folder, 400)
     deadline = time.monotonic() + stack.START_LIMIT
     while _logged_step(folder) < 3:

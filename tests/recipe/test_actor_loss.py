@@ -301,6 +301,28 @@ def test_our_sums_add_up_over_micro_batches_and_verls_stay_as_they_are() -> None
     assert metrics["actor/ppo_kl"].aggregation is AggregationType.MEAN
 
 
+@pytest.mark.parametrize("base", ["vanilla", "gspo"])
+def test_a_micro_batch_is_read_from_the_device_once(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every read of a scalar makes a GPU wait for itself; verl's own loss has three of them, which stay in gspo."""
+    reads: list[str] = []
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self: torch.Tensor, *args: Any, _name: str = name, _original: Any = original) -> Any:
+            reads.append(_name)
+            return _original(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    config = actor_config(loss_agg_mode="seq-mean-token-mean")
+    for name, value in ((BASE_LOSS, base), (ROW_WEIGHT, torch.full((2,), 2.0)), (GROUP_WEIGHT, torch.ones(2))):
+        object.__setattr__(config, name, value)
+    new, old, mask = -torch.rand(2, 3), -torch.rand(2, 3), torch.ones(2, 3)
+    _, metrics = agpo_policy_loss(old, new, torch.ones(2, 3), mask, "seq-mean-token-mean", config)
+    assert reads.count("tolist") == 1
+    assert set(reads) == ({"tolist"} if base == "vanilla" else {"tolist", "item"})
+    assert metrics[f"{METRIC_PREFIX}tokens"] == 6.0 and metrics[f"{METRIC_PREFIX}adaptive_rows"] == 2.0
+
+
 def test_verls_other_losses_run_unchanged_through_actor_loss() -> None:
     """Preset grpo with another loss mode: without columns exactly verl."""
     batch = MicroBatch()

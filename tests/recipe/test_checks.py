@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from agpo_core import AGPOConfig, ControllerState, TokenLedger
+from agpo_core import ControllerState, TokenLedger
 from recipe.agpo.preflight import ConfigProblem, before_ray, find_problems, find_warnings
+from recipe.agpo.settings import RunConfig
 from recipe.agpo.training import checkpoint
 
 Build = Callable[..., Any]
@@ -166,7 +167,7 @@ def test_fused_kernels_cannot_score_at_own_temperature(good_config: Build) -> No
     # What the message advises as the other way out must itself be accepted.
     corrected = good_config(
         fused,
-        "+algorithm.agpo.scoring=corrected",
+        "+algorithm.agpo.logprob_temperature=corrected",
         "algorithm.rollout_correction.rollout_is=token",
         "actor_rollout_ref.rollout.calculate_log_probs=True",
     )
@@ -176,7 +177,7 @@ def test_fused_kernels_cannot_score_at_own_temperature(good_config: Build) -> No
 def test_corrected_scoring_needs_weights_and_the_samplers_log_probs(good_config: Build) -> None:
     problems = find_problems(
         good_config(
-            "+algorithm.agpo.scoring=corrected", "actor_rollout_ref.rollout.calculate_log_probs=False"
+            "+algorithm.agpo.logprob_temperature=corrected", "actor_rollout_ref.rollout.calculate_log_probs=False"
         )
     )
     assert len(problems) == 2
@@ -330,7 +331,7 @@ def run_folder(tmp_path: Path) -> Path:
     """Output folder of a run that saved step 3 with the default config."""
     folder = tmp_path / "run"
     step = folder / "global_step_3"
-    checkpoint.write_state(step, ControllerState.initial(AGPOConfig()), AGPOConfig())
+    checkpoint.write_state(step, ControllerState.initial(RunConfig()), RunConfig())
     checkpoint.write_ledger(step, TokenLedger(generated=70))
     (step / "data.pt").write_bytes(b"")
     (folder / checkpoint.TRACKER_FILE).write_text("3")
@@ -403,7 +404,8 @@ def test_one_update_per_batch_warns(good_config: Build, capsys: pytest.CaptureFi
 
 
 def test_uncorrected_scoring_warns(good_config: Build) -> None:
-    only(find_warnings(good_config("+algorithm.agpo.scoring=uncorrected")), "scoring=uncorrected", "own")
+    warned = find_warnings(good_config("+algorithm.agpo.logprob_temperature=uncorrected"))
+    only(warned, "logprob_temperature=uncorrected", "own")
 
 
 # ---- verifiers ---------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from agpo_core import AGPOConfig, iter_fields
+from agpo_core import PRESETS, iter_fields
+from agpo_core.config import RENAMED
 from recipe.agpo import main as entry_point
 from recipe.agpo.cli import config as cli_config
 from recipe.agpo.cli import doctor, main
 from recipe.agpo.cli.doctor import FAIL, OK, WARN, Row
-from recipe.agpo.settings import agpo_config
+from recipe.agpo.settings import RunConfig, agpo_config
 from tests.recipe.conftest import compose_verl
 
 # ---- agpo config -------------------------------------------------------------------------------------
@@ -33,7 +35,7 @@ def test_the_committed_file_is_what_the_generator_prints(capsys: pytest.CaptureF
 def test_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "--markdown", "--write", str(tmp_path / "docs" / "config.md")]) == 0
     lines = (tmp_path / "docs" / "config.md").read_text().splitlines()
-    keys = [key for key, *_ in iter_fields()]
+    keys = [key for key, *_ in iter_fields(RunConfig)]
     assert [line.split("`")[1] for line in lines[2:]] == keys
     assert all(line.replace("\\|", "").count("|") == 6 for line in lines)
 
@@ -42,14 +44,42 @@ def test_the_yaml_lists_every_key_with_a_comment_and_means_the_default() -> None
     text = cli_config.trainer_yaml()
     section = OmegaConf.create(text).algorithm
     listed = _leaves(OmegaConf.to_container(section.agpo))
-    assert list(listed) == [key for key, *_ in iter_fields()]
+    assert [key for key in listed if key not in RENAMED] == [key for key, *_ in iter_fields(RunConfig)]
     assert {k: v for k, v in listed.items() if v is not None} == {"preset": "agpo"}
-    assert agpo_config(OmegaConf.create({"algorithm": section})) == AGPOConfig()
+    assert agpo_config(OmegaConf.create({"algorithm": section})) == RunConfig()
     lines = text.splitlines()
-    for key in listed:
+    for key in listed.keys() - RENAMED.keys():
         name = key.rsplit(".", 1)[-1]
         places = [i for i, line in enumerate(lines) if line.strip() in (f"{name}: null", f"{name}: agpo")]
         assert places and all(lines[i - 1].strip().startswith("#") for i in places), key
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_the_values_of_a_preset(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--preset", preset]) == 0
+    section = OmegaConf.create(capsys.readouterr().out)
+    assert agpo_config(section) == RunConfig.from_preset(preset)
+    listed = _leaves(OmegaConf.to_container(section.algorithm.agpo))
+    assert list(listed) == [key for key, *_ in iter_fields(RunConfig)] and None not in listed.values()
+
+
+def test_a_preset_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--preset", "gro"]) == 2
+    said = capsys.readouterr().err
+    assert "preset='gro'" in said and "did you mean grpo?" in said and "unexpected" not in said
+
+
+@pytest.mark.parametrize("old", sorted(RENAMED))
+def test_hydra_knows_the_old_names(old: str) -> None:
+    value = "corrected" if old == "scoring" else "0.4"
+    config = compose_verl(
+        "hydra.searchpath=[pkg://verl.trainer.config]",
+        f"algorithm.agpo.{old}={value}",
+        folder=cli_config.COMMITTED_FILE.parent,
+        name="agpo_trainer",
+    )
+    with pytest.warns(FutureWarning, match=f"{re.escape(old)} is now called {re.escape(RENAMED[old])}"):
+        assert agpo_config(config) != RunConfig()
 
 
 def test_hydra_composes_it_and_no_key_needs_a_plus() -> None:
@@ -77,7 +107,7 @@ def test_hydra_composes_it_and_no_key_needs_a_plus() -> None:
 
 def test_verls_own_config_accepts_our_section() -> None:
     config = compose_verl("algorithm.adv_estimator=agpo", "+algorithm.agpo.preset=reference")
-    assert agpo_config(config) == AGPOConfig.from_preset("reference")
+    assert agpo_config(config) == RunConfig.from_preset("reference")
 
 
 def test_our_entry_point_composes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def warm_state(config: AGPOConfig) -> ControllerState:
     for outcome in (0.0, 1.0):
         rows = two_prompts()
         rows[4] = replace(rows[4], outcome=outcome)
-        signals = StepSignals(policy_entropy=0.4 + outcome / 10, step_kl=0.02)
+        signals = StepSignals(policy_entropy=0.4 + outcome / 10, step_kl=0.02, step_kl_k3=0.02)
         state = update_state(gather(rows, config).stats, signals, state, config)
     return state
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agpo_core import AGPOConfig, ControllerState, StepSignals, TokenLedger, update_state
+from agpo_core import ControllerState, StepSignals, TokenLedger, update_state
 from recipe.agpo.rewards.verdict import RESPONSE_STATUSES
+from recipe.agpo.settings import RunConfig
 from recipe.agpo.training.actor_loss import METRIC_PREFIX
 from recipe.agpo.training.batch import StepGroups
 from recipe.agpo.training.decisions import clip_columns
@@ -33,18 +34,20 @@ ADAPTIVE_LOSS = {f"{METRIC_PREFIX}{key}": v for key, v in
                  {"adaptive_rows": 8.0, "adaptive_weight_sum": 6.0, "floored_rows": 2.0}.items()}  # fmt: skip
 
 
-def clipped(groups: StepGroups, state: ControllerState, config: AGPOConfig) -> StepGroups:
+def clipped(groups: StepGroups, state: ControllerState, config: RunConfig) -> StepGroups:
     clip_columns(groups, state, config, settings(config))
     return groups
 
 
 def full_step() -> dict[str, float]:
     """A step that logs everything: warm state, a failed row of each kind, a discarded probe, padding."""
-    config = AGPOConfig.from_dict(
+    config = RunConfig.from_dict(
         {"advantage": {"zero_variance": "mask"}, "length": {"weight": 0.1}, "allocation": {"enabled": True}}
     )
     state = ControllerState.initial(config)
-    state = update_state(gather(two_prompts()).stats, StepSignals(0.4, 0.02), state, config)
+    state = update_state(
+        gather(two_prompts()).stats, StepSignals(policy_entropy=0.4, step_kl=0.02, step_kl_k3=0.02), state, config
+    )
     rows = [
         *two_prompts(),
         *(
@@ -75,7 +78,7 @@ def test_every_logged_key_is_in_the_glossary_and_every_entry_is_logged() -> None
 
 def test_figures_of_a_hand_made_step() -> None:
     """a: outcomes 1, 0, 1, 1; b: all 1. 3 tokens a row, 5 in one."""
-    config, state = AGPOConfig(), ControllerState.initial(AGPOConfig())
+    config, state = RunConfig(), ControllerState.initial(RunConfig())
     groups = clipped(gather(two_prompts()), state, config)
     logged = step_metrics(groups, state, config)
     expected = {
@@ -100,7 +103,7 @@ def test_figures_of_a_hand_made_step() -> None:
 
 
 def test_discarded_probes_count_for_the_verifier_and_padding_does_not() -> None:
-    config = AGPOConfig.from_dict({"probe": {"reuse": False}})
+    config = RunConfig.from_dict({"probe": {"reuse": False}})
     probe = record(discarded=True, statuses=["ok", "lost"], outcomes=[1.0, None], vote_keys=["5", ""])
     groups = gather([Row("a", 0, record=probe), Row("pad", 0, padding=True)], config)
     logged = step_metrics(groups, ControllerState.initial(config), config)
@@ -108,14 +111,14 @@ def test_discarded_probes_count_for_the_verifier_and_padding_does_not() -> None:
 
 
 def test_outputs_of_one_session_count_once() -> None:
-    config = AGPOConfig()
+    config = RunConfig()
     groups = gather([Row("a", 0, output=i) for i in range(3)])
     logged = step_metrics(groups, ControllerState.initial(config), config)
     assert logged["agpo/verifier/ok"] == 1.0
 
 
 def test_preset_grpo_logs_no_controller() -> None:
-    config = AGPOConfig.from_preset("grpo")
+    config = RunConfig.from_preset("grpo")
     groups = gather([Row("a", i, outcome=float(i)) for i in range(4)], config)
     logged = step_metrics(groups, ControllerState.initial(config), config)
     assert not [k for k in logged if k.startswith(("agpo/eps", "agpo/state", "agpo/signal/disp"))]
@@ -123,7 +126,7 @@ def test_preset_grpo_logs_no_controller() -> None:
 
 
 def test_a_step_in_which_everything_failed_still_logs() -> None:
-    config = AGPOConfig()
+    config = RunConfig()
     groups = gather([replace(r, status="lost", record=None) for r in two_prompts()])
     logged = step_metrics(groups, ControllerState.initial(config), config)
     assert (logged["agpo/verifier/lost"], logged["agpo/verifier/ok"]) == (8.0, 0.0)
@@ -156,9 +159,9 @@ def test_what_masks_lengths_and_allocation_log() -> None:
     groups = gather(two_prompts())
     for row in groups.rows[:4]:
         row.masked = True
-    config = AGPOConfig.from_dict({"advantage": {"zero_variance": "mask"}})
+    config = RunConfig.from_dict({"advantage": {"zero_variance": "mask"}})
     assert step_metrics(groups, ControllerState.initial(config), config)["agpo/masked_share"] == 0.5
     sizes = {key: logged[f"agpo/group_size/{key}"] for key in ("min", "max")}
     assert sizes == {"min": 1.0, "max": 4.0}
-    plain = step_metrics(groups, ControllerState.initial(AGPOConfig()), AGPOConfig())
+    plain = step_metrics(groups, ControllerState.initial(RunConfig()), RunConfig())
     assert not {key for key in plain if key.startswith(("agpo/masked", "agpo/length", "agpo/group_size", "agpo/loss"))}

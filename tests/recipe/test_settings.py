@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``algorithm.agpo`` in verl's config -> ``AGPOConfig``."""
+"""``algorithm.agpo`` in verl's config -> ``RunConfig``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from agpo_core import AGPOConfig
-from recipe.agpo.settings import agpo_config, is_agpo, resolved
+from recipe.agpo.settings import RunConfig, agpo_config, is_agpo, resolved
 
 
 def section(values: dict[str, Any] | None) -> Any:
@@ -21,14 +20,15 @@ def section(values: dict[str, Any] | None) -> Any:
 
 
 def test_a_missing_section_means_the_default_preset() -> None:
-    assert agpo_config(section(None)) == AGPOConfig() == agpo_config(section({}))
+    assert agpo_config(section(None)) == RunConfig() == agpo_config(section({}))
 
 
 def test_null_means_what_the_preset_says_even_where_null_is_a_value() -> None:
-    """clip.base may be null in AGPOConfig; in our YAML null must not wipe the preset's 0.2."""
-    nulls = {"preset": "reference", "clip": {"base": None, "min": None}, "scoring": None}
-    assert agpo_config(section(nulls)) == AGPOConfig.from_preset("reference")
+    """clip.base can be None; null must not wipe the preset's 0.2, auto does."""
+    nulls = {"preset": "reference", "clip": {"base": None, "min": None}, "logprob_temperature": None}
+    assert agpo_config(section(nulls)) == RunConfig.from_preset("reference")
     assert agpo_config(section(nulls)).clip.base == 0.2
+    assert agpo_config(section({"preset": "reference", "clip": {"base": "auto"}})).clip.base is None
 
 
 def test_values_and_interpolations_arrive() -> None:
@@ -37,7 +37,7 @@ def test_values_and_interpolations_arrive() -> None:
     config.half = 1.3
     settings = agpo_config(config)
     assert (settings.temperature.gain, settings.temperature.max) == (0.2, 1.3)
-    assert settings.temperature.min == AGPOConfig().temperature.min
+    assert settings.temperature.min == RunConfig().temperature.min
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_values_and_interpolations_arrive() -> None:
         ({"clip": {"max": 1.5}}, ["algorithm.agpo.clip.max=1.5", "< 1"]),
         ({"temperature": {"gain": "0.2"}}, ["algorithm.agpo.temperature.gain='0.2'", "float", "str"]),
         ({"temperature": {"enabled": 1}}, ["algorithm.agpo.temperature.enabled=1", "bool"]),
-        ({"scoring": "owned"}, ["algorithm.agpo.scoring='owned'", "own"]),
+        ({"logprob_temperature": "owned"}, ["algorithm.agpo.logprob_temperature='owned'", "own"]),
         ({"preset": "agop"}, ["algorithm.agpo.preset='agop'", "agpo"]),
         ({"temperature": 1.0}, ["algorithm.agpo.temperature=1.0", "mapping"]),
     ],
@@ -88,3 +88,10 @@ def test_resolved_uses_the_symmetric_clip_ratio_where_the_sides_are_null(
     config.actor_rollout_ref.actor.clip_ratio_high = None
     settings = resolved(config, agpo_config(config))
     assert (settings.clip_low, settings.clip_high) == (0.15, 0.15)
+
+
+def test_what_only_a_run_needs_decides_nothing() -> None:
+    base = RunConfig().fingerprint()
+    run = {"reward_timeout_s": 5.0, "decisions_file": False, "token_budget": 9, "on_config_change": "keep"}
+    assert agpo_config(section(run)).fingerprint() == base
+    assert agpo_config(section({"outcome_key": "acc"})).fingerprint() != base

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from agpo_core import AGPOConfig, ControllerState, RunningStat, TokenLedger, resolve
+from agpo_core import ControllerState, RunningStat, TokenLedger, resolve
 from agpo_core.state import state_to_dict
 from recipe.agpo.columns import CONTROL, DISCARDED, PROBE, RECORD, REST, ROLE, TAU, ProbeRecord
 from recipe.agpo.rollout import worker as worker_module
 from recipe.agpo.rollout.worker import AGPOAgentLoopWorker
+from recipe.agpo.settings import RunConfig
 
 
 class Queue:
@@ -38,7 +39,7 @@ class Queue:
 class Scripted(AGPOAgentLoopWorker):
     """Response i of a prompt gets reward ``rewards[i]``; an exception in its place breaks the session."""
 
-    def __init__(self, config: AGPOConfig, rewards: list[Any], group: int = 4) -> None:
+    def __init__(self, config: RunConfig, rewards: list[Any], group: int = 4) -> None:
         self.agpo = config
         self.settings = resolve(config, temperature=1.0, clip_low=0.2, clip_high=0.2, group_size=group)
         self.rewards, self.stored = rewards, dict[str, dict[str, Any]]()
@@ -80,7 +81,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
     return queue
 
 
-def run(worker: Scripted, config: AGPOConfig, state: ControllerState | None = None) -> None:
+def run(worker: Scripted, config: RunConfig, state: ControllerState | None = None) -> None:
     """As verl calls it, with the state of a first step unless nothing adapts."""
     prompt: dict[str, Any] = {"uid": "p"}
     if config.adaptive:
@@ -93,7 +94,7 @@ def records(queue: Queue) -> dict[str, ProbeRecord]:
 
 
 def test_a_prompt_has_one_record_and_the_rest_its_temperature(queue: Queue) -> None:
-    config = AGPOConfig()
+    config = RunConfig()
     worker = Scripted(config, [1.0, 0.0, 1.0, 1.0])
     usual = RunningStat.empty(0.1).update([1.0]).update([1.0])
     run(worker, config, replace(ControllerState.initial(config), uncertainty=usual))
@@ -107,7 +108,7 @@ def test_a_prompt_has_one_record_and_the_rest_its_temperature(queue: Queue) -> N
 
 @pytest.mark.parametrize("extra", [0, 3])
 def test_the_record_is_written_whether_or_not_allocation_gives_a_rest(queue: Queue, extra: int) -> None:
-    config = AGPOConfig.from_dict({"allocation": {"enabled": True}})
+    config = RunConfig.from_dict({"allocation": {"enabled": True}})
     worker = Scripted(config, [1.0, 0.0, 1.0, 1.0, 0.0])
     worker._barrier = Barrier(extra)
     run(worker, config)
@@ -117,14 +118,14 @@ def test_the_record_is_written_whether_or_not_allocation_gives_a_rest(queue: Que
 
 
 def test_a_probe_that_decides_no_temperature_is_recorded_too(queue: Queue) -> None:
-    config = AGPOConfig.from_dict({"temperature": {"enabled": False}})
+    config = RunConfig.from_dict({"temperature": {"enabled": False}})
     run(Scripted(config, [1.0, 0.0, 1.0, 1.0]), config)
     (record,) = records(queue).values()
     assert (record.reason, record.tau, record.stats["mean"]) == ("off", 1.0, 0.5)
 
 
 def test_a_discarded_probe_is_recorded_on_a_row_that_trains(queue: Queue) -> None:
-    config = AGPOConfig.from_dict({"probe": {"reuse": False, "size": 2}})
+    config = RunConfig.from_dict({"probe": {"reuse": False, "size": 2}})
     worker = Scripted(config, [1.0, 1.0, 0.0, 0.0, 1.0, 0.0])
     run(worker, config)
     ((key, record),) = records(queue).items()
@@ -133,7 +134,7 @@ def test_a_discarded_probe_is_recorded_on_a_row_that_trains(queue: Queue) -> Non
 
 
 def test_a_probe_without_rewards_is_recorded_and_fails_no_prompt(queue: Queue) -> None:
-    config = AGPOConfig()
+    config = RunConfig()
     run(Scripted(config, [ValueError("bad"), ValueError("bad"), 1.0, 1.0]), config)
     (record,) = records(queue).values()
     assert record.reason == "no_probe" and record.statuses == ["raised", "raised"]
@@ -145,7 +146,7 @@ def test_a_finished_prompt_leaves_nothing_behind(
     queue: Queue, monkeypatch: pytest.MonkeyPatch, preset: str
 ) -> None:
     """Presets without a probe run in verl's own ``_run_prompt``, whose sessions end in ours all the same."""
-    config = AGPOConfig.from_preset(preset)
+    config = RunConfig.from_preset(preset)
     worker = Scripted(config, [1.0, 0.0, 1.0, 1.0])
 
     async def verls(self: Any, prompt: Any, params: Any, trajectory: Any, trace: bool) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 
 import orjson
 
-from agpo_core import AGPOConfig, ControllerState, Resolved, TokenLedger, update_state
+from agpo_core import ControllerState, Resolved, TokenLedger, update_state
 from recipe.agpo.columns import PROBE, REST
 from recipe.agpo.rollout.outcomes import Scored
 from recipe.agpo.rollout.probe import decide
+from recipe.agpo.settings import RunConfig
 from recipe.agpo.training import checkpoint
 from recipe.agpo.training.batch import StepGroups
 from recipe.agpo.training.decisions import clip_columns, decision_rows
@@ -54,7 +55,7 @@ def verl_metrics(step: int, rng: random.Random) -> dict[str, Any]:
     }
 
 
-def groups(step: int, rng: random.Random, state: ControllerState, config: AGPOConfig) -> StepGroups:
+def groups(step: int, rng: random.Random, state: ControllerState, config: RunConfig) -> StepGroups:
     """A step of ``PROMPTS`` prompts with ``GROUP`` responses each, half of them probes, decided by the controllers."""
     rows = []
     for p in range(PROMPTS):
@@ -85,14 +86,14 @@ def agpo_run(
     folder: Path,
     steps: int = 30,
     *,
-    config: AGPOConfig | None = None,
+    config: RunConfig | None = None,
     change: Change | None = None,
     first: int = 1,
     file: str = "metrics.000.jsonl",
     validate: int = 5,
 ) -> Path:
     """A run with both controllers. ``change(step, data)`` edits the logged values of a step."""
-    config, rng, ledger = config or AGPOConfig(), random.Random(7), TokenLedger()
+    config, rng, ledger = config or RunConfig(), random.Random(7), TokenLedger()
     state, folder = ControllerState.initial(config), Path(folder)
     checkpoints = folder / "checkpoints"
     decisions = checkpoint.DecisionLog(checkpoints / checkpoint.DECISIONS_FILE, resumed_step=first - 1)
@@ -112,7 +113,7 @@ def agpo_run(
                 change(step, data)
             log.write(line(step, data))
             decisions.append(decision_rows(of_step, step))
-            state = update_state(of_step.stats, of_step.signals(step_kl=5e-4), state, config)
+            state = update_state(of_step.stats, of_step.signals(step_kl=5e-4, step_kl_k3=5e-4), state, config)
     last = checkpoints / f"global_step_{first + steps - 1}"
     checkpoint.write_state(last, state, config)
     checkpoint.write_ledger(last, ledger)

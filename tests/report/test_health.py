@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from agpo_core import AGPOConfig
 from agpo_core.config import iter_fields
 from recipe.agpo.report.health import CHECKS, Finding, Unit, Verdict, findings, overall
 from recipe.agpo.report.read import Run, read_run
+from recipe.agpo.settings import RunConfig
 from tests.report import runs
 
-BUDGET = AGPOConfig.from_dict({"token_budget": 12_000})
+BUDGET = RunConfig.from_dict({"token_budget": 12_000})
 
 
 def finding(run: Run, name: str) -> Finding:
@@ -105,7 +105,7 @@ def test_a_check_that_triggers(name: str, change: runs.Change, expected: Verdict
 
 @pytest.mark.parametrize(("budget", "expected"), [(11_000, Verdict.LOOK), (8_000, Verdict.BAD)])
 def test_budget(budget: int, expected: Verdict, tmp_path: Path) -> None:
-    run = read_run(runs.agpo_run(tmp_path, 30, config=AGPOConfig.from_dict({"token_budget": budget})))
+    run = read_run(runs.agpo_run(tmp_path, 30, config=RunConfig.from_dict({"token_budget": budget})))
     found = finding(run, "budget")
     assert found.verdict is expected and found.value == pytest.approx(12_000 / budget - 1.0)
 
@@ -169,7 +169,7 @@ def test_advised_overrides_are_keys_of_the_configuration() -> None:
 
     from recipe.agpo.plan.compose import compose
 
-    config, ours = compose("quickstart"), {f"algorithm.agpo.{key}" for key, *_ in iter_fields()}
+    config, ours = compose("quickstart"), {f"algorithm.agpo.{key}" for key, *_ in iter_fields(RunConfig)}
     for line in overrides():
         key = line.split("=")[0]
         if key.startswith("+"):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from agpo_core import AGPOConfig
 from recipe.agpo.report.read import read_run, read_runs
 from recipe.agpo.report.samples import EACH, LONGEST
+from recipe.agpo.settings import RunConfig
 from tests.report import runs
 
 
 def test_whole_run(tmp_path: Path) -> None:
-    run = read_run(runs.agpo_run(tmp_path, 30, config=AGPOConfig.from_dict({"token_budget": 50_000})))
+    run = read_run(runs.agpo_run(tmp_path, 30, config=RunConfig.from_dict({"token_budget": 50_000})))
     assert (run.steps, len(run.records), run.starts, run.superseded) == (30, 31, [0], 0)
     assert run.method == "agpo" and run.settings is not None and run.settings.token_budget == 50_000
     counts = {"generated": 12000, "probe": 6000, "discarded": 0, "validation": 600, "lost_sessions": 0}

@@ -300,3 +300,24 @@ def test_hanging_answers_do_not_keep_equal_ones_apart() -> None:
     merged = verifier.merge_vote_keys(keys)
     verifier.close()
     assert merged == ["x:\\sqrt{8}", endless[0], "x:\\sqrt{8}", endless[1], "x:\\sqrt{8}", "n:5"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "equal"),
+    [
+        ("V+v", "v+V", True),
+        ("V+v", "2v", False),
+        ("Vv", "v^2", False),
+        ("E e^{2}", "e^2 E", True),
+        ("E e^{2}", "e^3", False),
+        ("E_1+E_2", "E_{2}+E_{1}", True),
+        ("E_1", "E_2", False),
+        (r"2M_{\odot}", r"M_\odot \cdot 2", True),
+        (r"e^{1/\lambda}", r"\exp(\frac{1}{\lambda})", True),
+        (r"e^{1/\lambda}", r"e^{1/\mu}", False),
+        (r"\ddot{x}+x", r"x+\ddot{x}", True),
+        ("M+1", "m+1", True),
+    ],
+)
+def test_names_of_quantities(answer: str, gold: str, equal: bool) -> None:
+    assert symbolic.equal(answer, gold) is equal

@@ -476,6 +476,15 @@ def test_removing_a_folder_whatever_is_in_it(tmp_path: Path) -> None:
     assert os.listdir(outside) == ["kept"] and os.stat(outside).st_mode & 0o777 == 0o711
 
 
+def test_folders_of_runs_that_were_killed_are_removed_later(own_temporary_folder: Path) -> None:
+    old, new = own_temporary_folder / "agpo-run-old", own_temporary_folder / "agpo-run-new"
+    for folder in (old, new, own_temporary_folder / "others"):
+        (folder / "inner").mkdir(parents=True)
+        os.utime(folder, (1, 1) if folder != new else None)
+    run("")
+    assert sorted(os.listdir(own_temporary_folder)) == ["agpo-run-new", "others"]
+
+
 @without("namespaces", "seccomp")
 def test_time_is_cpu_time_of_all_that_runs(off: tuple[str, ...]) -> None:
     waits = run("import time\ntime.sleep(1.0)\nprint('done')", "", Limits(seconds=0.5, wall_s=60), off=off, require={})

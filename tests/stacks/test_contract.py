@@ -183,6 +183,7 @@ def test_verl(tmp_path: Path) -> None:
     from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, PROBE
     from recipe.agpo.rollout import outcomes as scoring
     from recipe.agpo.rollout.probe import decide
+    from recipe.agpo.settings import RunConfig
     from recipe.agpo.training import checkpoint
     from recipe.agpo.training.actor_loss import agpo_policy_loss
     from recipe.agpo.training.advantages import agpo_advantage
@@ -223,11 +224,11 @@ def test_verl(tmp_path: Path) -> None:
         outcomes: Outcomes, keys: Keys, signals: StepSignals, state: ControllerState, config: AGPOConfig
     ) -> ControllerState:
         groups = groups_of(outcomes, keys, signals, config)
-        return update_state(groups.stats, groups.signals(step_kl=signals.step_kl), state, config)
+        return update_state(groups.stats, groups.signals(signals.step_kl, signals.step_kl_k3), state, config)
 
     def round_trip(state: ControllerState) -> ControllerState:
-        checkpoint.write_state(tmp_path, state, AGPOConfig())
-        return checkpoint.read_state(tmp_path, AGPOConfig())
+        checkpoint.write_state(tmp_path, state, RunConfig())
+        return checkpoint.read_state(tmp_path, RunConfig())
 
     def advantages(rewards: torch.Tensor, index: list[str]) -> torch.Tensor:
         column = rewards.unsqueeze(-1)

@@ -15,7 +15,7 @@ from datasets import Dataset
 
 trl = pytest.importorskip("trl", reason="TRL is not installed: pip install --no-deps trl==1.16.0", exc_type=ImportError)
 
-from agpo_core import AGPOConfig, Resolved, StateError, TemperatureDecision, load_state, policy_loss  # noqa: E402
+from agpo_core import AGPOConfig, Controller, Resolved, StateError, TemperatureDecision, load_state, policy_loss  # noqa: E402
 from examples.trl import agpo_grpo_trainer as agpo_trl  # noqa: E402
 from examples.trl.agpo_grpo_trainer import DECISIONS_FILE, EPS_HIGH, EPS_LOW, STATE_FILE, TAU  # noqa: E402
 from examples.trl.checks import check_head  # noqa: E402
@@ -233,7 +233,7 @@ def test_the_rest_of_a_group_is_sampled_at_its_decision(tmp_path: Path, monkeypa
     frozen = torch.full((len(KINDS),), 0.001, dtype=torch.float64)
     nothing = torch.zeros(len(KINDS))
     decision = TemperatureDecision(frozen, nothing.to(torch.int8), nothing, nothing)
-    monkeypatch.setattr(agpo_trl, "decide_temperature", lambda *args: decision)
+    monkeypatch.setattr(Controller, "decide_temperature", lambda *args: decision)
     trainer = build_trainer(str(tmp_path))
     trainer.model.train()
     output = trainer._generate_and_score_completions([{"prompt": prompt} for prompt in KINDS for _ in range(8)])
@@ -355,7 +355,7 @@ def test_a_checkpoint_of_another_run_is_refused(run: tuple[Any, Path], tmp_path:
     with pytest.raises(ValueError, match="on_config_change=keep"):
         trained(tmp_path, resume=str(checkpoint), agpo=AGPOConfig.from_dict(other))
     kept = trained(
-        tmp_path, resume=str(checkpoint), agpo=AGPOConfig.from_dict(other | {"on_config_change": "keep"}), max_steps=4
+        tmp_path, resume=str(checkpoint), agpo=AGPOConfig.from_dict(other), on_config_change="keep", max_steps=4
     )
     assert kept.controller.step == 2
     plain = trained(tmp_path / "plain", agpo=OFF, max_steps=2)
@@ -375,16 +375,15 @@ def test_a_checkpoint_of_another_run_is_refused(run: tuple[Any, Path], tmp_path:
         ({"torch_compile": True}, "torch_compile=True"),
         ({"loss_type": "cispo"}, "loss_type='cispo'"),
         ({"save_steps": 3}, "save_steps=3.* multiple of 2"),
-        ({"agpo": AGPOConfig.from_preset("reference")}, "scoring='uncorrected'"),
+        ({"agpo": AGPOConfig.from_preset("reference")}, "logprob_temperature='uncorrected'"),
         ({"agpo": AGPOConfig.from_dict({"probe": {"reuse": False}})}, "probe.reuse=false"),
         ({"agpo": AGPOConfig.from_dict({"advantage": {"scale": "none"}})}, "scale_rewards"),
-        ({"agpo": AGPOConfig.from_dict({"token_budget": 5})}, "token_budget"),
         ({"agpo": AGPOConfig.from_preset("agpo_l")}, "scale_rewards"),
         ({"agpo": AGPOConfig.from_dict({"loss": {"adaptive": "exp"}})}, "loss.adaptive='exp'"),
         ({"agpo": AGPOConfig.from_dict({"length": {"weight": 0.1}})}, "length.weight=0.1"),
         ({"agpo": AGPOConfig.from_dict({"allocation": {"enabled": True}})}, "allocation.enabled=true"),
-        ({"agpo": AGPOConfig.from_dict({"outcome_key": "nobody"})}, "outcome_key='nobody'.*share_of_kind"),
-        ({"reward_funcs": [share_of_kind, len]}, "outcome_key to one of share_of_kind, len"),
+        ({"outcome": "nobody"}, "outcome='nobody'.*share_of_kind"),
+        ({"reward_funcs": [share_of_kind, len]}, "outcome to one of share_of_kind, len"),
         ({"tools": [len]}, "tools"),
         ({"rollout_func": print}, "rollout_func"),
     ],

@@ -16,17 +16,17 @@ from typing import TextIO
 from recipe.agpo.cli.numbers import whole
 from recipe.agpo.files import FileError
 
-FAULTY = 2  # what was asked for cannot be done
+FAULTY = 2  # bad input or usage
 INTERRUPTED, PIPE_CLOSED = 130, 141  # what a shell reports after SIGINT and SIGPIPE
-TRACEBACK = "AGPO_TRACEBACK"  # set it to see where an unexpected error comes from
+TRACEBACK = "AGPO_TRACEBACK"  # set it to print the traceback of an unexpected error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
     Returns:
-        The exit code. 0: fine; 1: the command found a problem (see its own help); 2: bad input or usage, one message
-        on stderr; 130 after Ctrl-C; 141 if nobody reads the output any more.
+        The exit code. 0: success; 1: the command found a problem (see its own help); 2: bad input or usage, one message
+        on stderr; 130 after Ctrl-C; 141 if the reader of the output has closed it.
     """
     name = "agpo"
     for stream in (sys.stdout, sys.stderr):
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return PIPE_CLOSED
         place = f"{error.filename}: " if error.filename is not None else ""
         message = f"{place}{error.strerror or error}"
-    except Exception as error:  # noqa: BLE001 - a user of a command gets a message, not the inside of the program
+    except Exception as error:  # noqa: BLE001 - a user gets a message, not a traceback
         if os.environ.get(TRACEBACK):
             raise
         what = " ".join(str(error).split())[:500]
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _unread(stream: TextIO | None) -> bool:
-    """Whether a stream is a pipe whose reader is gone, or cannot take what it holds; such a stream is silenced."""
+    """Whether a stream is a pipe without a reader, or cannot be written; such a stream is silenced."""
     if stream is None:
         return False
     try:
@@ -73,7 +73,7 @@ def _unread(stream: TextIO | None) -> bool:
     try:
         stream.flush()
     except OSError:
-        # Python would try once more at its end, and complain.
+        # Python would write again at exit and report an error.
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, descriptor)
         os.close(null)
@@ -81,7 +81,7 @@ def _unread(stream: TextIO | None) -> bool:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    # Each command imports what it needs when it runs: `agpo config` must not wait for Ray and vLLM.
+    # Each command imports its modules when it runs: `agpo config` must not wait for Ray and vLLM.
     if arguments.command == "doctor":
         from recipe.agpo.cli import doctor
 
@@ -106,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return report.run(arguments)
     from recipe.agpo.cli import config
 
-    return config.run(markdown=arguments.markdown, write=arguments.write)
+    return config.run(markdown=arguments.markdown, write=arguments.write, preset=arguments.preset)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,5 +130,6 @@ def _parser() -> argparse.ArgumentParser:
     form = config.add_mutually_exclusive_group()
     form.add_argument("--yaml", action="store_true", help="as the Hydra file agpo_trainer.yaml (default)")
     form.add_argument("--markdown", action="store_true", help="as a Markdown table for the docs")
+    form.add_argument("--preset", metavar="NAME", help="every key with the value that a preset gives it")
     config.add_argument("--write", type=Path, metavar="PATH", help="write it to PATH instead of printing it")
     return parser

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``agpo doctor --ranks N``: the Ray cluster that a run will use, and whether its GPUs can talk to each other."""
+"""``agpo doctor --ranks N``: checks of the Ray cluster of a run, and of the communication between its GPUs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Rank:
     """One GPU of the run; on the platform without GPUs one slot."""
 
     def look(self, marker: str | None) -> dict[str, Any]:
-        """What the node of this rank has: versions, and whether it sees a file of the run's folder."""
+        """Versions on the node of this rank, and whether it can read a file of the run's folder."""
         versions = {}
         for name in SAME_EVERYWHERE:
             try:
@@ -37,7 +37,7 @@ class Rank:
         }
 
     def address(self) -> str:
-        """Where the others find this rank."""
+        """Address of this rank."""
         import ray
 
         with socket.socket() as free:
@@ -45,7 +45,7 @@ class Rank:
             return f"tcp://{ray.util.get_node_ip_address().strip('[]')}:{free.getsockname()[1]}"
 
     def all_reduce(self, rank: int, ranks: int, address: str) -> float:
-        """The sum of a one over all ranks, over NCCL on GPUs and gloo without them."""
+        """All-reduce of the number 1 over all ranks, with NCCL on GPUs and gloo without them."""
         import torch
         from torch import distributed
 
@@ -65,7 +65,7 @@ def cluster_rows(ranks: int, folder: Path | None) -> Iterator[Row]:
 
     Args:
         ranks: GPUs of the run over all nodes.
-        folder: where the run will write; every node has to see it.
+        folder: output folder of the run; every node must be able to read it.
     """
     import ray
 
@@ -91,7 +91,7 @@ def _connect(address: str | None, ranks: int) -> None:
     if address:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if host and port.isdigit():
-            # Ray itself tries for minutes.
+            # Ray itself retries for minutes.
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
         ray.init(address=address, **quiet)
         return
@@ -115,7 +115,7 @@ def _connected_rows(ranks: int, folder: Path | None, where: str) -> Iterator[Row
         folder.mkdir(parents=True, exist_ok=True)
         marker = folder / f".agpo-doctor-{uuid.uuid4().hex}"
         marker.touch()
-    # SPREAD would take a GPU of each node first; a run fills nodes, and so does this.
+    # SPREAD would take a GPU of each node first; a run fills one node after the other, and so does this check.
     workers = [ray.remote(Rank).options(num_gpus=1, num_cpus=0).remote() for _ in range(ranks)]
     try:
         yield from _node_rows(workers, marker)

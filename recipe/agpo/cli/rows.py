@@ -15,10 +15,11 @@ class Row:
     """One line of the report.
 
     Attributes:
-        check: what was looked at.
-        status: ``ok``; ``warn``: training can start, something is not as tested; ``FAIL``: it cannot.
-        found: what is there.
-        fix: what to do about it, empty if nothing.
+        check: name of the check.
+        status: ``ok``; ``warn``: training can start, but something differs from the tested state; ``FAIL``: training
+            cannot start.
+        found: the result.
+        fix: how to fix it, empty if there is nothing to fix.
     """
 
     check: str
@@ -28,7 +29,7 @@ class Row:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as aligned text; the fix stands under its row."""
+    """The rows as aligned text; the fix is below its row."""
     width = max((len(row.check) for row in rows), default=0)
     lines = []
     for row in rows:

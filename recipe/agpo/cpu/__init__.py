@@ -2,11 +2,11 @@
 """verl and vLLM without a GPU.
 
 One setting switches it on: the environment variable `AGPO_CPU=1`. Ray hands the driver's environment to its
-workers and vLLM to its children, so every process of a run sees it. Without it nothing here is imported or
-replaced. All of the difference between a machine with GPUs and one without lies in this folder:
+workers and vLLM to its children, so every process of a run has it. Without it nothing here is imported or replaced.
+Everything that differs between a machine with GPUs and one without is in this folder:
 
-    platform.py     what verl asks of a device, answered for the CPU
-    patches.py      the few places in verl that a platform cannot reach
+    platform.py     verl's device interface, for the CPU
+    patches.py      the few places in verl that its platform interface does not cover
     config.py       settings that a machine without a GPU needs, and the environment variables
     vllm_plugin.py  the one change inside vLLM
     weights.py      weights to rollout servers of their own
@@ -23,7 +23,7 @@ def enabled() -> bool:
 
 
 def install() -> None:
-    """Set the environment, register the platform, and arrange the patches. Does nothing when switched off.
+    """Set the environment, register the platform, and register the patches. Does nothing when switched off.
 
     Called while `import verl` runs, in every process. Imports nothing that verl has not imported already;
     patches to modules that come later wait until those are imported.

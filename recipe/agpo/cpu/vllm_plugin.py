@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one change inside vLLM: a linear layer keeps its weight, so that the next policy version can be loaded.
 
-On the CPU vLLM packs a linear layer's weight after loading and drops the original. That is right for serving,
+On the CPU vLLM packs a linear layer's weight after loading and drops the original. That works for serving,
 but in training new weights arrive after every step, and loading them needs the parameter.
 """
 

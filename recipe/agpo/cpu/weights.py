@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights from the learner to rollout servers of their own (verl's ``separate_async``) without a GPU.
+"""Transfer of weights from the learner to separate rollout servers (verl's ``separate_async``) without a GPU.
 
 verl ships transports for accelerators only (nccl, nixl, mooncake, ...). This one registers as ``gloo``: actor rank 0
-broadcasts each tensor to the rollout workers over torch's gloo, names and shapes travel through a store beside it.
+broadcasts each tensor to the rollout workers over torch's gloo, names and shapes are sent through a store.
 """
 
 import pickle
@@ -24,7 +24,7 @@ Address = tuple[str, int]
 
 @CheckpointEngineRegistry.register("gloo")
 class GlooCheckpointEngine(CheckpointEngine):
-    """One broadcast a tensor; a new group for each transfer, so that replicas may come and go."""
+    """One broadcast per tensor; a new group for each transfer, so that replicas may start and stop."""
 
     def __init__(self, bucket_size: int, is_master: bool = False) -> None:
         self.is_master = is_master  # actor rank 0
@@ -33,7 +33,7 @@ class GlooCheckpointEngine(CheckpointEngine):
         self._rank = OUTSIDE
 
     def prepare(self) -> Address | None:
-        """Open the meeting point; its address goes to everybody."""
+        """Open the store; its address is sent to all ranks."""
         if not self.is_master:
             return None
         host = ray.util.get_node_ip_address().strip("[]")
@@ -44,7 +44,7 @@ class GlooCheckpointEngine(CheckpointEngine):
     def build_topology(
         cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[Address | None]
     ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-        """Actor rank 0 sends to all rollout workers; the other actor ranks stay outside."""
+        """Actor rank 0 sends to all rollout workers; the other actor ranks are not in the group."""
         size = 1 + rollout_world_size
 
         def shared(ranks: list[int]) -> dict[str, list[Any]]:
@@ -66,7 +66,7 @@ class GlooCheckpointEngine(CheckpointEngine):
     async def send_weights(self, weights: Iterable[tuple[str, torch.Tensor]], global_steps: int | None = None) -> None:
         number = 0
         for name, weight in weights:
-            # Gathering a sharded weight takes all actor ranks, so those outside walk through them too.
+            # Gathering a sharded weight needs all actor ranks, so the others iterate over the weights too.
             if self._rank == OUTSIDE:
                 continue
             tensor = weight.detach().cpu().contiguous()
@@ -97,6 +97,6 @@ class GlooCheckpointEngine(CheckpointEngine):
         assert self._group is not None, "verl makes the group first"
         opts = torch.distributed.BroadcastOptions()
         opts.rootRank, opts.rootTensor = 0, 0
-        # Bytes: gloo knows fewer number types than torch. An empty tensor has none to send.
+        # As bytes, because gloo supports fewer number types than torch. An empty tensor has none to send.
         if tensor.numel():
             self._group.broadcast([tensor.view(-1).view(torch.uint8)], opts).wait()  # type: ignore[attr-defined]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which folder holds a model's weights in HF format, and a hash that tells one model from another."""
+"""Find the folder with a model's weights in HF format, and hash the model to identify it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recipe.agpo.evaluate.errors import EvaluationError
 from recipe.agpo.files import FileError, read_json
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-# What decides how the weights are used: shape, tokenizer, chat template, end tokens.
+# Files that affect how the weights are used: shape, tokenizer, chat template, end tokens.
 SETTINGS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
     "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",

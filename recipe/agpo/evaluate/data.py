@@ -25,7 +25,7 @@ class Problem:
         id: hash of the messages; equal in every file that asks the same. Repetitions in a file get ``-2``, ``-3``.
         index: row in the file.
         data_source: as in the row.
-        messages: the conversation that the model is asked to go on.
+        messages: the conversation to continue.
         gold: reference answer.
         extra_info: as in the row; names the verifier.
     """
@@ -39,7 +39,7 @@ class Problem:
 
     @property
     def gold_hash(self) -> str:
-        """Of everything that a verdict depends on besides the response."""
+        """Hash of everything that a verdict depends on besides the response."""
         return digest([self.data_source, self.gold, self.extra_info])
 
 
@@ -51,7 +51,7 @@ class Benchmark:
         name: file name, with its folder's where that is needed to tell it from others.
         path: as the user wrote it.
         rows: in the file, before ``--limit``.
-        problems: those to be asked.
+        problems: those to be evaluated.
     """
 
     name: str
@@ -97,7 +97,7 @@ def load(files: Sequence[Path], limit: int | None = None) -> list[Benchmark]:
 
 
 def names(files: Sequence[Path]) -> list[str]:
-    """A name for each file: its stem, and its folder's name in front of a mere split or a name used twice."""
+    """A name for each file: its stem, with the folder's name in front if the stem is only a split or used twice."""
     stems = Counter(path.stem for path in files)
     found = []
     for path in files:

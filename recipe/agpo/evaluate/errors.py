@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one error that an evaluation raises for what its user can mend."""
+"""The error of an evaluation for everything that the user can fix."""
 
 
 class EvaluationError(ValueError):
-    """The evaluation cannot start or go on; the message says why and what to do."""
+    """The evaluation cannot start or continue; the message says why and what to do."""

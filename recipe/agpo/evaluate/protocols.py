@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named protocols: how a model is asked. Printed before anything runs, stored with the result.
+"""Named protocols: sampling settings. Printed before the run and stored with the result.
 
-Temperatures here are the protocol's own; the temperature that a training run has adapted to plays no part.
+Temperatures are those of the protocol; temperatures of a training run have no effect.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SEED_BITS = 31
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is asked of the model for each problem.
+    """The sampling settings for each problem.
 
     Attributes:
         name: ``greedy`` or ``sampled``.
         temperature: 0 for greedy.
         top_p: nucleus.
-        samples: responses a problem, K.
-        max_tokens: generated tokens at most.
+        samples: responses per problem, K.
+        max_tokens: largest number of generated tokens.
         seed: from which every request's own seed is derived.
     """
 
@@ -80,7 +80,7 @@ def protocol(
     max_tokens: int | None = None,
     seed: int | None = None,
 ) -> Protocol:
-    """The named protocol with what was asked for changed; None keeps the name's own value.
+    """The named protocol with some values replaced; None keeps the protocol's value.
 
     ``greedy``: temperature 0, 1 response. ``sampled``: temperature 1, top-p 1, 8 responses. Both: 2,048 tokens, seed 0.
     """

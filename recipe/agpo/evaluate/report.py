@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person reads: ``eval.json``, ``eval.md``, ``eval.png``."""
+"""The report files: ``eval.json``, ``eval.md``, ``eval.png``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One evaluation: generate what is missing, judge what is not judged, put the figures together.
+"""One evaluation: generate missing responses, judge them, compute the figures.
 
-The result depends on responses and verdicts alone, not on when or in which order they came: an evaluation that was
+The result depends only on responses and verdicts, not on their order: an evaluation that was
 interrupted and resumed ends with the same ``eval.json`` as one that was not, if the model gave the same responses.
 """
 
@@ -29,7 +29,7 @@ class Task:
 
     Attributes:
         benchmarks: their problems.
-        protocol: what is asked of the model.
+        protocol: sampling settings.
         header: identity of the evaluation; see :func:`header`.
         pass_at, maj_at: values of k.
         chunk: problems between two saves.
@@ -53,7 +53,7 @@ def header(
     limit: int | None,
     judging: dict[str, str],
 ) -> Header:
-    """What responses and verdicts depend on."""
+    """The settings that responses and verdicts depend on."""
     return Header(
         model=model,
         generation={
@@ -80,7 +80,7 @@ def evaluate(
     rejudge: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Run the evaluation in ``out``, or go on with it; returns the result.
+    """Run the evaluation in ``out``, or continue it; returns the result.
 
     Args:
         out: folder of the evaluation.
@@ -92,7 +92,7 @@ def evaluate(
 
     Raises:
         EvaluationError: the folder belongs to another evaluation.
-        KeyboardInterrupt: passed on; what is complete is on disk.
+        KeyboardInterrupt: re-raised; complete responses and verdicts are on disk.
     """
     from tqdm import tqdm
 
@@ -215,7 +215,7 @@ def _judge(part: Sequence[tuple[str, Problem]], store: Store, judge: Judge) -> N
 
 
 def _finite(value: float | str) -> float | str | None:
-    """JSON has no NaN: what is not known is null."""
+    """Replace NaN by null, because JSON has no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of an evaluation: what was asked (``header.json``), responses and verdicts, one problem a line.
+"""The folder of an evaluation: settings (``header.json``), responses and verdicts, one line per problem.
 
-Lines are appended and flushed to disk a chunk at a time, so that whatever ends the process costs one chunk at most. A
-last line that was cut short is dropped. The header says what the folder belongs to; another evaluation is refused.
+Lines are appended and flushed to disk a chunk at a time, so that at most one chunk is lost when the process ends. An
+incomplete last line is dropped. The header identifies the evaluation; another evaluation is refused.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Key = tuple[str, str]  # benchmark, problem
 
 @dataclass(frozen=True)
 class Header:
-    """What a folder belongs to.
+    """Identity of an evaluation.
 
     Attributes:
-        model: as the user wrote it; a model that has moved is still the same, so this is not compared.
-        generation: what the responses depend on.
-        judging: what the verdicts depend on besides the responses.
+        model: as the user wrote it; not compared, because a model may be moved to another folder.
+        generation: settings that the responses depend on.
+        judging: settings that the verdicts depend on, besides the responses.
     """
 
     model: str
@@ -48,9 +48,9 @@ class Store:
     """An evaluation's folder, locked for this process.
 
     Args:
-        folder: made if it does not exist.
+        folder: created if it does not exist.
         header: of this evaluation.
-        rejudge: throw the verdicts away and keep the responses.
+        rejudge: discard the verdicts and keep the responses.
 
     Raises:
         EvaluationError: the folder belongs to another evaluation, or is in use.
@@ -84,7 +84,7 @@ class Store:
         self.verdicts |= _append(self.folder / VERDICTS, lines)
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the lock of the folder."""
         self._lock.close()
 
     def _claim(self, rejudge: bool) -> None:
@@ -102,10 +102,10 @@ class Store:
         changed = differences(before.judging, self.header.judging)
         if changed and not rejudge:
             raise EvaluationError(
-                f"{self.folder} holds verdicts that were reached differently; judge its responses again with "
+                f"{self.folder} holds verdicts of other settings; judge its responses again with "
                 f"--rejudge. Different:\n{changed}"
             )
-        if rejudge:  # the verdicts go first: a header must never stand over verdicts that are not its own
+        if rejudge:  # remove the verdicts first: a header must never be stored with verdicts of another one
             (self.folder / VERDICTS).unlink(missing_ok=True)
         if changed:
             write_text(self.folder / HEADER, _header_text(self.header))
@@ -154,7 +154,7 @@ def read_lines(path: Path, *, mend: bool = False) -> dict[Key, dict[str, Any]]:
             found[line["benchmark"], line["problem"]] = line
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
-                raise EvaluationError(f"{path}, line {number} is broken: {error}. Remove the line to go on") from error
+                raise EvaluationError(f"{path}, line {number} is broken: {error}. Remove this line") from error
             break
         good += len(raw)
     if mend and good < len(content):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run will be, before anybody pays for it: no GPU, no Ray, no weights."""
+"""Plan of a run before it is started: no GPU, no Ray, no weights."""

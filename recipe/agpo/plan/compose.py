@@ -20,16 +20,16 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "config"
 
 
 class PlanError(ValueError):
-    """The plan cannot be made; the message says what to change."""
+    """The plan cannot be computed; the message says what to change."""
 
 
 def compose(target: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """Compose what ``target`` would run with.
+    """Compose the configuration that ``target`` would run with.
 
     Args:
         target: a launch script (``scripts/run_agpo_qwen14b.sh``, read with its environment variables), the name of a
             config of this package (``qwen14b``), or the path of a YAML file.
-        overrides: Hydra overrides; they win.
+        overrides: Hydra overrides; they take precedence.
 
     Raises:
         PlanError: no such target, or an override that does not fit.

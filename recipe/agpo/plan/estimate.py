@@ -120,10 +120,10 @@ def memory(config: DictConfig, shape: Shape, gpu_gib: float) -> Memory:
     """Memory per GPU of the colocated actor and vLLM.
 
     Weights, gradients and Adam's two moments in float32, sharded over all ranks (FSDP2; Megatron: weights in bfloat16
-    over tensor and pipeline ranks, the rest over all). A LoRA keeps frozen bfloat16 weights and no other state worth
-    counting. Activations: one bfloat16 hidden state per layer and token of a micro-batch (gradient checkpointing) plus
-    one layer recomputed. Logits: bfloat16, float32 and the gradient, of a micro-batch, split over tensor ranks. vLLM
-    sleeps during updates, and the actor's states stay on the GPU during generation.
+    over tensor and pipeline ranks, the rest over all). A LoRA keeps frozen bfloat16 weights; its other state is
+    small and not counted. Activations: one bfloat16 hidden state per layer and token of a micro-batch (gradient
+    checkpointing) plus one layer recomputed. Logits: bfloat16, float32 and the gradient, of a micro-batch, split
+    over tensor ranks. vLLM sleeps during updates, and the actor's states stay on the GPU during generation.
     """
     ref, actor = config.actor_rollout_ref, config.actor_rollout_ref.actor
     ranks = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One screen that says what a run will do and what it needs."""
+"""One screen with what a run will do and what it needs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def lines(config: DictConfig, gpu_gib: float) -> Iterator[str]:
         f"{cost.updates} update(s) per batch, at most {cost.tokens:,} generated tokens",
     )
     if is_agpo(config):
-        share = "train too" if reuse else f"are thrown away: {cost.discarded_tokens:,} tokens a step"
+        share = "train too" if reuse else f"are discarded: {cost.discarded_tokens:,} tokens per step"
         yield _row("probe", f"{probe} of {ref.rollout.n} responses per prompt decide; they {share}")
     if is_agpo(config):
         yield _row("groups", _groups(agpo_config(config)))
@@ -73,7 +73,7 @@ def _method(config: DictConfig) -> str:
     size = f"aims at a drift of {agpo.step_size.drift_target:g}" if agpo.step_size.enabled else "is the learning rate's"
     return (
         f"agpo, preset {agpo.preset}: temperature {temperature}, clip ratio {clip}, step size {size}, scoring "
-        f"{agpo.scoring}"
+        f"{agpo.logprob_temperature}"
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that can be known to go wrong before Ray starts, in one message.
+"""Checks before Ray starts; all problems are reported in one message.
 
 Each check yields problems as text: the key, its value, why it cannot work, and the override that fixes it.
 """
@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 
 from omegaconf import DictConfig
 
-from agpo_core import AGPOConfig
 from recipe.agpo import cpu
 from recipe.agpo.cpu.config import apply_cpu_defaults, cpu_conflicts
 from recipe.agpo.preflight import prompts, resources, rewards, verl_settings
 from recipe.agpo.processes import MARKER, new_run_id
-from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger
+from recipe.agpo.settings import RunConfig, agpo_config, is_agpo, keeps_ledger
 
-Check = Callable[[DictConfig, AGPOConfig], Iterator[str]]
+Check = Callable[[DictConfig, RunConfig], Iterator[str]]
 EVERY_RUN: tuple[Check, ...] = (
     verl_settings.versions,
     verl_settings.separate,
@@ -49,7 +48,7 @@ class ConfigProblem(ValueError):
 def before_ray(config: DictConfig) -> None:
     """Check a composed verl config; called from verl's own ``validate_config`` in the driver.
 
-    On the platform without a GPU its settings are filled in first, for every run. The rest applies to runs with
+    On the platform without a GPU, its settings are filled in first, for every run. The checks apply to runs with
     ``algorithm.adv_estimator=agpo`` and, where it concerns the token ledger, to those with a section
     ``algorithm.agpo``.
 
@@ -72,7 +71,7 @@ def before_ray(config: DictConfig) -> None:
 
 
 def find_problems(config: DictConfig) -> list[str]:
-    """All reasons why this run could not work, in words; empty if it can start, or is none of ours."""
+    """All problems of this run, in words; empty if it can start, or is not a run of AGPO."""
     if not keeps_ledger(config):
         return []
     try:
@@ -84,5 +83,5 @@ def find_problems(config: DictConfig) -> list[str]:
 
 
 def find_warnings(config: DictConfig) -> list[str]:
-    """Settings that work but make a part of AGPO pointless; none for runs that are none of ours."""
+    """Settings with which a part of AGPO has no effect; none for runs without AGPO."""
     return verl_settings.pointless(config, agpo_config(config)) if keeps_ledger(config) else []

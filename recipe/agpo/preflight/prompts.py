@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The prompts: files, columns, lengths, and whether the training files hold what the result is measured with."""
+"""Checks of the prompts: files, columns, lengths, and overlap of training with evaluation data."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from agpo_core import AGPOConfig
 from recipe.agpo.data import check_training_files
+from recipe.agpo.settings import RunConfig
 
 MAX_PROMPTS_TOKENISED = 2000
 REQUIRED_COLUMNS = ("data_source", "reward_model")
 
 
-def data(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def data(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     for key in ("train_files", "val_files"):
         rows, all_counted = 0, True
         for file in _listed(config, key):
@@ -43,12 +43,12 @@ def data(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         if key == "train_files" and all_counted and 0 < rows < int(config.data.train_batch_size):
             yield (
                 f"data.train_files holds {rows} prompts, fewer than data.train_batch_size="
-                f"{config.data.train_batch_size}: no batch can be made. Set data.train_batch_size={rows} or less."
+                f"{config.data.train_batch_size}: no batch can be formed. Set data.train_batch_size={rows} or less."
             )
 
 
-def splits(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
-    """Nobody trains on what the result is measured with."""
+def splits(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    """Refuse training on evaluation data."""
     files = [path for _, path in parquet_files(config, "train_files")]
     for problem in check_training_files([path for path in files if not list(schema_problems(config, "", path))]):
         yield f"data.train_files: {problem}"
@@ -106,7 +106,7 @@ def _long_prompts(config: DictConfig, key: str, file: Any) -> Iterator[str]:
         from transformers import AutoTokenizer
 
         path = config.actor_rollout_ref.model.get("tokenizer_path") or config.actor_rollout_ref.model.path
-        # What is here already: a check must not wait for a download, nor for the retries of a machine without one.
+        # Local files only: a check must not wait for a download, or for retries without a network.
         tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(str(path)), local_files_only=True)
     except (OSError, ValueError):
         return

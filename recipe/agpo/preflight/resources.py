@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run finds on the machine: the model, checkpoints of an earlier start, and free disk."""
+"""Checks of the machine: the model, checkpoints of an earlier start, and free disk space."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from agpo_core import AGPOConfig
 from recipe.agpo.plan.estimate import cost, shape_of
-from recipe.agpo.settings import is_agpo
+from recipe.agpo.settings import RunConfig, is_agpo
 from recipe.agpo.training import checkpoint
 
 
-def model(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def model(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     path = str(config.actor_rollout_ref.model.path)
     local = Path(os.path.expanduser(path))
     looks_local = path.startswith(("/", "./", "../", "~"))
@@ -27,7 +26,7 @@ def model(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def resume(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def resume(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     try:
         folder = checkpoint.checkpoint_to_resume(config)
         if folder is not None:
@@ -38,8 +37,8 @@ def resume(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         yield str(error)
 
 
-def disk(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
-    """A full disk in the middle of a checkpoint is found out hours after the start."""
+def disk(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    """Check the free disk space: otherwise a full disk stops the run hours later."""
     shape = shape_of(config)
     if shape is None or int(config.trainer.save_freq) <= 0:
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reward function: it can be loaded, and our own verifiers know every row and work on this machine."""
+"""Checks of the reward function: it can be loaded; our verifiers know every row and work on this machine."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from agpo_core import AGPOConfig
 from recipe.agpo.preflight.prompts import parquet_files
 from recipe.agpo.rewards import UnknownKind, kind_of
 from recipe.agpo.rewards.self_test import confinement, self_test
+from recipe.agpo.settings import RunConfig
 from recipe.agpo.verl_api.configs import load_function
 
 VERIFIERS = "pkg://recipe.agpo.rewards"
 
 
-def reward(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def reward(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     path = OmegaConf.select(config, "reward.custom_reward_function.path")
     if not path:
         return
@@ -68,5 +68,5 @@ def _sources(path: Path) -> set[tuple[str, str | None]]:
             for source, info in zip(columns.get("data_source", []), infos, strict=True):
                 found.add((str(source), (info or {}).get("verifier") if isinstance(info, dict) else None))
     except (pyarrow.ArrowInvalid, OSError):
-        return set()  # said by the check of the data
+        return set()  # reported by the check of the data
     return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of verl, and of ours with them, that cannot work or do nothing."""
+"""Settings of verl and AGPO that cannot work together or have no effect."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
-from agpo_core import AGPOConfig
 from recipe.agpo.rollout import MANAGER, OLD_MANAGER
-from recipe.agpo.settings import is_agpo, resolved
+from recipe.agpo.settings import RunConfig, is_agpo, resolved
 from recipe.agpo.training.actor_loss import BASE_LOSSES
 from recipe.agpo.verl_api.version import VERL_VERSION
 
@@ -19,7 +18,7 @@ CLIP_AWARE_LOSSES = (*BASE_LOSSES, "agpo", "bypass_mode")
 TRAINER_MODES = ("sync", "colocate_async", "separate_async")
 
 
-def versions(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def versions(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     version = importlib.metadata.version("verl")
     if version != VERL_VERSION:
         yield (
@@ -28,7 +27,7 @@ def versions(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def trainer(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def trainer(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if not config.trainer.use_v1:
         yield "trainer.use_v1=False: AGPO works with verl's V1 trainer. Set trainer.use_v1=True."
     mode = config.trainer.v1.trainer_mode
@@ -50,13 +49,13 @@ def trainer(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     groups = config.algorithm.get("filter_groups", None)
     if groups is not None and groups.enable and groups.metric == "reward" and agpo.outcome_key is not None:
         yield (
-            f"algorithm.filter_groups.metric=reward filters on shaped rewards, while AGPO judges groups on "
+            f"algorithm.filter_groups.metric=reward filters on shaped rewards, while AGPO compares groups by "
             f"{agpo.outcome_key!r}. Set algorithm.filter_groups.metric={agpo.outcome_key}."
         )
 
 
-def separate(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
-    """What verl's ``separate_async`` asserts once Ray and the data are up."""
+def separate(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    """Conditions of verl's ``separate_async`` that verl itself checks only after Ray and the data are loaded."""
     if config.trainer.v1.trainer_mode != "separate_async":
         return
     rollout, actor = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
@@ -72,12 +71,12 @@ def separate(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     if int(rollout.nnodes) < 1 or int(rollout.n_gpus_per_node) < 1:
         yield (
             f"actor_rollout_ref.rollout.nnodes={rollout.nnodes}, actor_rollout_ref.rollout.n_gpus_per_node="
-            f"{rollout.n_gpus_per_node}: separate_async gives the rollout GPUs of its own. Set both to at least 1, and "
-            "trainer.nnodes and trainer.n_gpus_per_node to what is left for training."
+            f"{rollout.n_gpus_per_node}: separate_async needs separate GPUs for the rollout. Set both to at least 1, "
+            "and trainer.nnodes and trainer.n_gpus_per_node to what is left for training."
         )
     if rollout.checkpoint_engine.backend == "naive":
         yield (
-            "actor_rollout_ref.rollout.checkpoint_engine.backend=naive: it hands weights over inside one GPU, and "
+            "actor_rollout_ref.rollout.checkpoint_engine.backend=naive: it passes weights within one GPU, and "
             "separate_async keeps learner and rollout apart. Set it to nccl."
         )
     level = os.environ.get("VERL_LOGGING_LEVEL", "INFO")
@@ -88,7 +87,7 @@ def separate(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def schedule(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def schedule(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if agpo.lr_schedule == "tokens" and agpo.token_budget is None:
         yield (
             "algorithm.agpo.lr_schedule=tokens: there is no budget to measure against. Set "
@@ -96,7 +95,7 @@ def schedule(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def rollout(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def rollout(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     rollout = config.actor_rollout_ref.rollout
     small, cold = agpo.adaptive and int(rollout.n) < 2, float(rollout.temperature) <= 0
     if small:
@@ -119,29 +118,30 @@ def rollout(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def scoring(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def scoring(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     fused = bool(config.actor_rollout_ref.model.get("use_fused_kernels", False))
-    if fused and agpo.scoring == "own" and agpo.temperature.enabled:
+    if fused and agpo.logprob_temperature == "own" and agpo.temperature.enabled:
         yield (
             "actor_rollout_ref.model.use_fused_kernels=True: verl's fused kernels take one temperature for the "
-            "whole batch. Set actor_rollout_ref.model.use_fused_kernels=False, or algorithm.agpo.scoring=corrected "
-            "with algorithm.rollout_correction.rollout_is=token and actor_rollout_ref.rollout.calculate_log_probs=True."
+            "whole batch. Set actor_rollout_ref.model.use_fused_kernels=False, or "
+            "algorithm.agpo.logprob_temperature=corrected with algorithm.rollout_correction.rollout_is=token and "
+            "actor_rollout_ref.rollout.calculate_log_probs=True."
         )
-    if agpo.scoring == "corrected":
+    if agpo.logprob_temperature == "corrected":
         level = OmegaConf.select(config, "algorithm.rollout_correction.rollout_is")
         if level is None:
             yield (
-                "algorithm.agpo.scoring=corrected needs verl's importance weights. Set "
-                "algorithm.rollout_correction.rollout_is=token, or algorithm.agpo.scoring=own."
+                "algorithm.agpo.logprob_temperature=corrected needs verl's importance weights. Set "
+                "algorithm.rollout_correction.rollout_is=token, or algorithm.agpo.logprob_temperature=own."
             )
         if not config.actor_rollout_ref.rollout.calculate_log_probs:
             yield (
-                "algorithm.agpo.scoring=corrected needs the sampler's log-probabilities. Set "
+                "algorithm.agpo.logprob_temperature=corrected needs the sampler's log-probabilities. Set "
                 "actor_rollout_ref.rollout.calculate_log_probs=True."
             )
 
 
-def megatron(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def megatron(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     actor = config.actor_rollout_ref.actor
     if actor.strategy == "megatron" and OmegaConf.select(actor, "megatron.dynamic_context_parallel", default=False):
         yield (
@@ -150,7 +150,7 @@ def megatron(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def loss(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def loss(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     mode = config.actor_rollout_ref.actor.policy_loss.get("loss_mode", "vanilla")
     if agpo.clip.enabled and mode not in CLIP_AWARE_LOSSES:
         yield (
@@ -160,8 +160,8 @@ def loss(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def step_size(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
-    """The step size follows the drift between the updates of a batch: there must be one, and somebody to measure it."""
+def step_size(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    """The step size needs at least two updates per batch and a loss that measures the step KL."""
     if not agpo.step_size.enabled:
         return
     actor = config.actor_rollout_ref.actor
@@ -169,8 +169,8 @@ def step_size(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     if _one_update(config):
         yield (
             f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size} covers the whole batch "
-            f"(data.train_batch_size={config.data.train_batch_size}): with one update per batch no drift can be seen, "
-            "and the step size is steered by it. Set ppo_mini_batch_size to half of the batch or less, ppo_epochs=2, "
+            f"(data.train_batch_size={config.data.train_batch_size}): with one update per batch the drift, which the "
+            "step size needs, cannot be measured. Set ppo_mini_batch_size to half of the batch or less, ppo_epochs=2, "
             "or algorithm.agpo.step_size.enabled=false."
         )
     if mode not in (*BASE_LOSSES, "agpo"):
@@ -180,7 +180,7 @@ def step_size(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def groups(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def groups(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     """Settings of groups, loss and allocation that contradict each other or verl's."""
     actor = config.actor_rollout_ref.actor
     mode = actor.policy_loss.get("loss_mode", "vanilla")
@@ -190,7 +190,7 @@ def groups(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
     if agpo.masks_groups and actor.loss_agg_mode == "token-sum":
         yield (
             f"algorithm.agpo.advantage.zero_variance={rule} with actor_rollout_ref.actor.loss_agg_mode=token-sum: a "
-            "sum has no denominator that groups could leave. Set zero_variance=drop, or loss_agg_mode=token-mean."
+            "sum has no denominator to leave groups out of. Set zero_variance=keep, or loss_agg_mode=token-mean."
         )
     if agpo.weighs_rows and mode == "bypass_mode":
         yield (
@@ -216,7 +216,7 @@ def groups(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def batches(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
+def batches(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     ref = config.actor_rollout_ref
     ranks = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
     if ref.actor.strategy == "megatron" or ref.actor.use_dynamic_bsz:
@@ -233,12 +233,12 @@ def batches(config: DictConfig, agpo: AGPOConfig) -> Iterator[str]:
         )
 
 
-def pointless(config: DictConfig, agpo: AGPOConfig) -> list[str]:
-    """Settings that work but make a part of AGPO pointless."""
+def pointless(config: DictConfig, agpo: RunConfig) -> list[str]:
+    """Settings with which a part of AGPO has no effect."""
     actor = config.actor_rollout_ref.actor
     found = []
     if not is_agpo(config):
-        if agpo.fingerprint() != AGPOConfig().fingerprint():
+        if agpo.fingerprint() != RunConfig().fingerprint():
             found.append(
                 f"algorithm.adv_estimator={config.algorithm.adv_estimator}: of algorithm.agpo only token_budget and "
                 "lr_schedule have an effect. Set algorithm.adv_estimator=agpo if the controllers are wanted."
@@ -248,7 +248,7 @@ def pointless(config: DictConfig, agpo: AGPOConfig) -> list[str]:
         found.append(
             f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size} covers the whole batch "
             f"(data.train_batch_size={config.data.train_batch_size}): with one update per batch every importance "
-            "ratio is 1 and no clip ratio does anything. Set ppo_mini_batch_size to half of the batch or less, or "
+            "ratio is 1 and a clip ratio has no effect. Set ppo_mini_batch_size to half of the batch or less, or "
             "ppo_epochs=2."
         )
     if actor.strategy == "megatron":
@@ -257,16 +257,16 @@ def pointless(config: DictConfig, agpo: AGPOConfig) -> list[str]:
             "steps with actor_rollout_ref.actor.strategy=fsdp2 before you trust it."
         )
     filtered = config.algorithm.get("filter_groups", None)
-    if filtered is not None and filtered.enable and agpo.advantage.zero_variance != "drop":
+    if filtered is not None and filtered.enable and agpo.advantage.zero_variance != "keep":
         found.append(
             f"algorithm.agpo.advantage.zero_variance={agpo.advantage.zero_variance} with "
-            "algorithm.filter_groups.enable=True: the groups that it is about never arrive. Set zero_variance=drop, or "
+            "algorithm.filter_groups.enable=True: dynamic sampling drops these groups. Set zero_variance=keep, or "
             "filter_groups.enable=False."
         )
-    if agpo.scoring == "uncorrected" and agpo.temperature.enabled:
+    if agpo.logprob_temperature == "uncorrected" and agpo.temperature.enabled:
         found.append(
-            "algorithm.agpo.scoring=uncorrected: responses are sampled at their own temperature and scored at "
-            "another one, as in the public code. Use own or corrected for a consistent gradient."
+            "algorithm.agpo.logprob_temperature=uncorrected: responses are sampled at their own temperature and scored "
+            "at another one, as in the public code. Use own or corrected for a consistent gradient."
         )
     return found
 

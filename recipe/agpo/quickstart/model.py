@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# One turn is <|im_start|>content<|im_end|>; role names would only cost tokens here.
+# One turn is <|im_start|>content<|im_end|>; role names would only add tokens.
 CHAT_TEMPLATE = (
     "{% for message in messages %}" + START + "{{ message['content'] }}" + END + "{% endfor %}"
     "{% if add_generation_prompt %}" + START + "{% endif %}"
@@ -31,7 +31,7 @@ def build_tokenizer() -> Any:
     """One token per byte plus Qwen's special tokens.
 
     verl's token builder for Qwen needs ``"\\n"`` to be exactly one token; a byte-level BPE without merges is the
-    plainest tokenizer that AutoTokenizer maps to Qwen's own class and that keeps this rule.
+    simplest tokenizer that AutoTokenizer maps to Qwen's own class and that satisfies this.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

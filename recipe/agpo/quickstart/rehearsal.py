@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tiny untrained model and a few generated problems, for `CPU=1 bash scripts/run_*.sh`.
 
-`python -m recipe.agpo.quickstart.rehearsal --model FOLDER --data FOLDER`; what is there already stays.
+`python -m recipe.agpo.quickstart.rehearsal --model FOLDER --data FOLDER`; existing files are kept.
 """
 
 import argparse

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"quickstart: --fresh: removing {folder}")
         shutil.rmtree(folder)
     if (folder / "summary.json").exists():
-        print(f"quickstart: {folder} holds a finished run. Add --fresh to start anew; its result was:")
+        print(f"quickstart: {folder} holds a finished run. Add --fresh to start again; its result was:")
         print(json.loads((folder / "summary.json").read_text())["line"])
         return 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     resumed = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").exists()
     if resumed:
         step = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text().strip()
-        print(f"quickstart: going on from step {step} in {folder}. Add --fresh to start anew.")
+        print(f"quickstart: continuing from step {step} in {folder}. Add --fresh to start again.")
 
     attempt = len(list(folder.glob("metrics.*.jsonl")))
     metrics = folder / f"metrics.{attempt:03d}.jsonl"
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     if code != 0:
         print(f"quickstart: training ended with code {code}. {_last_error(log)}\nThe log is {log}", file=sys.stderr)
-        print("quickstart: the same command goes on from the last checkpoint.", file=sys.stderr)
+        print("quickstart: the same command continues from the last checkpoint.", file=sys.stderr)
         return code
     summary.write(folder, wall_seconds=time.monotonic() - began, method=arguments.method, seed=arguments.seed)
     return 0
@@ -100,23 +100,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="order of the training prompts and of mini-batches")
     parser.add_argument("--out", help="run folder (default: runs/quickstart-<method>-seed<seed>)")
     parser.add_argument("--cache", default=".cache/quickstart", help="where warm-started models are kept")
-    parser.add_argument("--fresh", action="store_true", help="remove what the run folder holds and start anew")
+    parser.add_argument("--fresh", action="store_true", help="delete the contents of the run folder and start again")
     return parser
 
 
 def _same_run_or_stop(folder: Path, identity: dict[str, Any]) -> None:
-    """A run folder belongs to one set of arguments; mixing two would make its curves a lie."""
+    """A run folder belongs to one set of arguments; with two, its curves would mix different runs."""
     path = folder / "run.json"
     if path.exists() and (before := json.loads(path.read_text())) != identity:
         raise SystemExit(
-            f"quickstart: {folder} was started with {before}, now {identity}. Add --fresh to start anew, or name "
+            f"quickstart: {folder} was started with {before}, now {identity}. Add --fresh to start again, or name "
             "another folder with --out."
         )
     path.write_text(json.dumps(identity))
 
 
 def _train(run: list[str], metrics: Path, log: Path, steps: int) -> int:
-    """Run the training process with a progress bar; nothing of it outlives this function."""
+    """Run the training process with a progress bar; all its processes have ended when this returns."""
     from tqdm import tqdm
 
     from recipe.agpo.cpu.config import cpu_env
@@ -141,7 +141,7 @@ def _train(run: list[str], metrics: Path, log: Path, steps: int) -> int:
             _advance(bar, metrics)
             return int(process.returncode)
         except KeyboardInterrupt:
-            print("\nquickstart: stopping; the same command goes on from the last checkpoint.", file=sys.stderr)
+            print("\nquickstart: stopping; the same command continues from the last checkpoint.", file=sys.stderr)
             return INTERRUPTED
         finally:
             for which, handler in previous.items():
@@ -169,7 +169,7 @@ def _advance(bar: Any, metrics: Path) -> None:
         bar.set_description("training" if record["step"] else "validated the warm start")
         bar.set_postfix({name: f"{data[key]:.3f}" for name, key in shown.items() if key in data}, refresh=False)
         if not bar.n:
-            # The pace shown is that of the steps: start-up does not count.
+            # The rate shown is that of the steps, without start-up.
             bar.reset()
             bar.initial = record["step"]
         bar.n = record["step"]

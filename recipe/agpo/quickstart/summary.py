@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run reached: ``summary.json``, ``curves.png`` and one line, from the metrics that verl's file logger wrote.
+"""Summary of a run: ``summary.json``, ``curves.png`` and one line, from the metrics that verl's file logger wrote.
 
-The logger writes one ``{"step": ..., "data": {...}}`` a line and starts a new file at every start, so a run that was
+The logger writes one ``{"step": ..., "data": {...}}`` per line and starts a new file at every start, so a run that was
 resumed has several files; for a step that was run twice the later file counts.
 """
 
@@ -81,8 +81,8 @@ def write(
 def read(files: Iterable[Path]) -> list[Record]:
     """Records in order of step; a line cut short by a crash is left out.
 
-    The last word on a key of a step wins. A resumed run validates at the step that it goes on from, so that step has
-    two records: its training and the validation.
+    The last value of a key of a step counts. A resumed run validates at the step that it continues from, so that
+    step has two records: its training and the validation.
     """
     by_step: dict[int, dict[str, Any]] = {}
     for file in files:
@@ -138,7 +138,7 @@ def summarise(
 
 
 def draw(records: Sequence[Record], path: Path, *, title: str, responses: int) -> None:
-    """Five panels over steps; a panel without data says so."""
+    """Five panels over steps; a panel without data has a note."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -7,7 +7,7 @@ A prompt is ``7+9-4=``; a written solution adds from left to right, one step a l
     16-4=12
     #12
 
-Problems and the scorer are reasoning-gym's ``chain_sum``. Only the frame around the expression ("State the final
+Problems and the scorer are reasoning-gym's ``chain_sum``. Only the sentence around the expression ("State the final
 answer to the following arithmetic problem: ...") is left out of the prompt, since the model reads characters.
 """
 
@@ -50,7 +50,7 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: what the model reads, what is right, and what reasoning-gym's scorer needs."""
+    """One problem: prompt, correct answer, and the entry for reasoning-gym's scorer."""
 
     prompt: str
     answer: str
@@ -180,12 +180,12 @@ def compute_score(
     Args:
         data_source: must be ``chain_sum``.
         solution_str: decoded response without special tokens.
-        ground_truth: the right answer.
+        ground_truth: the correct answer.
         extra_info: the row's extra_info; its ``metadata`` goes to reasoning-gym's scorer.
 
     Returns:
-        score, acc: 1.0 if reasoning-gym's scorer gives the answer full marks, else 0.0 (its partial marks for
-        answers that merely contain the right one are not an outcome). vote_key: the answer in one spelling,
+        score, acc: 1.0 if reasoning-gym's scorer gives the answer the full score, else 0.0 (its partial scores for
+        answers that only contain the correct one are not used). vote_key: the answer in one spelling,
         ``""`` if there is none. format: 1.0 if the response ends with an answer line. status: ``ok`` or
         ``no_answer``.
     """
@@ -201,7 +201,7 @@ def compute_score(
 
 
 def vote_key(answer: str) -> str:
-    """One spelling for equal numbers: ``012``, ``+12`` and ``12.0`` are ``12``. Works on text, so any length goes."""
+    """One spelling for equal numbers: ``012``, ``+12`` and ``12.0`` are ``12``. Works on text of any length."""
     sign = "-" if answer.startswith("-") else ""
     whole, _, fraction = answer.lstrip("+-").partition(".")
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
@@ -212,7 +212,7 @@ def vote_key(answer: str) -> str:
 
 @cache
 def _scorer() -> Any:
-    """reasoning-gym's scorer; its import takes seconds, so it waits for the first parseable answer."""
+    """reasoning-gym's scorer; imported at the first parseable answer, because the import takes seconds."""
     from reasoning_gym.arithmetic.chain_sum import ChainSumConfig, ChainSumDataset
 
     return ChainSumDataset(ChainSumConfig(seed=0, size=1))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Supervised warm start: teach the small model the written format, and leave room for the reward to teach the rest.
+"""Supervised warm start: the small model learns the written format, and reinforcement learning improves it further.
 
-The result is an ordinary checkpoint folder. It is cached under a hash of everything that decides its weights, and
-appears under its final name only when it is complete.
+The result is an ordinary checkpoint folder. It is cached under a hash of all settings that affect its weights, and gets
+its final name only when it is complete.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ FORMAT_VERSION = 2  # raise when the code changes the weights that a configurati
 
 @dataclass(frozen=True)
 class WarmStartConfig:
-    """Everything but the seed that decides the warm-started weights.
+    """All settings that affect the warm-started weights, except the seed.
 
     Attributes:
-        target_loss: training stops here (nats a token, mean of the last 20 steps). The loss falls steeply when the
-            model finds out how to copy and add, so that a number of steps would stop at very different skills on
-            different machines. A higher target leaves more to learn from the reward.
-        cool_down_steps: steps of linear fall of the learning rate to 0 after the target is reached.
+        target_loss: training stops at this loss (nats per token, mean of the last 20 steps). The loss falls steeply
+            when the model learns to copy and add, so the same number of steps would give very different accuracies on
+            different machines. With a higher target, more is left to learn from the reward.
+        cool_down_steps: steps of linear decay of the learning rate to 0 after the target is reached.
         max_steps: stop here even if the target was not reached.
-        batch_size: written solutions a step; none is seen twice.
-        learning_rate: constant after a linear rise over the first 40 steps.
+        batch_size: written solutions per step; none is used twice.
+        learning_rate: constant after a linear warm-up of 40 steps.
     """
 
     target_loss: float = 0.1

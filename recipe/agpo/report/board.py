@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first screen: every run at a glance, what to do about it, and the table of checks."""
+"""The first screen: every run at a glance, how to fix it, and the table of checks."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _at(run: Run, tokens: float) -> list[tuple[str, str]]:
 
 
 def _source(key: str) -> str:
-    """``val-core/gsm8k/acc/mean@4`` as ``gsm8k mean@4``; the usual mean@1 goes without saying."""
+    """``val-core/gsm8k/acc/mean@4`` as ``gsm8k mean@4``; the usual mean@1 is left out."""
     return key.removeprefix("val-core/").replace("/acc/mean@1", "").replace("/acc/", " ")
 
 
@@ -94,7 +94,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def checks(runs: Sequence[Run], found: Sequence[Sequence[Finding]]) -> str:
-    """All checks of all runs, then what to do about those that are not ok."""
+    """Advice on the checks that are not ok, and the table of all checks of all runs."""
     heads = "".join(f'<th scope="col">{badge(runs, i)}</th>' for i in range(len(runs)))
     rows = [
         f'<tr><th scope="row"><div><span>{escape(check.title)}</span><small>{escape(check.limits)}</small></div></th>'
@@ -108,7 +108,7 @@ def checks(runs: Sequence[Run], found: Sequence[Sequence[Finding]]) -> str:
         for finding in of_run
         if finding.verdict is verdict
     )
-    calm = '<p class="calm">No check asks for attention.</p>'
+    calm = '<p class="calm">No number is beyond its limits.</p>'
     # The column of a single run is narrow, so there is room for two tables side by side.
     half = (len(rows) + 1) // 2
     parts = [rows[:half], rows[half:]] if len(runs) == 1 else [rows]
@@ -133,7 +133,7 @@ def _cell(finding: Finding) -> str:
 
 
 def _gauge(finding: Finding) -> str:
-    """Where the number stands among its limits."""
+    """The position of the number relative to its limits."""
     check, value = finding.check, finding.value
     if value is None or check.unit is Unit.FLAG or check.look <= 0.0:
         return ""

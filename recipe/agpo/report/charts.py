@@ -53,7 +53,7 @@ def line_panel(
     missing: str = "",
     bounds: tuple[float, float] | None = None,
 ) -> str:
-    """A panel of curves. ``missing`` is said when there is none; ``bounds`` fixes the y axis."""
+    """A panel of curves. ``missing`` is shown if there is none; ``bounds`` fixes the y axis."""
     curves = [curve for curve in curves if curve.points]
     if not curves:
         return empty_panel(title, unit, missing)
@@ -166,7 +166,7 @@ def _frame(axis: Axis, low: float, high: float) -> str:
 
 
 def _said(curve: Curve) -> str:
-    """A curve in words, for those who do not see it."""
+    """A curve in words, for screen readers."""
     first, last = curve.points[0][1], curve.points[-1][1]
     low, high = min(p[2] for p in curve.points), max(p[3] for p in curve.points)
     return f"{curve.label}: from {number(first)} to {number(last)}, within {number(low)} and {number(high)}"
@@ -201,7 +201,7 @@ def _band(points: Sequence[tuple[float, float, float, float]], axis: Axis, low: 
 
 
 def _range(curves: Sequence[Curve], guides: Sequence[Guide], from_zero: bool) -> tuple[float, float]:
-    """The y axis: everything that is drawn, with some air; guides far above the curves are left out."""
+    """The range of the y axis: all curves with a margin; guides far above the curves are left out."""
     low = min(p[2] for c in curves for p in c.points)
     high = max(p[3] for c in curves for p in c.points)
     span = (high - low) or abs(high) or 1.0

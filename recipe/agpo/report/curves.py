@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Series made small enough for a page: at most ``MOST`` points, each with the range that it stands for."""
+"""Reduce series for the page to at most ``MOST`` points, each with the range of the values that it replaces."""
 
 from __future__ import annotations
 

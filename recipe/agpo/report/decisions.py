@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the decisions file says beyond the metrics: distributions over prompts, and the newest decisions themselves."""
+"""Data from the decisions file: distributions over prompts, and the newest decisions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Decisions:
 
     @classmethod
     def collect(cls, path: Path, note: FileNote) -> Decisions:
-        """Read row by row, so that a file of millions of prompts needs a few numbers of each."""
+        """Read row by row, and keep only a few numbers per row, so that large files fit into memory."""
         out = cls()
         newest = -1
         for number, row in read_lines(path, note):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands behind the curves: prompts of the newest step, sample responses, files and what is missing."""
+"""Sections below the curves: prompts of the newest step, sample responses, files, and missing data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from recipe.agpo.report.read import Run
 from recipe.agpo.report.samples import Sample
 from recipe.agpo.report.text import escape, number
 
-PROMPTS = "The first prompts of the newest step. ● right, ○ wrong, ◐ between, · not judged; the probe stands first."
+PROMPTS = (
+    "The first prompts of the newest step. ● correct, ○ wrong, ◐ between, · not judged; the probe (the first responses "
+    "of a group) comes first."
+)
 SAMPLES = "The best and the worst responses of the newest dump."
 ANSWERS, ANSWER_LENGTH = 3, 24  # answers shown of a prompt, characters of each
 
@@ -108,7 +111,7 @@ def files_note(runs: Sequence[Run]) -> str:
 
 
 def files(runs: Sequence[Run]) -> str:
-    """What was read of each run, what could not be, and what is not there."""
+    """The files of each run: read, unreadable and missing."""
     out = ""
     for i, run in enumerate(runs):
         read = "".join(f"<li>{_file(note)}</li>" for note in run.files)
@@ -130,7 +133,7 @@ def _file(note: Any) -> str:
 
 
 def _missing(run: Run) -> list[str]:
-    """What the page cannot show of this run, and why."""
+    """The parts that the page cannot show for this run, and why."""
     gone = []
     if not run.files:
         gone.append("metrics*.jsonl (trainer.logger must contain file)")

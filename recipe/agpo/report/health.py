@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is this run healthy? Stated checks with stated thresholds: one number each, three verdicts, one piece of advice.
+"""Checks of a run's health: each has one number, two thresholds, a verdict and advice.
 
 The thresholds are rules of thumb for where a person should look, not results of a study.
 """
@@ -52,7 +52,7 @@ class Unit(Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """One question. A number above ``look`` asks for a look, above ``bad`` it is bad; larger is always worse.
+    """One check. The verdict is "look" above ``look`` and "bad" above ``bad``; larger is always worse.
 
     Attributes:
         name: stable, for tests and links.
@@ -60,8 +60,8 @@ class Check:
         measure: the number, None where the log lacks it.
         look, bad: thresholds; ``bad`` None: never bad by itself.
         advice: what it means and what to do, one or two sentences.
-        override: what to put behind the training command, one per line; empty where no setting helps.
-        needs: what a log without this number lacks.
+        override: overrides to add to the training command, one per line; empty if no setting helps.
+        needs: what must be logged for this number.
     """
 
     name: str
@@ -113,70 +113,70 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "zero_variance", "Groups without contrast", measures.zero_variance, Unit.SHARE, 0.6, 0.9,
-        "All outcomes of these prompts are equal, so they teach nothing. Prompts are too easy or too hard for this "
+        "All outcomes of these prompts are equal, so they have no gradient. Prompts are too easy or too hard for this "
         "policy: choose others, or sample more responses of each.",
         "actor_rollout_ref.rollout.n=<larger>", AGPO_LOG,
     ),
     Check(
         "entropy_lost", "Loss of policy entropy since the start", measures.entropy_lost, Unit.SHARE, 0.6, 0.9,
-        "The policy is becoming certain, and soon nothing is left to explore. Some loss is what learning looks like; "
-        "with falling or flat accuracy it is a collapse.",
+        "The policy is becoming certain and explores less. Some loss of entropy is normal while the accuracy rises; "
+        "with falling or constant accuracy it is a collapse.",
         "actor_rollout_ref.actor.entropy_coeff=0.001", "agpo/signal/policy_entropy or actor/entropy",
     ),
     Check(
         "entropy_grown", "Policy entropy against the start", measures.entropy_grown, Unit.TIMES, 2.0, 5.0,
-        "The policy is dissolving: responses become random. Lower the learning rate, and remove an entropy bonus.",
+        "The responses become random. Lower the learning rate, and remove an entropy bonus.",
         "actor_rollout_ref.actor.optim.lr=<half of it>\nactor_rollout_ref.actor.entropy_coeff=0",
         "agpo/signal/policy_entropy or actor/entropy",
     ),
     Check(
         "drift", "Step KL against its target", measures.drift, Unit.TIMES, 2.0, 5.0,
-        "A step moves the policy further than the target, and the narrower clip does not hold it. Lower the learning "
-        "rate or take fewer updates a step.",
+        "The step KL is above its target although the clip ratio is reduced. Lower the learning rate or use fewer "
+        "updates per step.",
         "actor_rollout_ref.actor.optim.lr=<half of it>", "agpo/step_kl or actor/ppo_kl",
     ),
     Check(
         "clip_fraction", "Clipped tokens", measures.clip_fraction, Unit.SHARE, 0.2, 0.4,
-        "Much of the gradient is cut away. Lower the learning rate or take fewer updates a step.",
+        "Many tokens have no gradient because they are clipped. Lower the learning rate or use fewer updates per step.",
         "actor_rollout_ref.actor.optim.lr=<half of it>", "agpo/clip_fraction or actor/pg_clipfrac",
     ),
     Check(
-        "clip_idle", "Clip that never binds", measures.clip_idle, Unit.FLAG, 0.0, None,
-        "With one update a step nothing can be clipped, so the clip controller has no effect. Take more mini-batches "
-        "a step.",
+        "clip_idle", "No token is clipped", measures.clip_idle, Unit.FLAG, 0.0, None,
+        "With one update per step no token can be clipped, so the clip controller has no effect. Use more "
+        "mini-batches per step.",
         "actor_rollout_ref.actor.ppo_mini_batch_size=<smaller>", "agpo/clip_fraction or actor/pg_clipfrac",
     ),
     Check(
         "tau_bound", "Prompts with temperature at a bound", measures.tau_at_bound, Unit.SHARE, 0.25, 0.5,
-        "The controller wants more than it may. Lower the gain, or move the bound that is reached.",
+        "Many temperatures are cut off at a bound. Lower the gain, or move that bound.",
         "algorithm.agpo.temperature.gain=0.075", AGPO_LOG,
     ),
     Check(
         "eps_bound", "Prompts with clip ratio at a bound", measures.eps_at_bound, Unit.SHARE, 0.25, 0.5,
-        "The controller wants more than it may. Lower its gains, or move the bound that is reached.",
+        "Many clip ratios are cut off at a bound. Lower the gains, or move that bound.",
         "algorithm.agpo.clip.entropy_gain=0.25\nalgorithm.agpo.clip.kl_gain=0.25", AGPO_LOG,
     ),
     Check(
         "no_probe", "Prompts without a usable probe", measures.no_probe, Unit.SHARE, 0.05, 0.5,
-        "Fewer than two probe responses had an outcome in time: these prompts run at base values. Mend the verifier, "
+        "Fewer than two probe responses had an outcome in time: these prompts use the base values. Fix the verifier, "
         "or wait longer for it.",
         "algorithm.agpo.reward_timeout_s=120", AGPO_LOG,
     ),
     Check(
         "unjudged", "Responses that no verifier could judge", measures.unjudged, Unit.SHARE, 0.01, 0.1,
         "No reward in time, a worker killed from outside, a broken grader or a reference answer that cannot be used: "
-        "they do not train. The statuses below say which.",
+        "these responses are not trained on. The statuses below give the reasons.",
         "algorithm.agpo.reward_timeout_s=120", AGPO_LOG,
     ),
     Check(
         "no_answer", "Responses without a readable answer", measures.no_answer, Unit.SHARE, 0.2, 0.5,
         "The verifier found no final answer, so they count as wrong. Compare the samples with the form that the "
-        "prompt asks for; responses that are cut off have none either.",
+        "prompt requests; truncated responses have no answer either.",
         "data.max_response_length=<larger>", AGPO_LOG,
     ),
     Check(
         "cut_off", "Responses at the length limit", measures.cut_off, Unit.SHARE, 0.1, 0.4,
-        "These responses ended because they had to. Give them more tokens.",
+        "These responses were truncated at the token limit. Raise the limit.",
         "data.max_response_length=<larger>", "response_length/max",
     ),
     Check(
@@ -184,10 +184,10 @@ CHECKS: tuple[Check, ...] = (
         "They failed before their response was complete; train.log has the errors.", "", AGPO_LOG,
     ),
     Check(
-        "learner_gap", "Sampler against learner, nats a token", measures.learner_gap, Unit.NATS, 0.02, 0.1,
-        "The learner scores other probabilities than the sampler drew from. Expected with scoring other than own; "
-        "otherwise look at numeric formats and at the weight transfer.",
-        "algorithm.agpo.scoring=own\nactor_rollout_ref.rollout.calculate_log_probs=True",
+        "learner_gap", "Sampler against learner, nats per token", measures.learner_gap, Unit.NATS, 0.02, 0.1,
+        "The learner computes other probabilities than the sampler. This is expected unless logprob_temperature is "
+        "own; otherwise check numeric formats and the weight transfer.",
+        "algorithm.agpo.logprob_temperature=own\nactor_rollout_ref.rollout.calculate_log_probs=True",
         "rollout_corr/log_ppl_abs_diff (actor_rollout_ref.rollout.calculate_log_probs=True)",
     ),
     Check(
@@ -197,13 +197,13 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "budget", "Tokens over the budget", measures.over_budget, Unit.SHARE, 0.05, 0.25,
-        "The run ends after the step that reaches the budget, so a step is large against it. Compare runs at equal "
-        "tokens, not at their ends.",
+        "The run ends after the step that reaches the budget, and one step has many tokens relative to the budget. "
+        "Compare runs at equal tokens, not at their ends.",
         "data.train_batch_size=<smaller>", "a budget (algorithm.agpo.token_budget)",
     ),
     Check(
-        "discarded", "Generated tokens thrown away", measures.discarded, Unit.SHARE, 0.1, None,
-        "Probe responses that do not train.", "algorithm.agpo.probe.reuse=true", AGPO_LOG,
+        "discarded", "Discarded tokens", measures.discarded, Unit.SHARE, 0.1, None,
+        "Probe responses (the first of each group) are not used.", "algorithm.agpo.probe.reuse=true", AGPO_LOG,
     ),
     Check(
         "missing_steps", "Steps missing in the log", measures.missing_steps, Unit.COUNT, 0.0, None,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of JSON from files that a crash may have cut, and numbers out of them."""
+"""Read JSON lines from files that a crash may have cut off, and numbers from them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from recipe.agpo.files import kind_of
 
-LARGEST = 1e300  # beyond it a sum or a difference may overflow; such a value says nothing in a curve
+LARGEST = 1e300  # beyond it a sum or a difference may overflow; such a value is treated as damage
 MOST_STEPS = 10**12  # no run takes so many; a larger number is damage
 
 
 @dataclass
 class FileNote:
-    """What came out of one file: lines with content, numbers of the lines that could not be used, and any error."""
+    """Result of reading one file: number of lines, numbers of the lines that could not be used, and any error."""
 
     name: str
     lines: int = 0

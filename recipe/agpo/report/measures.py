@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One number per question about a run's health; None where the log does not say.
+"""One number per check of a run's health; None if the log lacks it.
 
 "Recent" is the last fifth of the training steps, at least five of them; "early" is the first fifth.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agpo_core import AGPOConfig
 from recipe.agpo.report.jsonl import finite
 from recipe.agpo.report.read import TOKENS, Record, Run
 from recipe.agpo.rewards.verdict import JUDGED, NO_ANSWER, RESPONSE_STATUSES
+from recipe.agpo.settings import RunConfig
 
 SHARE, LEAST = 5, 5
 ACCURACY = r"val-core/.+/acc/mean@\d+"
@@ -49,7 +49,7 @@ def eps_at_bound(run: Run) -> float | None:
 
 
 def no_probe(run: Run) -> float | None:
-    """Share of recent decisions for want of a probe with two valid outcomes."""
+    """Share of recent decisions without a probe that has two valid outcomes."""
     return _share(recent(run), "agpo/tau/reason/", "no_probe")
 
 
@@ -68,12 +68,12 @@ def clip_idle(run: Run) -> float | None:
 def drift(run: Run) -> float | None:
     """Recent step KL in multiples of its target."""
     kl = mean(recent(run), *STEP_KL)
-    target = (run.settings or AGPOConfig()).clip.kl_target
+    target = (run.settings or RunConfig()).clip.kl_target
     return None if kl is None else max(0.0, kl) / target
 
 
 def entropy_lost(run: Run) -> float | None:
-    """Share of the early policy entropy that is gone."""
+    """Share of the early policy entropy that was lost."""
     before, now = mean(early(run), *ENTROPY), mean(recent(run), *ENTROPY)
     return None if before is None or now is None or before <= 0.0 else max(0.0, 1.0 - now / before)
 
@@ -137,7 +137,7 @@ def lost_sessions(run: Run) -> float | None:
 
 
 def learner_gap(run: Run) -> float | None:
-    """Recent difference between the sampler's and the learner's mean log-probability of a response, nats a token."""
+    """Recent difference between the sampler's and the learner's mean log-probability of a response, nats per token."""
     return mean(recent(run), *PROBS_DIFF)
 
 
@@ -163,7 +163,7 @@ def over_budget(run: Run) -> float | None:
 
 
 def discarded(run: Run) -> float | None:
-    """Share of the generated tokens in probes that never train."""
+    """Share of the generated tokens in discarded probes."""
     spent, thrown = run.series(TOKENS), run.series("agpo/tokens/discarded_cumulative")
     return thrown[-1][1] / spent[-1][1] if spent and thrown and spent[-1][1] > 0 else None
 
@@ -191,7 +191,7 @@ def _counts(data: Mapping[str, Any], prefix: str, *names: str) -> float:
 
 
 def _share(records: Sequence[Record], prefix: str, *names: str) -> float | None:
-    """Counts under ``prefix`` that carry one of ``names``, as a share of all counts there."""
+    """Counts under ``prefix`` with one of ``names``, as a share of all counts there."""
     total = part = 0.0
     for _, data in records:
         for key in data:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page: one HTML file with its style, its script and its data inside, and nothing from anywhere else."""
+"""The page: one HTML file that contains its style, script and data, without external files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def page(runs: Sequence[Run]) -> str:
 
 
 def _policy(script: str) -> str:
-    """Nothing is fetched, and no script runs but ours: should an escape ever be forgotten, it still cannot execute."""
+    """Content policy: no request, and no script but ours, so that text that was not escaped cannot be executed."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
 
@@ -55,7 +55,7 @@ def _section(name: str, title: str, note: str, body: str) -> str:
 
 
 def _panels(part: Section, runs: Sequence[Run]) -> str:
-    """With one run nothing has to be told apart: its own panels first, then the shared ones, in one grid."""
+    """With one run, its own panels come first, then the shared ones, in one grid."""
     if len(runs) == 1:
         own = "".join(panel for panels in part.by_run for panel in panels)
         return f'<div class="panels">{own}{"".join(part.shared)}</div>'

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which panels the page shows, section by section: what several runs share in one panel, what each has of its own."""
+"""The panels of the page by section: panels shared by several runs, and panels of each run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from agpo_core import AGPOConfig, Reason
+from agpo_core import Reason
 from recipe.agpo.report import measures
 from recipe.agpo.report.charts import Axis, Guide, empty_panel, histogram_panel, line_panel, stack_panel
 from recipe.agpo.report.curves import Curve, Point, over, plain, spread, stacked
 from recipe.agpo.report.read import Run
 from recipe.agpo.rewards.verdict import RESPONSE_STATUSES
+from recipe.agpo.settings import RunConfig
 
 COLOURS = 6  # runs beyond them repeat colours, dashed
 SOURCES = 6  # validation sets with panels of their own
@@ -102,7 +103,7 @@ def _learning(frame: Frame) -> Section:
         frame.panel("Longest response", "tokens", "response_length/max", from_zero=True),
     ]
     more = f" {len(keys) - SOURCES} further validation sets are left out." if len(keys) > SOURCES else ""
-    return Section("learning", "Learning", "Is it getting better, and at what price?" + more, panels)
+    return Section("learning", "Learning", "Accuracy and reward, over steps and generated tokens." + more, panels)
 
 
 def _on_tokens(key: str) -> Callable[[Run], Sequence[Point]]:
@@ -120,7 +121,7 @@ def _policy(frame: Frame) -> Section:
     return Section(
         "policy",
         "Policy",
-        "How far does a step move it, how much does it still explore, and do sampler and learner agree?",
+        "Step KL, policy entropy, and the difference between sampler and learner.",
         [
             frame.panel("Policy entropy", "nats per token", *measures.ENTROPY, from_zero=True),
             frame.panel("Step KL", "nats per token", *measures.STEP_KL, guides=guides),
@@ -224,9 +225,9 @@ def _tokens(frame: Frame) -> Section:
         for run in frame.runs
     ]
     estimated = [run.name for run in frame.runs if run.tokens()[0] and run.tokens()[1]]
-    note = "What was sampled, trained on or not. Validation is on top of the budget."
+    note = "All sampled tokens, trained on or not. Validation does not count towards the budget."
     if estimated:
-        note += f" Estimated from trained rows, for want of a ledger: {', '.join(estimated)}."
+        note += f" Estimated from trained rows, because there is no token ledger: {', '.join(estimated)}."
     return Section("tokens", "Tokens", note, shared, by_run)
 
 
@@ -257,7 +258,7 @@ def _verifier(frame: Frame) -> Section:
                 stack_panel("Prompts solved", "share", _solved(run), SOLVED, frame.steps, missing="no decisions file"),
             ]
         )
-    note = "What came of judging: ok is a verdict, right or wrong. Prompts solved: never, sometimes, by every response."
+    note = "Verifier statuses: ok is a verdict, correct or wrong. Prompts solved: never, sometimes, by every response."
     return Section("verifier", "Verifier", note, shared, by_run)
 
 
@@ -274,6 +275,6 @@ def _both(run: Run, low: str, high: str) -> list[tuple[float, float]]:
     return [(x, y + above.get(x, 0.0)) for x, y in run.series(low)]
 
 
-def _settings(run: Run) -> AGPOConfig:
-    """The run's settings; the defaults where no checkpoint tells them."""
-    return run.settings or AGPOConfig()
+def _settings(run: Run) -> RunConfig:
+    """The run's settings, or the defaults if no checkpoint has them."""
+    return run.settings or RunConfig()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run folder, read tolerantly: whatever is missing stays empty, whatever is damaged is counted and named.
+"""Read a run folder: missing data stays empty, damaged data is counted and named.
 
-Nothing here raises because of what a file contains: a run that crashed is the one that people look at.
+No content of a file raises an exception, because the page is often needed for runs that crashed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agpo_core import AGPOConfig
 from recipe.agpo.files import FileError, kind_of, parse_json
 from recipe.agpo.report.decisions import Decisions
 from recipe.agpo.report.jsonl import FileNote, finite, read_lines, step_of
 from recipe.agpo.report.samples import Sample, read_samples
+from recipe.agpo.settings import RunConfig
 from recipe.agpo.training.checkpoint import DECISIONS_FILE, LEDGER_FILE, STATE_FILE
 
 Record = tuple[int, Mapping[str, Any]]
@@ -49,7 +49,7 @@ class Run:
     starts: list[int] = field(default_factory=list)
     superseded: int = 0
     decisions: Decisions | None = None
-    settings: AGPOConfig | None = None
+    settings: RunConfig | None = None
     ledger: tuple[int, dict[str, int]] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def method(self) -> str:
-        """How the run calls its method, as far as it says so."""
+        """The name of the run's method, if it is known."""
         if self.settings is not None:
             return self.settings.preset
         return str(self.identity.get("method") or ("agpo" if self.adaptive else "baseline"))
@@ -149,7 +149,7 @@ def read_runs(paths: list[Path]) -> list[Run]:
 
 
 def _real(path: Path) -> Path:
-    """The path without links; unlike ``Path.resolve`` it takes links that lead to themselves."""
+    """The path without links; unlike ``Path.resolve`` it accepts links that lead to themselves."""
     return Path(os.path.realpath(path))
 
 
@@ -170,8 +170,8 @@ def _attempt(path: Path, notes: list[FileNote]) -> list[Record]:
 def _merge(attempts: list[list[Record]]) -> tuple[list[Record], list[int], int]:
     """One history from several attempts: (records, first step of each attempt, steps that were given up).
 
-    An attempt that goes on from step s replaces what was logged after s. For s itself the last word on a key wins: the
-    earlier attempt trained it, the later one validates it again.
+    An attempt that goes on from step s replaces what was logged after s. For s itself the last value of a key
+    counts: the earlier attempt trained it, the later one validates it again.
     """
     by_step: dict[int, dict[str, Any]] = {}
     starts: list[int] = []
@@ -209,11 +209,11 @@ def _read_checkpoint(run: Run, checkpoints: Path) -> None:
                 run.ledger = int(folder.name.removeprefix("global_step_")), whole
 
 
-def _settings(run: Run, path: Path) -> AGPOConfig | None:
+def _settings(run: Run, path: Path) -> RunConfig | None:
     extra = _document(run, path).get("extra")
     config = extra.get("config") if isinstance(extra, dict) else None
     try:
-        return AGPOConfig.from_dict(config) if isinstance(config, dict) else None
+        return RunConfig.from_saved(config) if isinstance(config, dict) else None
     except (ValueError, TypeError) as error:
         run.problems.append(f"{path.parent.name}/{path.name}: settings of another version ({error})")
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Responses to look at, from verl's dumps (``trainer.rollout_data_dir``, ``trainer.validation_data_dir``).
+"""Sample responses from verl's dumps (``trainer.rollout_data_dir``, ``trainer.validation_data_dir``).
 
 verl writes ``<folder>/<step>.jsonl`` with one response a line. Folders directly inside the run folder are found.
 """
@@ -53,7 +53,7 @@ def _chosen(samples: list[Sample]) -> list[Sample]:
 
 def _sample(row: dict[str, Any], source: str, step: int) -> Sample:
     prompt, response, truth = (_text(row.get(key)) for key in ("input", "output", "gts"))
-    # The end of a prompt is what differs between prompts, the beginning of a response is where it goes wrong.
+    # Prompts differ at their end; errors of a response are mostly at its beginning.
     return Sample(
         source,
         step,

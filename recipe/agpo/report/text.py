@@ -12,7 +12,7 @@ def escape(text: object) -> str:
     """Safe as HTML text and inside double quotes.
 
     Control characters, lone surrogates and marks that turn the direction of writing are spelt out: they would be
-    invisible, or make the page say something else than its source.
+    invisible, or would change the visible text.
     """
     return html.escape("".join(_visible(character) for character in str(text)), quote=True)
 

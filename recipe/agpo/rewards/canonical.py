@@ -35,8 +35,8 @@ _DELIMITERS = re.compile(
 )
 # How something looks: colour, size, weight.
 _STYLE = re.compile(
-    r"\\(?:text)?color\s*\{[a-zA-Z!0-9]{1,20}\}|\\(?:bf|it|rm|sf|tt|bfseries|tiny|small|large|Large|LARGE|huge|Huge|normalsize"
-    r"|textstyle|scriptstyle|checkmark|underline|f?boxed|fbox|mathtt|texttt|emph|boldmath)(?![a-zA-Z])"
+    r"\\(?:text)?color\s*\{[a-zA-Z!0-9]{1,20}\}|\\(?:bf|it|rm|sf|tt|bfseries|tiny|small|large|Large|LARGE"
+    r"|huge|Huge|normalsize|textstyle|scriptstyle|checkmark|underline|f?boxed|fbox|mathtt|texttt|emph|boldmath)(?![a-zA-Z])"
 )
 _BARE_FONT = re.compile(r"\\(math(?:bf|bb|rm|it|sf|cal)|vec|hat|bar|boldsymbol)\s+([a-zA-Z])(?![a-zA-Z])")
 _NEGATIVE = re.compile(r"负\s*(?=[\d\\$])")
@@ -92,7 +92,8 @@ EXCLAMATION = re.compile(r"(?<![\d)}\]!])(?<!\b[a-zA-Z])!+\s*$|！+\s*$")
 HEDGE = re.compile(
     r"\b(?:not|no|never|neither|nor|isn|aren|wasn|cannot|but|maybe|perhaps|possibly|probably|likely|might|may|could"
     r"|wrong|incorrect|false|except|unless|instead|rather|although|however|either|versus|vs|(?:more|less|fewer) than"
-    r"|at (?:least|most))\b|n['’]t\b|不是|并非|不对|不等于|错|可能|也许|大概|但|而是|以上|以下|大于|小于|超过|不足|至少|至多|不少于|不多于|[多少高低]于",
+    r"|at (?:least|most))\b|n['’]t\b|不是|并非|不对|不等于|错|可能|也许|大概|但|而是|以上|以下"
+    r"|大于|小于|超过|不足|至少|至多|不少于|不多于|[多少高低]于",
     re.IGNORECASE,
 )
 _NOT_A_UNIT = re.compile(

@@ -68,7 +68,11 @@ _BOUNDED = re.compile(r"(?:[<≤≥≠]=?|(?<![-=])>=?|!=)\s*$")  # "x > 72" is 
 _LISTED = re.compile(r"\s*(?:[,、]\s*(?:(?:and|or)(?![a-z]))?|(?:and|or)(?![a-z])|[和或])\s*")
 _LIST_BEGINS = re.compile(r"(?:(?<![a-zA-Z])(?:are|were|is|be)|[:=：是为有])\s*$")  # "The primes are 2, 3 and 5"
 _SHORT_NAME = re.compile(r"[(（]?[A-Z][\w'-]*[)）]?(?: [A-Z][\w'-]*){0,3}")
-_ZH_NUMBER = re.compile(r"[一二两三四五六七八九十百千]+分之[一二两三四五六七八九十百千]+|负?[十一二两三四五六七八九][零〇一二两三四五六七八九十百千万]*[十百千万][零〇一二两三四五六七八九十百千万]*|十[一二三四五六七八九]")
+_ZH_NUMBER = re.compile(
+    r"[一二两三四五六七八九十百千]{1,12}分之[一二两三四五六七八九十百千]{1,12}"
+    r"|负?[十一二两三四五六七八九][零〇一二两三四五六七八九十百千万]{0,12}[十百千万][零〇一二两三四五六七八九十百千万]{0,12}"
+    r"|十[一二三四五六七八九]"
+)
 
 
 @dataclass(frozen=True)
@@ -123,11 +127,16 @@ def final_answer(response: str, remarks: bool = True) -> Extracted | None:
     last = True
     for statement in _statements(text):
         answer = tidy(statement.text)
-        if not any(character.isalnum() or character in "\\∅∞" for character in answer):
+        digits = answer.isdecimal()  # most answers: no words to look at
+        if not digits and not any(character.isalnum() or character in "\\∅∞" for character in answer):
             continue
-        if len(answer) > MAX_ANSWER or wording.NOTHING.fullmatch(answer):
+        if len(answer) > MAX_ANSWER or (not digits and wording.NOTHING.fullmatch(answer)):
             return None  # it takes back whatever stood before
-        if statement.way not in _FIRM and (wording.ABOUT.fullmatch(answer) or wording.ABOUT_ZH.fullmatch(answer)):
+        if (
+            not digits
+            and statement.way not in _FIRM
+            and (wording.ABOUT.fullmatch(answer) or wording.ABOUT_ZH.fullmatch(answer))
+        ):
             remark = remark or answer
             continue
         if last and statement.way != "weak" and (corrected := _corrected(text, statement.end, answer)):
@@ -136,7 +145,7 @@ def final_answer(response: str, remarks: bool = True) -> Extracted | None:
         if wording.ASKED.match(text, statement.end):
             denial = denial or answer
             continue
-        answer, open_ended = settled(answer)
+        answer, open_ended = (answer, False) if digits else settled(answer)
         if wording.REFUSED.search(text, max(0, statement.start - 60), statement.start):
             open_ended = True
         if open_ended or (statement.way == "box" and _denied_around(text, statement.start, statement.end)):
@@ -196,7 +205,10 @@ def last_line(response: str) -> str:
 
 def tidy(answer: str) -> str:
     """An answer without the markup and punctuation around it."""
-    text = _BOLD.sub(r"\2", answer.strip())
+    text = answer.strip()
+    if text.isdecimal():
+        return text
+    text = _BOLD.sub(r"\2", text)
     for _ in range(3):
         before = text
         text = _END_SPACE.sub("", text.strip(" \t\r\n*_`:：#"))
@@ -204,8 +216,8 @@ def tidy(answer: str) -> str:
             text = _CLOSING_BOLD.sub("", text)
         text = wording.FILLER.sub("", text)
         for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ('"', '"'), ("“", "”")):
-            inside = text[len(opening) : len(text) - len(closing)]
-            if len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing):
+            if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+                inside = text[len(opening) : len(text) - len(closing)]
                 text = inside if opening not in inside else text
         text = EXCLAMATION.sub("", text.rstrip(" \t,，;；。．！"))
         if text.endswith(".") and not text.endswith(".."):

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from recipe.agpo.rewards import symbolic
@@ -77,9 +77,7 @@ def compare(found: Extracted, gold: str) -> Judgement | Work:
     candidates = [] if _other_variable(text, gold) else readings(text, keep_equation="=" in gold)
     factor = _unit_factor(text, gold)
     if factor != 1.0:
-        numbers = [one.number for one in candidates if one.number is not None]
-        close = factor is not None and reference.number is not None and numbers
-        equal = bool(close) and math.isclose(float(numbers[-1]) * factor, float(reference.number), rel_tol=1e-12)
+        equal = any(_converted(one.number, factor, reference.number) for one in candidates)
         return Judgement(float(equal), found.asked_form, reference.key if equal else f"x:{normalised(text)}")
     for candidate in candidates:
         if same(candidate, reference) or _same_text(candidate.key, reference.key) or _decimal_comma(text, gold):
@@ -110,6 +108,13 @@ def _unit_factor(text: str, gold: str) -> float | None:
     if ours is None or theirs is None or not {ours[0], theirs[0]} <= _COMPARED:
         return 1.0
     return None if ours[0] != theirs[0] else 1.0 if ours[1] == theirs[1] else ours[1] / theirs[1]
+
+
+def _converted(number: Fraction | None, factor: float | None, wanted: Fraction | None) -> bool:
+    """Whether a number in another unit is the wanted one; the sizes of units are floats."""
+    if number is None or factor is None or wanted is None:
+        return False
+    return abs(number * Fraction(factor) - wanted) <= abs(wanted) / 10**12
 
 
 def _unit_of(text: str) -> str:
@@ -185,4 +190,4 @@ def check_gold(gold: str, args: Mapping[str, Any] | None = None) -> str | None:
 
 
 def _same_text(key: str, other: str) -> bool:
-    return key[:2] == other[:2] == "x:" and key.casefold() == other.casefold() and _WORDS_ONLY.fullmatch(key) is not None
+    return other[:2] == "x:" and key.casefold() == other.casefold() and _WORDS_ONLY.fullmatch(key) is not None

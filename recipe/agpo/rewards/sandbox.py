@@ -47,6 +47,8 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "processes": ("namespaces", "seccomp"),
 }
 _UNUSABLE: set[str] = set()  # layers that this machine has only in part, found out when they are used
+PREFIX = "agpo-run-"
+ABANDONED_S = 24 * 3600.0  # no run lasts as long
 STDERR_BYTES = 8_192
 GRACE_S = 10.0  # for a supervisor to end what it supervises
 
@@ -240,7 +242,8 @@ def _run(
 ) -> Ran:
     """Start a supervisor with the four descriptors stdin, stdout, stderr and status, and talk with its program."""
     began, needed = time.monotonic(), REQUIRED if require is None else require
-    folder = os.path.realpath(tempfile.mkdtemp(prefix="agpo-run-"))
+    _remove_abandoned(tempfile.gettempdir())
+    folder = os.path.realpath(tempfile.mkdtemp(prefix=PREFIX))
     ours, theirs = _pipes()
     try:
         settings = {
@@ -420,6 +423,18 @@ def _remove(folder: str) -> None:
         finally:
             os.close(top)
         os.rmdir(folder)
+
+
+@functools.cache
+def _remove_abandoned(parent: str) -> None:
+    """Remove our folders of runs whose caller was killed; once in the life of a process."""
+    with os.scandir(parent) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                state = entry.stat(follow_symlinks=False)
+                old = time.time() - state.st_mtime > ABANDONED_S
+                if entry.name.startswith(PREFIX) and old and state.st_uid == os.geteuid():
+                    _remove(entry.path)
 
 
 def _unlinked(name: str, folder: int) -> bool:

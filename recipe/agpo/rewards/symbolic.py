@@ -46,14 +46,16 @@ _COMMANDS = frozenset(
         "|end|left|right|lfloor|rfloor|lceil|rceil|lvert|rvert|mid|vec|overrightarrow|overline|hat|bar|tilde|mathbf"
         "|mathrm|mathbb|mathcal|boldsymbol|widehat|operatorname|emptyset|cup|cap|setminus|in|notin|max|min|gcd|lcm|mod"
         "|bmod|pmod|det|prime|langle|rangle|lbrace|rbrace|dot|ldots|cdots|dots|text|mbox|partial|nabla|deg|dim|Re|Im"
-        "|backslash|colon|subset|subseteq|not|le|leq|ge|geq|ne|neq|lt|gt|approx"
+        "|backslash|colon|subset|subseteq|hbar|ell|odot|ddot|not|le|leq|ge|geq|ne|neq|lt|gt|approx"
     ).split("|")
 )
 _TOKEN = re.compile(
     r"\\(?P<command>[a-zA-Z]+)|\\[{}|,;:! \\]|[a-zA-Z]+'*|\d+(?:\.\d*)?|\.\d+|[-+*/^_=<>()\[\]{}|!,.:;&~%?'\s]"
 )
 # Two underscores, an attribute, a call with a name in quotes: no mathematics.
-_CODE = re.compile(r"__|[a-zA-Z)\]]\s*\.\s*[a-zA-Z_]|['\"]\s*[a-zA-Z]+\s*['\"]|\b(?:import|lambda|eval|exec|open)\b")
+_CODE = re.compile(
+    r"__|[a-zA-Z)\]]\s*\.\s*[a-zA-Z_]|['\"]\s*[a-zA-Z]+\s*['\"]|(?<![\\a-zA-Z])(?:import|lambda|eval|exec|open)\b"
+)
 _EAGER = re.compile(r"\\(?:Gamma|[dt]?binom)\s*[({]?[^)]{0,40}?(?:\d{5,}|\^|!|\\exp|\\Gamma.*\\Gamma)")
 _BIG_POWER = re.compile(r"\^\s*\{?\s*[-+]?\s*\d{5,}")
 _UNIT = re.compile(
@@ -66,6 +68,7 @@ _FUNCTIONS = re.compile(
     r"|infty|cdot)(?![a-zA-Z])"
 )
 _STAR_POWER = re.compile(r"(?:\*\*|\^)\s*(-?\d{2,}|-\d)")
+_LETTER = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 _DECIMAL_POWER = re.compile(r"\^\s*\{\s*(-?\d{0,4})\.(\d{1,6})\s*\}")
 _BASED = re.compile(r"\(?\s*([0-9A-Za-z]+)\s*\)?\s*_\s*(?:(\d)|\{\s*(?:\\text\s*\{)?\s*(\w+)\s*\}?\s*\})")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
@@ -562,18 +565,13 @@ def _unchecked(text: str) -> Any:
         if token is None or ((name := token.group("command")) and name not in _COMMANDS):
             return None
         position = token.end()
-    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+    from latex2sympy2_extended.latex2sympy2 import latex2sympy
     from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
 
     rules = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")
     try:
         with _cpu_limit(FALLBACK_LIMIT_S):
-            return latex2sympy(
-                normalize_latex(prepared, rules),
-                is_real=True,
-                conversion_config=ConversionConfig(lowercase_symbols=False),  # r/R is not R/r
-                normalization_config=None,
-            )
+            return latex2sympy(normalize_latex(prepared, rules), is_real=True, normalization_config=None)
     except OutOfTime:
         return None
     except Exception:  # noqa: BLE001 - the parser raises Exception itself
@@ -591,12 +589,23 @@ def _prepared(text: str) -> str:
     text = re.sub(r"\\(?:varnothing|O)(?![a-zA-Z])|∅", r"\\emptyset ", text)
     text = text.replace("∞", "\\infty ").replace("·", "\\cdot ").replace("÷", "\\div ").replace("∪", "\\cup ")
     text = re.sub(r"\^\s*\{?\s*\\?(?:th|st|nd|rd)\s*\}?$", "", text)
+    # The parser takes E for Euler's number, also with an index, and knows no index that is an operator.
+    text = re.sub(r"(?<![a-zA-Z\\])E(?=\s*_)", r"\\mathcal{E}", text)
+    text = re.sub(r"_\s*\{?\s*\\odot\s*\}?", "_{odot}", text)
+    text = _both_cases(text)
     text = re.sub(r"\\log\s*_\s*\{?\s*e\s*\}?(?![a-zA-Z])", r"\\ln ", text)
     text = _DECIMAL_POWER.sub(lambda m: f"^{{\\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}}}}", text)
     text = _STAR_POWER.sub(r"^{\1}", text).replace("**", "^")
     if _TRIG.search(text):
         text = _SMALL_ANGLE.sub(r"(\\frac{\1\\pi}{180})", text)
     return text.strip().rstrip(".")
+
+
+def _both_cases(text: str) -> str:
+    """``V + v`` with a name of its own for V: the parser lowers every letter, and would read 2v."""
+    letters = set(_LETTER.findall(text))
+    capitals = {letter for letter in letters if letter.isupper() and letter.lower() in letters}
+    return _LETTER.sub(lambda m: rf"\mathcal{{{m[0]}}}" if m[0] in capitals else m[0], text) if capitals else text
 
 
 def _roots(text: str) -> str:

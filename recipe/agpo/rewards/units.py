@@ -27,7 +27,8 @@ _OTHER: dict[str, tuple[str, float]] = {
     "arcsec": ("angle", math.pi / 648000), "ft": ("length", 0.3048), "inch": ("length", 0.0254),
     "yard": ("length", 0.9144), "mile": ("length", 1609.344),
     "week": ("time", 604800.0), "month": ("time", 2629800.0), "dollar": ("money", 1.0), "cent": ("money", 0.01),
-    "元": ("yuan", 1.0), "角": ("yuan", 0.1), "kg": ("mass", 1.0), "ton": ("mass", 1000.0), "liter": ("volume", 1e-3), "km/s": ("speed", 1e3),
+    "元": ("yuan", 1.0), "角": ("yuan", 0.1),
+    "kg": ("mass", 1.0), "ton": ("mass", 1000.0), "liter": ("volume", 1e-3), "km/s": ("speed", 1e3),
     "m/s": ("speed", 1.0), "cm/s": ("speed", 1e-2), "km/h": ("speed", 1 / 3.6), "mph": ("speed", 0.44704),
 }  # fmt: skip
 _NAMES = {
@@ -37,7 +38,7 @@ _NAMES = {
     "joule": "J", "kilojoule": "kJ", "kelvin": "K", "hertz": "Hz", "pascal": "Pa", "watt": "W", "newton": "N",
     "arcsecond": "arcsec",
     "inches": "inch", "in": "inch", "feet": "ft", "foot": "ft", "hrs": "hr", "mins": "min", "secs": "s",
-    "天": "day", "周": "week", "月": "month", "个月": "month", "年": "year", "吨": "ton", "时": "h", "分": "min", "yuan": "元",
+    "天": "day", "周": "week", "个月": "month", "年": "year", "吨": "ton", "yuan": "元",
     "volt": "V", "ampere": "A", "amp": "A", "ohm": "Ω", "electronvolt": "eV", "parsec": "pc", "litre": "L",
     "米": "m", "千米": "km", "公里": "km", "厘米": "cm", "毫米": "mm", "克": "g", "千克": "kg", "公斤": "kg", "秒": "s",
     "分钟": "min", "小时": "h", "升": "L", "毫升": "mL", "度": "degree", "弧度": "rad", "焦耳": "J", "焦": "J",

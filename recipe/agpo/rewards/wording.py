@@ -28,7 +28,8 @@ STATEMENT = _words(
     rf"|[ \t]*\([^()\n]{{1,60}}\)[ \t]*|,[^,.\n]{{1,60}},[ \t]*){_BE}{_COLON})",
     rf"|(?<![a-z])(?P<weak>(?:results?|solutions?){_MARKUP}{_BE}{_COLON})",
     rf"|(?P<strong_zh>(?:答案|最[终后](?:答案|结果))[ \t*_]*{_IS_ZH}|[【\[]答案[】\]][ \t：:]*"
-    rf"|(?<![回解问])答[ \t]*[：:][ \t]*|答案[ \t*_]*(?=不可能|大于|小于|至少|至多|超过|不超过|不足|不少于|不多于|[多少高低]于)",
+    rf"|(?<![回解问])答[ \t]*[：:][ \t]*"
+    r"|答案[ \t*_]*(?=不可能|大于|小于|至少|至多|超过|不超过|不足|不少于|不多于|[多少高低]于)",
     r"|(?:故|应|所以|因此)填空?[ \t]*[：:]?[ \t]*|(?:故|因此|所以|应该?|答案)[ \t]*选(?:择|项)?[ \t]*[：:]?[ \t]*)",
     rf"|(?P<weak_zh>结果[ \t*_]*{_IS_ZH})",
 )
@@ -89,7 +90,8 @@ def statements(text: str) -> Iterator[tuple[int, int, str]]:
 
 # ---- where a sentence and an answer end
 SENTENCE_END = re.compile(
-    r"\n|[。！？]|[!?](?=[\s\"'”’)*_]|$)(?![ \t]*[=+*/^×·÷≈])|\.(?=[\"'”’)*_]*(?:\s|$))(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)"
+    r"\n|[。！？]|(?<!\\)[!?](?=[\s\"'”’)*_]|$)(?![ \t]*[=+*/^×·÷≈])"
+    r"|\.(?=[\"'”’)*_]*(?:\s|$))(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)"
 )
 REASON = _words(
     r"[,，;；:—–][ \t]*(?:(?:because|since|so|as|which|where|when|hence|thus|therefore|completing|with|after|by"
@@ -166,7 +168,8 @@ CORRECTION = _words(
 # "Wait, it is 71.", "不，是71": the value that follows takes the place of the one before.
 CORRECTED = _words(
     r"(?:(?<![a-z])(?:wait|no|actually|sorry|oops|hmm|correction|scratch that)(?![a-z])[\s,.!:;…—–-]*)+"
-    r"(?:(?:it|that|this)(?:(?:['’]s|\s+(?:is|should be|must be|equals))(?:\s+actually)?)|make (?:it|that)|(?<=[,.:!;—–-] ))[\s:*$\\(]*"
+    r"(?:(?:it|that|this)(?:(?:['’]s|\s+(?:is|should be|must be|equals))(?:\s+actually)?)|make (?:it|that)"
+    r"|(?<=[,.:!;—–-] ))[\s:*$\\(]*"
     r"(?=[-−]?[\d$\\]|(?-i:[(（]?[A-Z]))|(?:不对|不|等等|更正|抱歉|错了)[，,。！!：:\s]+(?:(?:它|答案)?(?:应该|应)?[是为])\s*(?=[-−$\\]?\d|(?-i:[A-Z]))"
 )
 # "It is wrong that the answer is 72"

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The meeting point of a step's prompts: each brings its probe, and learns how many more responses it gets.
+"""Barrier of a step's prompts: each submits its probe and gets its number of further responses.
 
-The total is one for the whole step, so nobody can be told before the last probe is in: allocation costs that wait. The
-numbers depend on the probes alone, taken in the order of prompt ids, and not on who came first or on the number of
-workers.
+The number of responses is fixed for the whole step, so every prompt waits for the last probe. The result depends only
+on the probes, in the order of prompt ids, and not on the order of arrival or the number of workers.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ class Round:
 
     Attributes:
         expected: their ids.
-        probes: (sum of outcomes in [0, 1], valid responses) of those that came.
-        extra: the answer, by id, once everybody is there.
+        probes: (sum of outcomes in [0, 1], valid responses) of the prompts that have submitted.
+        extra: number of further responses by id, after the last prompt has submitted.
     """
 
     expected: frozenset[str]
@@ -33,7 +32,7 @@ class Round:
 
 
 class AllocationBarrier:
-    """All rounds that are under way; one Ray actor a run. Use ``BarrierActor``."""
+    """All active rounds; one Ray actor per run. Use ``BarrierActor``."""
 
     def __init__(self, probe_size: int, group_size: int, config: AllocationConfig) -> None:
         self._sizes = {"probe_size": probe_size, "group_size": group_size}
@@ -42,12 +41,12 @@ class AllocationBarrier:
         self._round_of: dict[str, str] = {}
 
     async def open(self, name: str, prompts: list[str]) -> None:
-        """Announce the prompts of a round, before any of them is generated."""
+        """Register the prompts of a round, before any of them is generated."""
         self._rounds[name] = Round(frozenset(prompts))
         self._round_of |= dict.fromkeys(prompts, name)
 
     async def submit(self, prompt: str, right: float, count: int) -> int:
-        """Bring a probe; returns how many more responses the prompt gets, when all of its round have come."""
+        """Submit a probe, wait for the others of the round, and return the prompt's number of further responses."""
         current = self._rounds[self._round_of[prompt]]
         self._take(current, prompt, right, count)
         await current.complete.wait()
@@ -62,7 +61,7 @@ class AllocationBarrier:
         if current is None or prompt in current.probes:
             return
         self._take(current, prompt, 0.0, 0)
-        # It will not come for its answer.
+        # It will not ask for its number.
         await current.complete.wait()
         current.extra.pop(prompt, None)
         if not current.extra:
@@ -85,6 +84,6 @@ class AllocationBarrier:
             self._rounds.pop(self._round_of.pop(prompt, ""), None)
 
 
-# Every prompt of a step waits inside a call. Ray lets 1,000 calls into an asynchronous actor unless told otherwise, and
-# the next one, for which all others wait, would never get in.
+# Every prompt of a step waits inside a call. By default Ray runs at most 1,000 calls of an asynchronous actor at a
+# time; with more prompts, they would wait forever for a call that is never started.
 BarrierActor = ray.remote(num_cpus=0, max_concurrency=1_000_000)(AllocationBarrier)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's agent-loop managers with ours on top: token counts for every run, the controller state for AGPO's."""
+"""Subclasses of verl's agent-loop managers: token counts for every run, and the controller state for AGPO's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class CountingManager(AgentLoopManagerTQ):
 
 
 class AGPOAgentLoopManager(CountingManager):
-    """verl's agent-loop manager; hands each step's frozen controller state to the workers."""
+    """verl's agent-loop manager; passes each step's controller state to the workers."""
 
     worker_class = AGPOAgentLoopWorker
 

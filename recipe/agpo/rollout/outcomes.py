@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what a reward function returned to an outcome that the controllers may trust.
+"""Validate the result of a reward function, and read its outcome.
 
 The rule for bad input at run time: a response whose reward function raised, did not answer in time, or gave something
-that is not a finite number keeps its place in the batch but carries no reward. It leaves statistics, loss and
-denominator, and is counted under ``agpo/verifier/<status>``. It is never silently a reward of 0.
+that is not a finite number stays in the batch without a reward. It is left out of statistics, loss and denominator, and
+is counted under ``agpo/verifier/<status>``. It does not count as a reward of 0.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Scored:
     """Verdict on one response.
 
     Attributes:
-        reward: the shaped reward that trains, 0.0 if not valid.
+        reward: the shaped reward for training, 0.0 if not valid.
         outcome: the verifier's outcome that the controllers read, NaN if not valid.
         vote_key: canonical answer, ``""`` if unparseable.
-        status: one of ``verdict.RESPONSE_STATUSES``; other words of a reward function count as ``ok``.
+        status: one of ``verdict.RESPONSE_STATUSES``; any other value of a reward function counts as ``ok``.
         detail: for the log: the exception or the value that was not a number.
     """
 
@@ -44,7 +44,7 @@ class Scored:
 
 
 def failed(status: str, detail: str) -> Scored:
-    """A response that carries no reward. ``status`` is one of those without an outcome."""
+    """A response without a reward. ``status`` is one of those without an outcome."""
     if status in verdict.JUDGED:
         raise ValueError(f"status {status!r} says that there is an outcome; without one it is {verdict.LOST!r}")
     return Scored(reward=0.0, outcome=math.nan, vote_key="", status=status, detail=detail)

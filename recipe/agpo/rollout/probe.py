@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the probe of one prompt to the temperature of the rest of its group."""
+"""Decide the temperature of the rest of a group from its probe."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 """Vote keys of one probe, compared with each other once all of them are known.
 
 A verifier gives each answer a cheap canonical key. Two spellings of one answer can still have two keys
-(``x:\\sqrt{8}`` and ``x:2\\sqrt{2}``); whether they are the same vote is asked once per probe, of the whole probe,
-so that the result does not depend on which response came first.
+(``x:\\sqrt{8}`` and ``x:2\\sqrt{2}``); whether they are equal is decided once per probe, for the whole probe, so
+that the result does not depend on which response came first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Merge = Callable[[list[str]], Awaitable[list[str]]]
 
 
 class ProbeKeys:
-    """Meeting point of the sessions of one probe.
+    """Barrier of the sessions of one probe.
 
     Args:
         sessions: session ids of the probe.
@@ -32,7 +32,7 @@ class ProbeKeys:
         self._merged: asyncio.Task[dict[int, str]] | None = None
 
     async def settle(self, session: int, key: str) -> str:
-        """Hand in a key, wait for the rest of the probe, and get the key of the vote class."""
+        """Submit a key, wait for the rest of the probe, and return the key of the vote class."""
         self._keys[session] = key
         self.gone(session)
         await self._complete.wait()
@@ -41,7 +41,7 @@ class ProbeKeys:
         return (await self._merged)[session]
 
     def gone(self, session: int) -> None:
-        """This session hands in nothing (more): it failed, or it is done."""
+        """This session submits no (further) key: it failed, or it is done."""
         self._missing.discard(session)
         if not self._missing:
             self._complete.set()
@@ -51,7 +51,7 @@ class ProbeKeys:
         keys = [self._keys[session] for session in sessions]
         try:
             merged = await self._merge(keys)
-        except Exception:  # noqa: BLE001 - two classes instead of one are better than a lost prompt
+        except Exception:  # noqa: BLE001 - one vote class too many is better than a lost prompt
             logger.exception("vote keys %s not compared", keys)
             merged = keys
         return dict(zip(sessions, merged, strict=True))

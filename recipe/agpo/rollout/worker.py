@@ -2,8 +2,8 @@
 """Probe, then the rest of the group, per prompt inside verl's agent loop.
 
 No prompt waits for another one: while one prompt's probe is being scored, vLLM generates for the others. The
-controller state of the step is frozen and comes with the prompts, so what a prompt decides does not depend on
-the worker that it runs on, nor on the order.
+controller state of the step does not change and comes with the prompts, so the decision on a prompt does not depend
+on its worker or on the order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import ray
 import torch
 import transfer_queue as tq
 
-from agpo_core import AGPOConfig, TokenLedger
+from agpo_core import TokenLedger
 from agpo_core.state import state_from_dict
 from recipe.agpo import rewards
 from recipe.agpo.columns import (
@@ -45,7 +45,7 @@ from recipe.agpo.rollout import outcomes as scoring
 from recipe.agpo.rollout.outcomes import Scored
 from recipe.agpo.rollout.probe import decide
 from recipe.agpo.rollout.vote_keys import ProbeKeys
-from recipe.agpo.settings import agpo_config, resolved
+from recipe.agpo.settings import RunConfig, agpo_config, resolved
 from recipe.agpo.verl_api.agent_loop import AgentLoopWorker, row_key, settle_sessions
 
 logger = logging.getLogger(__name__)
@@ -88,10 +88,10 @@ class PromptInFlight:
     """A prompt whose probe decides something.
 
     Attributes:
-        keys: where the vote keys of its probe meet.
+        keys: barrier for the vote keys of its probe.
         scored: the probe sessions that are judged.
         rows: key of one stored row of each session, by session.
-        record: what the probe decided, once it has.
+        record: the decision, after the probe is scored.
     """
 
     keys: ProbeKeys
@@ -105,7 +105,7 @@ class AGPOAgentLoopWorker(CountingWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.agpo: AGPOConfig = agpo_config(self.config)
+        self.agpo: RunConfig = agpo_config(self.config)
         self.settings = resolved(self.config, self.agpo)
         self._in_flight: dict[str, PromptInFlight] = {}
         self._failures: list[dict[str, Any]] = []
@@ -115,7 +115,7 @@ class AGPOAgentLoopWorker(CountingWorker):
         self._barrier: Any = None
 
     async def attach_barrier(self, barrier: Any) -> None:
-        """Where prompts learn how many responses they get, when allocation is on."""
+        """The barrier from which prompts get their number of responses, if allocation is on."""
         self._barrier = barrier
 
     async def drain_failures(self) -> tuple[list[dict[str, Any]], str | None]:
@@ -129,7 +129,7 @@ class AGPOAgentLoopWorker(CountingWorker):
     ) -> None:
         control = prompt.pop(CONTROL, None)
         if control is None or trajectory["validate"] or not prompt.get("__do_sample__", True):
-            # Greedy and validation rollouts are never touched by a controller.
+            # Controllers do not apply to greedy and validation rollouts.
             if not trajectory["validate"]:
                 prompt |= self._columns(REST, float(sampling_params["temperature"]))
             await super()._run_prompt(prompt, sampling_params, trajectory, trace)
@@ -188,9 +188,9 @@ class AGPOAgentLoopWorker(CountingWorker):
         here = self._in_flight[uid] = PromptInFlight(ProbeKeys(sessions, rewards.merge_vote_keys))
         tasks = start(sessions, PROBE if reuse else DISCARDED, base)
         for session, task in zip(sessions, tasks, strict=True):
-            # However it ends: the other sessions of the probe do not wait for it any longer.
+            # Also after an error: the other sessions of the probe must not wait for it.
             task.add_done_callback(partial(_gone, here.keys, session))
-        # Nothing waits for the probe when temperature and group size are fixed: one phase.
+        # One phase if temperature and group size are fixed, because nothing depends on the probe then.
         one_phase = not self.agpo.temperature.enabled and self._barrier is None and reuse
         errors = await settle_sessions(tasks + start(rest, REST, base) if one_phase else tasks)
         probe = [here.scored[i] for i in sessions if i in here.scored]
@@ -220,7 +220,7 @@ class AGPOAgentLoopWorker(CountingWorker):
             SECONDS: torch.tensor(0.0, dtype=torch.float32),
             TOKENS: torch.tensor(0, dtype=torch.int64),
         }
-        if self.agpo.scoring == "own":
+        if self.agpo.logprob_temperature == "own":
             columns[TEMPERATURE] = torch.tensor(tau, dtype=torch.float32)
         return columns
 

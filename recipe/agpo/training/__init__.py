@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs in verl's trainer and its actor workers."""
+"""Code that runs in verl's trainer and its actor workers."""

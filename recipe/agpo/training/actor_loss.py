@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss that runs in verl's actor workers: verl's own ``ppo_loss`` with per-response clip ratios.
 
-verl's ``ppo_loss`` reads ``clip_ratio_low`` and ``clip_ratio_high`` from its config. We hand it a copy in which
-they are ``[B, 1]`` tensors, so KL loss, entropy bonus, dual clip, every aggregation mode and rollout correction
-stay verl's code. The registered policy loss ``agpo`` is ``agpo_core.clipped_surrogate``: the same value as
-verl's ``vanilla``, with the clip fraction per side, the step KL and a rule for non-finite tokens. verl's ``gspo`` and
-``cispo`` take tensors as they are: they stay verl's code too, and get our sums beside them.
+verl's ``ppo_loss`` reads ``clip_ratio_low`` and ``clip_ratio_high`` from its config. It gets a copy in which they are
+``[B, 1]`` tensors; KL loss, entropy bonus, dual clip, every aggregation mode and rollout correction remain verl's code.
+The registered policy loss ``agpo`` is ``agpo_core.clipped_surrogate``: the same value as verl's ``vanilla``, with the
+clip fraction per side, the step KL and a rule for non-finite tokens. verl's ``gspo`` and ``cispo`` accept these tensors
+unchanged; for them only our sums are added.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ METRIC_PREFIX = "actor/agpo/"
 
 
 def actor_loss_config(config: Any) -> Any:
-    """The actor config for our loss: verl's policy loss replaced by ours, which remembers which one it was."""
+    """The actor config for our loss: the policy loss is ours, and ``agpo_base_loss`` keeps the configured one."""
     actor = OmegaConf.create(OmegaConf.to_container(config.actor_rollout_ref.actor, resolve=True))
     base = actor.policy_loss.get("loss_mode", "vanilla")
     if base in BASE_LOSSES:
@@ -54,7 +54,7 @@ class ActorLoss:
     adaptive: LossConfig = LossConfig()
 
     def __call__(self, model_output: Any, data: Any, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
-        """Loss and metrics of one micro-batch, as ``ppo_loss``; without columns exactly what ``ppo_loss`` returns.
+        """Loss and metrics of one micro-batch, as ``ppo_loss``; without the columns below, exactly its result.
 
         Args:
             model_output: what the engine computed, with ``log_probs``.
@@ -70,9 +70,9 @@ class ActorLoss:
     def before_update(self, engine: Any, data: Any) -> None:
         """Give the rows of a mini-batch the weights of their groups in the adaptive loss.
 
-        A group may lie in several micro-batches and on several ranks. So all of them are passed forward first, without
-        gradients; each group's loss is summed up over them; then the update runs with the weights that follow, and its
-        gradient is that of a batch that was never split.
+        A group may be spread over several micro-batches and ranks. A forward pass without gradients over all of them
+        first sums the loss of each group. The update then uses the weights computed from these sums, so its gradient
+        equals that of an unsplit batch.
         """
         if self.adaptive.adaptive == "none" or GROUP not in data.keys():
             return
@@ -132,13 +132,13 @@ def agpo_policy_loss(
     """Policy loss ``agpo`` for verl's registry; signature and shapes as verl's ``vanilla``.
 
     ``config.clip_ratio_low`` / ``clip_ratio_high`` may be numbers or ``[B, 1]`` tensors. ``agpo_row_weight`` ``[B]``
-    takes rows out of the denominator and balances prompts (``agpo_core.weights``), ``agpo_group_weight`` ``[B]`` makes
-    the loss adaptive. Both scale advantages: every one of these losses is proportional to them. ``agpo_base_loss``
-    names another loss of ``BASE_LOSSES``.
+    removes rows from the denominator and weighs prompts equally (``agpo_core.weights``), ``agpo_group_weight`` ``[B]``
+    gives the adaptive loss. Both multiply the advantages, because each of these losses is proportional to them.
+    ``agpo_base_loss`` selects another loss of ``BASE_LOSSES``.
     """
     group_weight = getattr(config, GROUP_WEIGHT, None)
     for weight in (getattr(config, ROW_WEIGHT, None), group_weight):
-        if weight is not None and bool((weight != 1).any()):
+        if weight is not None:  # a weight of 1 changes no bit
             advantages = advantages * weight.unsqueeze(-1).to(advantages.dtype)
     low, high = _clip_ratios(config)
     out = clipped_surrogate(
@@ -153,35 +153,43 @@ def agpo_policy_loss(
     )
     tokens = out.mask.sum()
     sums = {
-        f"{METRIC_PREFIX}tokens": tokens.item(),
-        f"{METRIC_PREFIX}kl_sum": (out.step_kl * tokens).item(),
-        f"{METRIC_PREFIX}kl_k3_sum": (out.step_kl_k3 * tokens).item(),
-        f"{METRIC_PREFIX}nonfinite_tokens": out.nonfinite_tokens.item(),
+        "tokens": tokens,
+        "kl_sum": out.step_kl * tokens,
+        "kl_k3_sum": out.step_kl_k3 * tokens,
+        "nonfinite_tokens": out.nonfinite_tokens,
     }
     if group_weight is not None:
-        sums |= {
-            f"{METRIC_PREFIX}adaptive_rows": float(len(group_weight)),
-            f"{METRIC_PREFIX}adaptive_weight_sum": group_weight.sum().item(),
-            f"{METRIC_PREFIX}floored_rows": float((group_weight == 0).sum()),
-        }
+        sums["adaptive_weight_sum"] = group_weight.sum()
+        sums["floored_rows"] = (group_weight == 0).sum()
     base = getattr(config, BASE_LOSS, "vanilla")
     if base != "vanilla":
-        # They clip another ratio, or clip it otherwise: verl's own clip fraction is the one to read.
+        # These losses clip differently, so only verl's clip fraction describes them.
         loss, metrics = losses.get_policy_loss_fn(base)(
             old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights
         )
-        return loss, metrics | sums
-    loss = losses.agg_loss(
-        loss_mat=out.loss_BT, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info
-    )
-    metrics = {
-        "actor/pg_clipfrac": (out.clip_fraction_low + out.clip_fraction_high).item(),
-        "actor/ppo_kl": out.step_kl.item(),
-        "actor/pg_clipfrac_lower": out.dual_clip_fraction.item(),
-        f"{METRIC_PREFIX}clip_low_tokens": (out.clip_fraction_low * tokens).item(),
-        f"{METRIC_PREFIX}clip_high_tokens": (out.clip_fraction_high * tokens).item(),
-    }
-    return loss, metrics | sums
+        own = {}
+    else:
+        loss = losses.agg_loss(
+            loss_mat=out.loss_BT, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info
+        )
+        metrics = {}
+        own = {
+            "actor/pg_clipfrac": out.clip_fraction_low + out.clip_fraction_high,
+            "actor/ppo_kl": out.step_kl,
+            "actor/pg_clipfrac_lower": out.dual_clip_fraction,
+        }
+        sums["clip_low_tokens"] = out.clip_fraction_low * tokens
+        sums["clip_high_tokens"] = out.clip_fraction_high * tokens
+    read = _to_numbers(own | {f"{METRIC_PREFIX}{name}": value for name, value in sums.items()})
+    if group_weight is not None:
+        read[f"{METRIC_PREFIX}adaptive_rows"] = float(len(group_weight))
+    return loss, metrics | read
+
+
+def _to_numbers(values: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Copy scalars from the device in one transfer: each `.item()` would synchronise the GPU."""
+    stacked = torch.stack([value.detach().double() for value in values.values()])
+    return dict(zip(values, stacked.tolist(), strict=True))
 
 
 def _clip_ratios(config: Any) -> tuple[Any, Any]:
@@ -191,7 +199,7 @@ def _clip_ratios(config: Any) -> tuple[Any, Any]:
 
 
 def _all_reduce(values: torch.Tensor, group: Any, maximum: bool = False) -> None:
-    """Sum or maximum over the data-parallel ranks, in place; without a process group nothing to do."""
+    """Sum or maximum over the data-parallel ranks, in place; does nothing without a process group."""
     from torch import distributed
 
     if not distributed.is_initialized() or group is None:

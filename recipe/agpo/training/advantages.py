@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The advantage estimator ``agpo`` in verl's registry.
 
-verl hands an estimator rewards, mask, prompt ids and its config, and nothing else. What AGPO also needs (which
-rows belong to one session, which were scored, what the verifier said) comes from our trainer through ``with_rows``;
-without it the estimator takes every row with a response as one valid member and its reward as the outcome, so that it
-also works in other verl trainers.
+verl passes an estimator only rewards, mask, prompt ids and its config. Our trainer passes the rest through
+``with_rows``: the session of each row, whether it was scored, and the verifier's outcome. Without it, every row with a
+response is one valid member of its group and its reward is the outcome, so the estimator also works in other verl
+trainers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import torch
 from omegaconf import OmegaConf
 
-from agpo_core import AGPOConfig, ResponseAdvantages, response_advantages
-from recipe.agpo.settings import agpo_config
+from agpo_core import ResponseAdvantages, response_advantages
+from recipe.agpo.settings import RunConfig, agpo_config
 from recipe.agpo.verl_api import losses
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class RowContext:
     Attributes:
         sessions: session of each row; rows of one session share one reward (multi-output agent loops).
         final: whether the row is the last output of its session: the one that counts in the group.
-        valid: whether the session has a trustworthy reward.
+        valid: whether the session has a valid reward.
         outcomes: the verifier's outcome of the session; None: the rewards are the outcomes.
         tokens: generated tokens of the session; None: those of the row.
         truncated: whether the session was stopped by the token limit; None: none was.
@@ -52,13 +52,13 @@ _advantages_out: ContextVar[ResponseAdvantages] = ContextVar("agpo_advantages_ou
 def with_rows(rows: RowContext, call: Callable[[], T]) -> tuple[T, ResponseAdvantages]:
     """Run ``call``, in which verl asks the estimator ``agpo`` once about these rows.
 
-    verl's call has no room for either: both travel in a context of their own, which ends with the call.
+    verl's call has no arguments for the rows or the result, so both are in a context variable during the call.
 
     Returns:
         What ``call`` returned, and the advantages, one per row.
 
     Raises:
-        RuntimeError: verl asked another estimator.
+        RuntimeError: verl called another estimator.
     """
     context = copy_context()
     context.run(_rows_in.set, rows)
@@ -131,7 +131,7 @@ def _shaped(
     index: Sequence[Any],
     counted: torch.Tensor,
     context: RowContext | None,
-    settings: AGPOConfig,
+    settings: RunConfig,
     scale: Any,
 ) -> ResponseAdvantages:
     known = context if context is not None else RowContext((), (), ())
@@ -155,7 +155,7 @@ def _plain(advantages: torch.Tensor, counted: torch.Tensor) -> ResponseAdvantage
 
 
 def _rows(made: ResponseAdvantages, of_session: torch.Tensor, valid: torch.Tensor) -> ResponseAdvantages:
-    """Every row gets what the final row of its session got; rows that are not valid get nothing."""
+    """Every row gets the advantage of its session's final row; rows that are not valid get 0."""
     zero = torch.zeros_like(made.advantages)
     return ResponseAdvantages(
         torch.where(valid, made.advantages[of_session], zero),
@@ -168,7 +168,7 @@ def _rows(made: ResponseAdvantages, of_session: torch.Tensor, valid: torch.Tenso
 def _verl_grpo(
     rewards: torch.Tensor, index: Sequence[Any], counted: torch.Tensor, *, normalise: bool
 ) -> torch.Tensor:
-    """With all controllers off: verl's own estimator on the rows that count, for the same bits."""
+    """With all controllers off: verl's own estimator on the rows that count, so that the result is bit-identical."""
     rows = counted.nonzero().flatten()
     kept = rewards[rows].unsqueeze(-1)
     names = [index[i] for i in rows.tolist()]
@@ -180,7 +180,7 @@ def _verl_grpo(
     return per_row
 
 
-def _settings(config: Any) -> AGPOConfig:
+def _settings(config: Any) -> RunConfig:
     if config is None:
-        return AGPOConfig()
+        return RunConfig()
     return agpo_config(OmegaConf.create({"algorithm": {"agpo": config.get("agpo", None) or {}}}))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One step's batch as rows and prompts: what the controllers read, and what is logged."""
+"""The batch of a step as rows and prompts, for the controllers and the log."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Row:
         prompt: uid of its prompt, ``PADDING`` for a padding row.
         session: the rows of one session share one reward (multi-output agent loops).
         final: whether it is the last output of its session: the one that counts in the group.
-        valid: whether it has a reward that can be trusted, and tokens to train on.
+        valid: whether it has a valid reward, and tokens to train on.
         role, status, vote_key, tau, outcome, seconds: its columns; the outcome is NaN where there is no reward.
         tokens: generated tokens of its session, on the final row; 0 on the others.
         loss_tokens: its tokens that the loss can count.
         entropy_sum, entropy_tokens: old policy's entropy summed over its tokens, nats, and their number; 0 where the
             row is not valid or verl computed none.
         length: the length reward's part of its advantage.
-        masked: whether it has left the loss because its group has zero variance.
-        clip_low, clip_high: its clip ratios; None if the clip does not adapt.
+        masked: whether it is left out of the loss because its group has zero variance.
+        clip_low, clip_high: its clip ratios; None if the clip controller is off.
     """
 
     prompt: str
@@ -60,12 +60,12 @@ class Row:
 
 @dataclass
 class Prompt:
-    """What is known and decided per prompt.
+    """Measurements and decisions of one prompt.
 
     Attributes:
         uid: its id.
-        record: what its probe saw and decided; None in a run without a probe.
-        clip_reason: why its clip ratio is what it is.
+        record: measurements and decision of its probe; None in a run without a probe.
+        clip_reason: reason of its clip decision.
     """
 
     uid: str
@@ -138,7 +138,7 @@ class StepGroups:
         return None if math.isnan(entropy) else entropy
 
     def signals(self, step_kl: float | None = None, step_kl_k3: float | None = None) -> StepSignals:
-        """What the controllers read of this step; its drift is known after its updates."""
+        """Signals of this step for the controllers; its step KL is known after its updates."""
         entropy, by_prompt = self.policy_entropy, None
         if entropy is not None:
             groups: dict[str, list[Row]] = {prompt.uid: [] for prompt in self.prompts}
@@ -211,12 +211,12 @@ def collect(keys: Sequence[str], tags: Sequence[dict[str, Any]], data: Any) -> S
 
 
 def merged(parts: Sequence[StepGroups]) -> StepGroups:
-    """Batches of different prompts as one, in the order in which they trained."""
+    """Batches of different prompts as one, in the order in which they were trained on."""
     return sum(parts, StepGroups([], []))
 
 
 def _mean_entropy(rows: Sequence[Row]) -> float:
-    """Token mean, NaN without tokens. fsum is exact, so the order of rows cannot matter; rounding hides padding."""
+    """Token mean, NaN without tokens. fsum is exact, so row order has no effect; rounding removes that of padding."""
     tokens = sum(row.entropy_tokens for row in rows)
     if not tokens:
         return math.nan

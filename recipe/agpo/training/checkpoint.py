@@ -8,30 +8,34 @@ that is killed at any moment leaves either the old checkpoint or a new one that 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from agpo_core import AGPOConfig, ControllerState, TokenLedger, load_state, save_state
+from agpo_core import ControllerState, TokenLedger, save_state
 from agpo_core.files import write_atomic
+from agpo_core.jsonl import append_lines, keep_steps
+from agpo_core.sealed import read_sealed, write_sealed
+from agpo_core.state import OtherSettings, resume_state
+from recipe.agpo.settings import RunConfig
 
 STATE_FILE = "agpo_state.json"
 LEDGER_FILE = "agpo_ledger.json"
-LEDGER_FORMAT, LEDGER_VERSION = "agpo-token-ledger", 1
+LEDGER_FORMAT, LEDGER_VERSION = "agpo-token-ledger", 2
+UNSEALED_LEDGER = 1  # the version before ledgers had a checksum
 DECISIONS_FILE = "agpo_decisions.jsonl"
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 
 
 class ResumeError(ValueError):
-    """A checkpoint that AGPO must not resume from; the message says what to do."""
+    """A checkpoint that AGPO cannot resume from; the message says what to do."""
 
 
 def checkpoint_to_resume(config: Any) -> Path | None:
     """The checkpoint folder that verl will resume from, None for a fresh start.
 
-    verl writes its tracker file in place; a kill in that moment leaves it empty, and verl could not start any
-    more. Such a tracker is repaired: verl writes it last, so the newest folder with a data state is complete.
+    verl writes its tracker file in place; a kill at that moment leaves it empty, and verl could no longer
+    start. Such a tracker is repaired: verl writes it last, so the newest folder with a data state is complete.
     """
     mode = config.trainer.resume_mode
     if mode == "disable":
@@ -52,7 +56,7 @@ def checkpoint_to_resume(config: Any) -> Path | None:
         steps = sorted(int(p.parent.name.split("_")[-1]) for p in root.glob("global_step_*/data.pt"))
         if not steps:
             raise ResumeError(
-                f"{tracker} is damaged ({text[:20]!r}) and {root} holds no complete checkpoint. Start anew with "
+                f"{tracker} is damaged ({text[:20]!r}) and {root} has no complete checkpoint. Start a new run with "
                 "trainer.resume_mode=disable, or in another folder with trainer.default_local_dir=..."
             )
         text = str(steps[-1])
@@ -62,7 +66,7 @@ def checkpoint_to_resume(config: Any) -> Path | None:
     return folder if folder.exists() else None
 
 
-def read_state(folder: Path, agpo: AGPOConfig) -> ControllerState:
+def read_state(folder: Path, agpo: RunConfig) -> ControllerState:
     """The controller state of a checkpoint.
 
     Raises:
@@ -76,18 +80,17 @@ def read_state(folder: Path, agpo: AGPOConfig) -> ControllerState:
     if agpo.on_config_change == "reset":
         return ControllerState.initial(agpo)
     try:
-        state, fingerprint, _ = load_state(path)
-    except ValueError as error:
-        raise ResumeError(f"cannot resume the controllers from {path}: {error}. {ways_out}") from error
-    if fingerprint != agpo.fingerprint() and agpo.on_config_change == "refuse":
+        return resume_state(path, agpo, keep=agpo.on_config_change == "keep")
+    except OtherSettings as error:
         raise ResumeError(
             f"{path} was written with other algorithm.agpo settings, so its decisions would not continue. {ways_out} "
             "To go on with the old state and the new settings: algorithm.agpo.on_config_change=keep."
-        )
-    return state
+        ) from error
+    except ValueError as error:
+        raise ResumeError(f"cannot resume the controllers from {path}: {error}. {ways_out}") from error
 
 
-def write_state(folder: Path, state: ControllerState, agpo: AGPOConfig) -> None:
+def write_state(folder: Path, state: ControllerState, agpo: RunConfig) -> None:
     """Save the controller state into a checkpoint folder, atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     save_state(folder / STATE_FILE, state, agpo.fingerprint(), {"config": agpo.to_dict()})
@@ -96,56 +99,45 @@ def write_state(folder: Path, state: ControllerState, agpo: AGPOConfig) -> None:
 def write_ledger(folder: Path, ledger: TokenLedger) -> None:
     """Save the token ledger into a checkpoint folder, atomically."""
     folder.mkdir(parents=True, exist_ok=True)
-    document = {"format": LEDGER_FORMAT, "version": LEDGER_VERSION, "ledger": ledger.to_dict()}
-    write_atomic(folder / LEDGER_FILE, json.dumps(document, indent=2, sort_keys=True) + "\n")
+    write_sealed(folder / LEDGER_FILE, LEDGER_FORMAT, LEDGER_VERSION, {"ledger": ledger.to_dict()})
 
 
 def read_ledger(folder: Path) -> TokenLedger:
     """The token ledger of a checkpoint.
 
     Raises:
-        ResumeError: no ledger, or a damaged one: the run could no longer say what it has cost.
+        ResumeError: no ledger, or a damaged one: the number of generated tokens would be unknown.
     """
     path = folder / LEDGER_FILE
+    versions = (UNSEALED_LEDGER, LEDGER_VERSION)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if (document["format"], document["version"]) != (LEDGER_FORMAT, LEDGER_VERSION):
-            raise ValueError(f"format {document['format']!r} version {document['version']!r} is not known here")
-        return TokenLedger.from_dict(document["ledger"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _, payload = read_sealed(path, LEDGER_FORMAT, versions, ["ledger"], unsealed=(UNSEALED_LEDGER,))
+        ledger = TokenLedger.from_dict(payload["ledger"])
+        if max(ledger.probe, ledger.discarded) > ledger.generated:
+            raise ValueError(f"{path}: probe and discarded tokens are parts of the generated ones, got {ledger}")
+        return ledger
+    except ValueError as error:
         raise ResumeError(
-            f"cannot read the token ledger {path} ({type(error).__name__}: {error}). Ways out: another folder "
+            f"cannot read the token ledger {path}: {str(error).removeprefix(f'{path}: ')}. Ways out: another folder "
             "(trainer.default_local_dir=...), a fresh start (trainer.resume_mode=disable), or write the file with "
-            f'{{"format": "{LEDGER_FORMAT}", "version": {LEDGER_VERSION}, "ledger": '
+            f'{{"format": "{LEDGER_FORMAT}", "version": {UNSEALED_LEDGER}, "ledger": '
             f"{json.dumps(TokenLedger().to_dict())}}} and the counts that you know."
         ) from error
 
 
 class DecisionLog:
-    """Per-prompt decisions, one JSON object a line. Resuming drops the lines after the resumed step."""
+    """Per-prompt decisions, one JSON object per line. Resuming drops the lines after the resumed step."""
 
     def __init__(self, path: Path, *, resumed_step: int, enabled: bool = True) -> None:
         self._path = path if enabled else None
         if not enabled:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            # A kill may have cut a character in two; splitlines() would also split at separators inside a text.
-            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-            kept = [line for line in lines if 0 < _step_of(line) <= resumed_step]
-            write_atomic(path, "".join(f"{line}\n" for line in kept))
+        broken = keep_steps(path, 1, resumed_step)
+        if broken:
+            print(f"[agpo] {path}: dropped lines that are not whole (a process was killed while writing): {broken}")
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add one step's rows in a single write."""
-        if self._path is None:
-            return
-        text = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-
-
-def _step_of(line: str) -> int:
-    """Step of a decisions line; -1 for a line cut off by a kill."""
-    match = re.search(r'"step": (\d+)', line)
-    return int(match.group(1)) if match and line.endswith("}") else -1
+        if self._path is not None:
+            append_lines(self._path, rows)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainer decides for the rows of a step: clip ratios and weights; and what it writes down per prompt."""
+"""Decisions for the rows of a step (clip ratios and weights), and the records of the decisions file."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def clip_columns(
 
 
 def row_weights(groups: StepGroups, config: AGPOConfig, updates: torch.Tensor, mode: Any) -> torch.Tensor:
-    """Per row: its share of the denominator, times its prompt's weight; 1 everywhere in plain GRPO.
+    """Weight of each row: denominator weight times the weight of its prompt; always 1 in plain GRPO.
 
     Args:
         groups: the step.
         config: ours.
-        updates: which update each row is in, ``[B]``.
+        updates: the update of each row, ``[B]``.
         mode: verl's ``loss_agg_mode``.
     """
     in_loss = groups.tensor("valid") & ~groups.tensor("masked")
@@ -53,7 +53,7 @@ def row_weights(groups: StepGroups, config: AGPOConfig, updates: torch.Tensor, m
 
 
 def updates_of_rows(rows: int, mini_batch: int, ranks: int, shuffle: bool) -> torch.Tensor:
-    """Which update each row is in; one for all where verl shuffles or rows do not fill their updates."""
+    """The update of each row; the same for all if verl shuffles or the rows do not fill their updates."""
     if shuffle or rows % mini_batch:
         return torch.zeros(rows, dtype=torch.long)
     # Rank r holds rows [r*rows/ranks, ...) and takes its mini-batches from them in order.

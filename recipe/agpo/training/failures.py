@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run ends when something breaks: one error that names the cause and says what is left.
+"""Errors that end a run: one message with the cause and how to continue.
 
 - Gradient not finite: verl skips that update (with Megatron it stops there). The step is counted, and not saved as a
   checkpoint; after three such steps in a row the run stops (:class:`Diverged`).
@@ -7,8 +7,8 @@
 - Checkpoint not written, a full disk for example: the run stops (:class:`CheckpointFailed`).
 - Rollout server dead, or no response has a reward: the run stops (:class:`RolloutFailed`).
 
-verl marks a checkpoint as the latest once all of it is written. So the last marked one, with controller state and
-ledger, stays whole, and the same command goes on from it.
+verl marks a checkpoint as the latest after all of it is written. The last marked checkpoint is therefore complete, with
+controller state and token ledger (the counts of generated tokens), and the same command continues from it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GRADIENT = "actor/grad_norm"
 
 
 class RunStopped(RuntimeError):
-    """The run cannot go on; the message names the cause and what to do."""
+    """The run cannot continue; the message names the cause and what to do."""
 
 
 class RolloutFailed(RunStopped):
@@ -52,10 +52,10 @@ class GradientWatch:
         self.in_a_row = 0
 
     def see(self, metrics: Mapping[str, Any], step: int, resume: str) -> None:
-        """Take in a step's metrics; a step without an actor update changes nothing.
+        """Read a step's metrics; a step without an actor update changes nothing.
 
         Raises:
-            Diverged: this was one such step too many.
+            Diverged: the third such step in a row.
         """
         if GRADIENT not in metrics:
             return
@@ -65,17 +65,17 @@ class GradientWatch:
         if self.in_a_row >= NONFINITE_STEPS:
             raise Diverged(
                 f"step {step}: the gradient has not been finite for {self.in_a_row} steps in a row. {resume} Before "
-                "that, lower actor_rollout_ref.actor.optim.lr or look into the data of these steps."
+                "that, lower actor_rollout_ref.actor.optim.lr or check the data of these steps."
             )
 
 
 def resume_words(root: Path) -> str:
-    """What the same command would do after an error."""
+    """A sentence that says from where the same command continues."""
     tracker = root / TRACKER_FILE
     step = tracker.read_text(errors="replace").strip() if tracker.is_file() else ""
     if not step.isdigit():
-        return "No checkpoint was written yet: the same command starts anew."
-    return f"The last checkpoint is intact: the same command goes on from global_step_{step} in {root}."
+        return "No checkpoint was written yet: the same command starts from the beginning."
+    return f"The last checkpoint is intact: the same command continues from global_step_{step} in {root}."
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def lost_workers_named(root: Path) -> Iterator[None]:
 
 @contextmanager
 def failed_saves_named(folder: Path) -> Iterator[None]:
-    """Turn whatever stops a checkpoint into :class:`CheckpointFailed`; a dead process stays one."""
+    """Turn errors while saving into :class:`CheckpointFailed`; a dead process stays :class:`WorkerLost`."""
     import ray
 
     try:

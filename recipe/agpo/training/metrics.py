@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics under ``agpo/``. ``GLOSSARY`` is the truth for the docs; a test compares it with what a step logs."""
+"""Metrics under ``agpo/``. The docs are generated from ``GLOSSARY``; a test compares it with the logged keys."""
 
 from __future__ import annotations
 
@@ -12,52 +12,54 @@ from typing import Any
 
 import torch
 
-from agpo_core import AGPOConfig, ControllerState, Reason
+from agpo_core import ControllerState, Reason
 from recipe.agpo.rewards.verdict import OK, RESPONSE_STATUSES
+from recipe.agpo.settings import RunConfig
 from recipe.agpo.training.batch import StepGroups
 
 _SIGNALS = ("dispersion", "skewness", "vote_entropy")
 GLOSSARY: dict[str, str] = {
     "agpo/tau/{mean,min,max}": "temperature of the training responses of this step",
-    "agpo/tau/share_at_{min,max}": "share of prompts whose temperature decision sits at a bound",
-    "agpo/tau/reason/<reason>": "prompts by the reason of their temperature decision",
+    "agpo/tau/share_at_{min,max}": "share of prompts whose temperature is at a bound",
+    "agpo/tau/reason/<reason>": "number of prompts for each reason of the temperature decision",
     "agpo/eps/{mean,min,max}": "lower clip ratio of this step's prompts",
     "agpo/eps_high/{mean,min,max}": "upper clip ratio of this step's prompts",
-    "agpo/eps/share_at_{min,max}": "share of prompts whose clip ratio sits at a bound",
-    "agpo/eps/reason/<reason>": "prompts by the reason of their clip decision",
+    "agpo/eps/share_at_{min,max}": "share of prompts whose clip ratio is at a bound",
+    "agpo/eps/reason/<reason>": "number of prompts for each reason of the clip decision",
     "agpo/signal/{dispersion,skewness,vote_entropy}/{mean,min,max}": "probe statistics per prompt (nats for entropy)",
     "agpo/signal/policy_entropy": "token mean of the old policy's entropy, nats, at each response's temperature",
-    "agpo/state/{uncertainty,step_kl,entropy}": "running mean that this step's decisions used",
-    "agpo/state/updates": "steps folded into the controller state before this one",
+    "agpo/state/{uncertainty,step_kl,entropy}": "running mean at the start of this step, as used by its decisions",
+    "agpo/state/updates": "steps in the controller state before this one",
     "agpo/step_kl": "token mean of old minus new log-probability over this step's updates (k1, nats)",
-    "agpo/step_kl_k3": "the same by the k3 estimator, never negative: the drift that the step size is steered by",
+    "agpo/step_kl_k3": "the same by the k3 estimator, never negative; over the policy entropy it is the "
+    "drift that the step size controls",
     "agpo/step_size/scale": "factor on the learning rate of this step's updates (actor/lr is without it)",
     "agpo/clip_fraction/{low,high}": "share of tokens clipped at the lower / upper side (loss_mode vanilla)",
     "agpo/nonfinite_tokens": "tokens left out of the loss because a log-probability was not finite",
     "agpo/nonfinite_steps": "steps in a row, up to this one, whose gradient was not finite; the run stops at three",
     "agpo/zero_variance_share": "share of prompts whose valid outcomes are all equal",
-    "agpo/masked_share": "share of prompts that left the loss because their outcomes are all equal",
+    "agpo/masked_share": "share of prompts left out of the loss because their outcomes are all equal",
     "agpo/loss/{weight_mean,floored_share}": "adaptive loss, over responses and updates: mean weight of their group; "
     "share whose group lies below the floor",
-    "agpo/length/part": "mean absolute advantage that the length reward gave to right responses",
+    "agpo/length/part": "mean absolute advantage from the length reward, over correct responses",
     "agpo/group_size/{mean,min,max}": "scored responses per prompt, when allocation is on",
     "agpo/outcome/mean": "mean verifier outcome of the training responses",
     "agpo/outcome/probe_mean": "mean verifier outcome of the probes",
-    "agpo/tokens/{generated,probe,discarded}": "tokens generated in this step: all, in probes, in unused probes",
+    "agpo/tokens/{generated,probe,discarded}": "tokens generated in this step: all, in probes, in discarded probes",
     "agpo/tokens/validation": "tokens generated in validation since the last step; not part of the others",
     "agpo/tokens/{generated,probe,discarded,validation}_cumulative": "the same since the run began, over restarts",
     "agpo/tokens/budget_left": "generated tokens left of algorithm.agpo.token_budget",
     "agpo/verifier/seconds_{mean,max}": "seconds from handing a response to the verifier to its verdict",
     "agpo/verifier/<status>": f"responses by verifier status ({', '.join(RESPONSE_STATUSES)})",
     "agpo/rollout/lost_sessions_cumulative": "sessions lost in the rollout since the start of the run",
-    "agpo/overhead_s": "seconds that AGPO itself took in the driver for this step's metrics and state",
+    "agpo/overhead_s": "seconds that AGPO took in the driver for this step's metrics and state",
 }
 
 
 def step_metrics(
-    groups: StepGroups, state: ControllerState, config: AGPOConfig
+    groups: StepGroups, state: ControllerState, config: RunConfig
 ) -> dict[str, float]:
-    """Everything under ``agpo/`` that is known in the driver; ``state`` is the one that decided this step."""
+    """The metrics under ``agpo/`` that are known in the driver; ``state`` is that of this step's decisions."""
     out: dict[str, float] = {}
     real, stats = list(groups.real), groups.stats
     valid = [row for row in real if row.valid]
@@ -113,7 +115,7 @@ def pop_update_sums(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
 
 
 def update_shares(sums: Mapping[str, float]) -> dict[str, float]:
-    """What is logged of the sums of a step's updates."""
+    """The logged metrics from the sums of a step's updates."""
     tokens = sums.get("tokens", 0.0)
     if not tokens:
         return {}
@@ -170,9 +172,12 @@ def glossary_markdown() -> str:
     """``docs/metrics.md``."""
     head = (
         "# Metrics\n\n"
-        "Every key that AGPO logs, beside verl's own. Generated from `recipe/agpo/training/metrics.py` (`GLOSSARY`).\n"
-        "`{a,b}` stands for one key each, `<x>` for a name. Decisions per prompt are in\n"
+        "Every key that AGPO logs, without verl's own. Generated from `recipe/agpo/training/metrics.py`\n"
+        "(`GLOSSARY`). `{a,b}` stands for several keys, `<x>` for a name. Decisions per prompt are in\n"
         "`agpo_decisions.jsonl` in the checkpoint folder.\n\n"
+        "Words used here: the *probe* is the first responses of a prompt's group, scored before the rest is sampled.\n"
+        "*Drift* is the KL divergence of a step divided by the policy entropy. The token *ledger* counts generated\n"
+        "tokens; its keys start with `agpo/tokens/`.\n\n"
         "| key | meaning |\n|---|---|\n"
     )
     return head + "".join(f"| `{key}` | {meaning} |\n" for key, meaning in GLOSSARY.items())

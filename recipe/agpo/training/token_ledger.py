@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every method's run gets: the ledger of generated tokens, the budget that ends a run, and ends with words.
+"""For runs of every method: the ledger of generated tokens, the token budget, and clear errors.
 
-Tokens are counted where they are made, in the agent loop: responses that dynamic sampling drops, probes that do
-not train and responses without a reward have cost what they cost.
+Tokens are counted in the agent loop, where they are sampled. The counts include responses that dynamic sampling drops,
+discarded probes, and responses without a reward.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def ledger_trainer(base: type) -> type:
 
 
 class LedgerMixin(Trainer):
-    """For any of verl's V1 trainers: keeps the ledger over restarts, ends the run at the token budget, names failures.
+    """For any of verl's V1 trainers: keeps the ledger over restarts, ends the run at its token budget, reports failures
 
-    See ``failures`` for what happens when something breaks.
+    See ``failures`` for the errors.
     """
 
     def __init__(self, config: Any) -> None:
@@ -72,7 +72,7 @@ class LedgerMixin(Trainer):
         return super()._update_critic(self._with_schedule(batch, "critic.optim"), metrics)
 
     def _with_schedule(self, batch: Any, optim: str) -> Any:
-        """Tell the workers where the schedule stands once this update is done; see ``verl_api.updates``."""
+        """Tell the workers the schedule's position after this update; see ``verl_api.updates``."""
         if self._schedule_follows_tokens:
             assert self.token_budget is not None, "checked before the start"
             self._drain()
@@ -86,13 +86,13 @@ class LedgerMixin(Trainer):
         self.ledger, self._spent = self.ledger + spent, self._spent + spent
 
     def _end(self, when: str) -> None:
-        """Make the current step the last one; verl then saves and validates if it does so at all."""
+        """Make the current step the last one; verl then saves and validates, if these are enabled."""
         self.total_training_steps = self.global_steps
         trainer = self.config.trainer
         trainer.save_freq, trainer.test_freq = min(trainer.save_freq, 1), min(trainer.test_freq, 1)
         print(
             f"[agpo] token budget reached {when}: {self.ledger.generated:,} of {self.token_budget:,} generated tokens. "
-            "This is the end of the run; to go on, raise algorithm.agpo.token_budget and run the same command."
+            "The run ends here. To continue, raise algorithm.agpo.token_budget and run the same command."
         )
 
     def _load_checkpoint(self) -> None:
@@ -116,18 +116,18 @@ class LedgerMixin(Trainer):
             super()._save_checkpoint()
 
     def read_from(self, folder: Path) -> None:
-        """Take up what a checkpoint folder holds of ours."""
+        """Load AGPO's files from a checkpoint folder."""
         self.ledger = checkpoint.read_ledger(folder)
 
     def write_to(self, folder: Path) -> None:
-        """Put what is ours into a checkpoint folder."""
-        # An asynchronous rollout has gone on since the step; what it finished is saved with the checkpoint.
+        """Write AGPO's files into a checkpoint folder."""
+        # An asynchronous rollout continues after the step; verl saves what it has finished with the checkpoint.
         self._drain()
         checkpoint.write_ledger(folder, self.ledger)
 
 
 def ledger_metrics(spent: TokenLedger, total: TokenLedger, budget: int | None) -> dict[str, float]:
-    """What one step adds to the log."""
+    """The metrics that this class adds to a step."""
     out = {}
     for name, cumulative in total.to_dict().items():
         if name != "lost_sessions":

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """verl's trainer with AGPO's controllers around its steps: the synchronous one, or an asynchronous one.
 
-One step: verl submits the prompts (our agent-loop manager adds the frozen controller state), the rollout probes
-and decides temperatures, verl computes old log-probs, we decide a clip ratio per response, verl updates, and we
-fold the whole batch into the state once.
+One step: verl submits the prompts (our agent-loop manager adds the controller state), the rollout samples the probes
+and decides temperatures, verl computes old log-probs, AGPO decides a clip ratio per response, verl updates the policy,
+and AGPO updates the state once, from the whole batch.
 
-In the asynchronous modes prompts are generated ahead: a response may be versions older than the policy that trains on
-it, and its temperature was decided with the state of the step that submitted it. Each response carries its own
-temperature and probe, so scoring and statistics need nothing else; clip ratios are decided when the batch trains, with
-the newest state. Which prompts make up a batch then depends on what is finished first. ``separate_async`` trains
-several batches on one rollout version: they make up one step, and the state takes it in once.
+The asynchronous modes generate prompts ahead: a response may be several versions older than the policy that is trained
+on it, and its temperature was decided with the state of the step that submitted it. Each response carries its own
+temperature and probe for scoring and statistics. Clip ratios are decided with the newest state, when the batch is
+trained on. The prompts of a batch depend on which finish first. ``separate_async`` trains several batches on one
+rollout version: together they are one step, with one update of the state.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ class AGPOMixin(LedgerMixin):
 
     def _build_replay_buffer(self) -> Any:
         buffer = super()._build_replay_buffer()
-        # verl looks for finished prompts every 2 s, which dominates short steps.
+        # verl checks for finished prompts every 2 s, which would be most of the time of a short step.
         buffer.poll_interval = min(buffer.poll_interval, POLL_SECONDS)
         wrap(buffer, "sample", ("global_steps", "partition_id", "batch_size"), self._named_failures)
         return buffer
 
     def on_init_end(self) -> None:
         super().on_init_end()
-        if self.agpo.scoring == "own" and self.agpo.adaptive:
+        if self.agpo.logprob_temperature == "own" and self.agpo.adaptive:
             score_at_own_temperature(self)
         if self._own_loss:
             self.actor_rollout_wg.set_loss_fn(ActorLoss(actor_loss_config(self.config), self.agpo.loss))
@@ -103,7 +103,7 @@ class AGPOMixin(LedgerMixin):
     def _fetch_one_gen_batch(self) -> TensorDict:
         batch = super()._fetch_one_gen_batch()
         step, count = self._issued if self._issued[0] == self.global_steps else (self.global_steps, 0)
-        # verl draws random ids; ours give every run the same order of rows.
+        # verl uses random ids; ours give every run the same order of rows.
         batch["uid"] = NonTensorStack(*[f"{step:08d}-{count + i:06d}" for i in range(len(batch))])
         self._issued = (step, count + len(batch))
         return batch
@@ -151,7 +151,7 @@ class AGPOMixin(LedgerMixin):
 
     @property
     def _own_loss(self) -> bool:
-        """Whether the workers need our loss: if not, verl's stays in place, bit for bit."""
+        """Whether the workers need our loss; if not, verl's own loss is used."""
         return self.agpo.clip.enabled or self.agpo.step_size.enabled or self.agpo.weighs_rows
 
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
@@ -160,7 +160,7 @@ class AGPOMixin(LedgerMixin):
         return super()._update_actor(batch, metrics)
 
     def _columns(self, groups: StepGroups) -> dict[str, torch.Tensor]:
-        """What our loss reads of each row."""
+        """The columns of each row for our loss."""
         if not self._own_loss:
             return {}
         actor = self.config.actor_rollout_ref.actor
@@ -204,7 +204,7 @@ class AGPOMixin(LedgerMixin):
     # ---- failures ----------------------------------------------------------------------------------------
 
     def _named_failures(self, sample: Callable[..., Any]) -> Callable[..., Any]:
-        """verl says only that a batch is missing; the cause sits in the agent-loop workers."""
+        """verl only reports that a batch is missing; the agent-loop workers know the cause."""
 
         def named(*args: Any, **kwargs: Any) -> Any:
             problem: RuntimeError | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every private name of verl 0.9.1 that AGPO uses, one file per seam. ``tests/contracts`` pins each of them.
+"""Every private name of verl 0.9.1 that AGPO uses, one file per extension point. ``tests/contracts`` tests each.
 
 ===================  ==============================================  ================================================
 file                 verl                                            use
@@ -8,7 +8,7 @@ file                 verl                                            use
 ``updates``          ``workers.engine.base.BaseEngine.train_batch``  step size, schedule over tokens, group losses
 ``row_order``        ``utils.seqlen_balancing``, ``KVBatchMeta``     mini-batches that do not depend on the ranks
 ``temperature``      worker groups of the trainer                    log-probs at each response's own temperature
-``sockets``          ``bucketed_weight_transfer``                    two runs side by side on one machine
+``sockets``          ``bucketed_weight_transfer``                    two runs at a time on one machine
 ``losses``           ``workers.utils.losses``, ``core_algos``        verl's losses and its GRPO advantage
 ``configs``          ``utils.config``, ``utils.import_utils``        config objects, reward functions by path
 ===================  ==============================================  ================================================

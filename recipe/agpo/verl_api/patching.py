@@ -15,7 +15,7 @@ TESTED = f"verl {VERL_VERSION}"
 
 
 class PatchError(RuntimeError):
-    """What AGPO replaces does not look as it expects."""
+    """A function that AGPO replaces is not as expected."""
 
 
 def wrap(

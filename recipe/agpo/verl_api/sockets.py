@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights go to vLLM through a socket named after Ray's job number, which is 1 in every new cluster.
 
-Two runs on one machine, each with its own Ray, would take the other's weights or wait for ever. Both ends of a run
-carry its id in their environment, unless they belong to a cluster that was there before; job numbers differ in that
-one.
+Two runs on one machine, each with its own Ray, would then read each other's weights or wait forever. Both ends of a
+run have its id in their environment, except in a cluster that was started before; there the job numbers differ.
 """
 
 from __future__ import annotations

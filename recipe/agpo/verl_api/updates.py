@@ -19,7 +19,7 @@ LR_SCALE = "agpo_lr_scale"
 
 
 def around_updates(base: ModuleType) -> None:
-    """Wrap ``BaseEngine.train_batch``, which makes one optimiser update."""
+    """Wrap ``BaseEngine.train_batch``, which performs one optimiser update."""
     wrap(base, "BaseEngine.train_batch", ("self", "data", "loss_function"), _around)
 
 
@@ -32,7 +32,7 @@ def _around(original: Callable[..., Any]) -> Callable[..., Any]:
             outputs = original(self, data, loss_function)
         position = _number(data, SCHEDULE_POSITION)
         if position is not None:
-            # verl moves the schedule by one after the last update of a batch: it lands where we want it.
+            # verl advances the schedule by one after the last update of a batch, to the position that we want.
             before = position - 1.0
             scheduler = self.lr_scheduler
             # torch's schedulers count in last_epoch, Megatron's in num_steps; both take fractions.
