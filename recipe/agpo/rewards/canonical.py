@@ -29,7 +29,7 @@ _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 _CIRCLED = re.compile(r"\\textcircled\s*\{?\s*(\d+)\s*\}?|[\u2460-\u2473]")
 _STATEMENTS = re.compile(r"(?:\(\d+\)[\s,，、和及与]*)+")
 _NO_SPACE = re.compile(r"(?<=\d,)\s*\\!\s*|(?<!\\)\\!")  # 32,\!349
-_SPACES = re.compile(r"(?:(?<!\\)\\[,;:> ]|\\q?quad(?![a-zA-Z])|[~\s])+")
+_SPACES = re.compile(r"(?:(?<!\\)\\[,;:> ]|\\q?quad|[~\s])+")
 _DELIMITERS = re.compile(
     r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\[bB]ig+[lr]?(?![a-zA-Z])|\\displaystyle|\\limits|\\\(|\\\)|\\\[|\\\]"
 )
@@ -79,7 +79,7 @@ _LONG_DECIMAL = re.compile(
 )
 _CURRENCY = re.compile(r"^(?:US|USD|RMB|HK|A|C)?\s*\\?[$¥€£]\s*|^(?:USD|RMB|EUR|GBP)\s+")
 _PERCENT = re.compile(r"\s*(?:\\?%|percent|per cent|pct)", re.IGNORECASE)
-_DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree|degrees?\b)", re.IGNORECASE)
+_DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree|degrees?\b)(?:\s*[CF](?![a-zA-Z]))?", re.IGNORECASE)
 # A unit stands after a space, or is Chinese, or is one of the short ones that nobody takes for a variable.
 _UNIT = re.compile(
     r"\s+[a-zA-Zµμ$](?:[^\W\d]|[\s/.'$²³{}\\-]|\^\s*\{?\s*-?\d|(?<=[a-zA-Z])-?[1-4](?![\d.]))*|"
@@ -281,7 +281,9 @@ def _quantity(text: str) -> tuple[Fraction, bool, str] | None:
     value = -value if sign == "-" else value
     if value.denominator == 1:
         rest = rest[ordinal.end() :] if (ordinal := _ORDINAL.match(rest)) else rest
-    while magnitude := _MAGNITUDE.match(rest):
+    for _ in range(2):  # "2 hundred thousand"
+        if not (magnitude := _MAGNITUDE.match(rest)):
+            break
         value *= _MAGNITUDES[(magnitude.group(1) or magnitude.group(2)).lower()]
         rest = rest[magnitude.end() :]
     percent = _PERCENT.match(rest)

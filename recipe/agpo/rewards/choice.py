@@ -71,6 +71,9 @@ _EXCLUDED = re.compile(
 _UNSURE = re.compile(r"(?<![a-z])(?:or|maybe|perhaps|possibly|either|might|could)(?![a-z])|或|可能|也许", re.IGNORECASE)
 _MENTION = re.compile(r"(?<![A-Za-z0-9\\'’])([A-J])(?![A-Za-z0-9’'])")
 _TAIL_LINES = 3
+# An option that is a number does not stand in a larger number, nor in an expression: 1 is not in 1/2.
+_NOT_BEHIND = r"(?<![\w.\-+*/^<>{,:\\=])(?<![+*/^<>] )"
+_NOT_BEFORE = r"(?!\w)(?![.,]\d| ?[*/^<>{!+])"
 
 
 def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement:
@@ -218,7 +221,7 @@ def _contained(text: str, letters: str, options: Sequence[str]) -> str | None:
     found = []
     for letter, option in zip(letters, options, strict=False):
         needle = plain(option)
-        if needle and re.search(rf"(?<![\w.\-]){re.escape(needle)}(?![\w])(?!\.\d)", haystack):
+        if needle and re.search(_NOT_BEHIND + re.escape(needle) + _NOT_BEFORE, haystack):
             found.append((letter, needle))
     # "12 cm" stands in "12 cm wide": the longer one is meant.
     longest = [letter for letter, needle in found if not any(needle != o and needle in o for _, o in found)]

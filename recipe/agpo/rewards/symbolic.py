@@ -513,6 +513,8 @@ def _ratios_equal(answer: list[str], gold: list[str]) -> bool:
     ours, theirs = ([_parsed(part) for part in parts] for parts in (answer, gold))
     if not all(part is not None and _is_scalar(part) for part in (*ours, *theirs)):
         return False
+    if ours[0].is_zero or theirs[0].is_zero:
+        return False
     pairs = zip(ours[1:], theirs[1:], strict=True)
     return all(_expressions_equal(ours[0] * b, theirs[0] * a) for a, b in pairs)
 
