@@ -5,8 +5,8 @@
 
 The cases are the hand-checked corpus in tests/rewards/corpus. Our verifier was changed wherever it disagreed with the
 person, so its column is not an estimate for unseen data; the other columns describe the corpus. Every scorer runs in
-a killable worker; an exception, a hang or an answer that is no number counts as "no verdict". All but ours are made for mathematics: their results on options and
-words show what a user would get there.
+a killable worker; an exception, a hang or an answer that is no number counts as "no verdict". All but ours are made for
+mathematics: their results on options and words show what a user would get there.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def until_the_end(run, end):
         causes = {"vLLM dies": ["vLLM rollout server died"],
                   "no verdicts": ["no response got a reward", "verifier is down"]}[end]  # fmt: skip
         assert all(cause in run.log for cause in causes), run.tail()
-        assert "goes on from global_step_" in run.log
+        assert "continues from global_step_" in run.log
     if end == "no verdicts":
         assert run.checkpoint()[0] == STEPS
     assert run.survivors() == []

@@ -127,6 +127,7 @@ class Verifier:
             args.setdefault("runner", self.runner)
         started = time.perf_counter()
         future: Future[Verdict] = Future()
+        future.set_running_or_notify_cancel()  # a caller that stops waiting must not keep the result from being set
         try:
             judged = module.judge(item.response, item.gold, args)
             seconds = time.perf_counter() - started
@@ -232,6 +233,7 @@ class Verifier:
             return None
         answers = [key[2:] for key in distinct]
         merged: Future[list[str]] = Future()
+        merged.set_running_or_notify_cancel()
 
         def finish(heads: Sequence[int]) -> None:
             head = {key: distinct[first] for key, first in zip(distinct, heads, strict=True)}
