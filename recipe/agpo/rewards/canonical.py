@@ -221,6 +221,8 @@ def within_rounding(rounded: Any, number: Any, places: int) -> bool:
 
 def normalised(answer: str) -> str:
     """LaTeX without what does not change its meaning."""
+    if answer.isascii() and answer.isdecimal():
+        return answer  # most answers
     answer = _CIRCLED.sub(lambda m: f"({m[1] or unicodedata.normalize('NFKC', m[0])})", answer)
     answer = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("\u2044", "/"), answer)
     text = unicodedata.normalize("NFKC", answer.rstrip("！ ").encode("utf-8", "replace").decode("utf-8"))
@@ -232,8 +234,9 @@ def normalised(answer: str) -> str:
     if "\\begin" not in text and "&" not in text:
         text = _ESCAPED.sub(r"\\", text)
     text = _DELIMITERS.sub("", text)
-    text = _BARE_FONT.sub(r"\\\1{\2}", text)
-    if _STYLE.search(text):
+    if "\\" in text:
+        text = _BARE_FONT.sub(r"\\\1{\2}", text)
+    if "\\" in text and _STYLE.search(text):
         text = re.sub(r"^\{([^{}]*)\}$", r"\1", _STYLE.sub("", text).strip())
     text = _FRACTIONS.sub(r"\\frac", text)
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)

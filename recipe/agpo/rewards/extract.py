@@ -146,8 +146,10 @@ def final_answer(response: str, remarks: bool = True) -> Extracted | None:
             denial = denial or answer
             continue
         answer, open_ended = (answer, False) if digits else settled(answer)
-        if wording.REFUSED.search(text, max(0, statement.start - 60), statement.start):
-            open_ended = True
+        if statement.way in ("strong", "weak"):
+            before = text[max(0, statement.start - 60) : statement.start]
+            if ("that" in before or not before.isascii()) and wording.REFUSED.search(before):
+                open_ended = True
         if open_ended or (statement.way == "box" and _denied_around(text, statement.start, statement.end)):
             denial = denial or answer
             denied.add(canonical(wording.DENIED.sub("", answer)).key)

@@ -104,6 +104,8 @@ def _decimal_comma(text: str, gold: str) -> bool:
 def _unit_factor(text: str, gold: str) -> float | None:
     """The size of the answer's unit in that of the reference: 1 if either has none that is known, None if the units
     measure different things."""
+    if text.isdecimal() or gold.isdecimal():
+        return 1.0
     ours, theirs = (dimension(unit) if (unit := _unit_of(one)) else None for one in (text, gold))
     if ours is None or theirs is None or not {ours[0], theirs[0]} <= _COMPARED:
         return 1.0
@@ -120,7 +122,8 @@ def _converted(number: Fraction | None, factor: float | None, wanted: Fraction |
 def _unit_of(text: str) -> str:
     read = canonical(text)
     if read.number is not None:
-        return "dollar" if normalised(text).lstrip("-+ ").startswith("$") and not read.unit else read.unit
+        money = "$" in text and not read.unit and normalised(text).lstrip("-+ ").startswith("$")
+        return "dollar" if money else read.unit
     behind = _UNIT_AT_END.search(text)
     return normalised(behind.group(1)) if behind else ""
 

@@ -175,7 +175,7 @@ CORRECTED = _words(
 # "It is wrong that the answer is 72"
 REFUSED = _words(
     r"\b(?:wrong|false|incorrect|untrue|not true|n['’]t true|not the case|doubt|deny|impossible|unlikely)\s+"
-    r"(?:that|to (?:say|claim|think) (?:that)?)\s*(?:(?:the|my|our|final|correct)\s+)*$|(?:不认为|错误地认为|并非)\s*$"
+    r"(?:that|to (?:say|claim|think) that)\s*(?:(?:the|my|our|final|correct)\s+)*$|(?:不认为|错误地认为|并非)\s*$"
 )
 # A question, unless it is answered with yes at once: "Is the answer 72?", 答案是72吗？
 ASKED = _words(r"[\s*_$)]*[?？](?![\s*]*(?:yes|yep|yeah|right|correct|indeed|true|是的|对|没错|正确))")
