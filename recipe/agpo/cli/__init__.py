@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
-from recipe.agpo.cli.numbers import whole
+from recipe.agpo.arguments import whole
 from recipe.agpo.files import FileError
 
 FAULTY = 2  # bad input or usage

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.cli.numbers import whole
+from recipe.agpo.arguments import whole
 from recipe.agpo.files import FileError, check_folder, make_folder, read_json, write_text
 from recipe.agpo.quickstart import summary, task, warm_start
 
