@@ -28,9 +28,14 @@ def keep_steps(path: Path, first: int, last: int) -> int:
 
     Returns:
         The number of broken lines: not a whole JSON object, or no whole number as "step". A missing file stays missing.
+
+    Raises:
+        ValueError: something other than a regular file is there.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return 0
+    if not path.is_file():  # a named pipe would wait for its writer
+        raise ValueError(f"{path}: not a regular file: remove it")
     # A kill may have cut a character in two; splitlines() would also split at separators inside a text.
     lines = [line for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
     steps = [_step_of(line) for line in lines]

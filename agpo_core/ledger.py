@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+LARGEST = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class TokenLedger:
@@ -21,7 +23,7 @@ class TokenLedger:
         lost_sessions: responses that failed before they were complete; their tokens are not known.
 
     Raises:
-        ValueError: a count is not a whole number >= 0.
+        ValueError: a count is not a whole number from 0 to `LARGEST`.
     """
 
     generated: int = 0
@@ -34,6 +36,8 @@ class TokenLedger:
         for name, value in self.to_dict().items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"{name}={value!r}: must be a whole number >= 0")
+            if value > LARGEST:
+                raise ValueError(f"{name}: must be at most {LARGEST}")
 
     def __add__(self, other: TokenLedger) -> TokenLedger:
         mine, theirs = self.to_dict(), other.to_dict()

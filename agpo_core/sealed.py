@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def read_sealed(
     """
     words = kind.removeprefix("agpo-").replace("-", " ")
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would wait for its writer
+            raise OSError("not a regular file")
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"{path}: there is no {words} file (missing)") from error
@@ -68,7 +71,7 @@ def read_sealed(
         raise ValueError(f"{path}: not a {words} file (format is not {kind!r})")
     version = document.get("version")
     if type(version) is not int or version not in versions:
-        raise ValueError(f"{path}: unknown version {version!r}, this package reads {tuple(versions)}")
+        raise ValueError(f"{path}: unknown version {version!r:.80}, this package reads {tuple(versions)}")
     sealed = version not in unsealed
     for name in [*fields, "checksum"] if sealed else fields:
         if name not in document:

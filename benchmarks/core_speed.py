@@ -48,6 +48,7 @@ from agpo_core import (  # noqa: E402
     update_state,
     vote_classes,
 )
+from recipe.agpo.cli.numbers import positive
 
 Candidate = Callable[[], Any]
 
@@ -215,12 +216,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--prompts", type=int, default=1024)
-    parser.add_argument("--group", type=int, default=16)
-    parser.add_argument("--rows", type=int, default=512)
-    parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--prompts", type=positive, default=1024)
+    parser.add_argument("--group", type=positive, default=16)
+    parser.add_argument("--rows", type=positive, default=512)
+    parser.add_argument("--tokens", type=positive, default=512)
+    parser.add_argument("--threads", type=positive, default=2)
+    parser.add_argument("--rounds", type=positive, default=15)
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args()
     result = measure(args)

@@ -20,6 +20,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo.cli.numbers import positive, whole
 from recipe.agpo.quickstart import run, summary
 
 HERE = Path(__file__).resolve().parent
@@ -29,9 +30,9 @@ COST = {"reference": 2}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--every", type=int, default=10, help="steps between validations")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=positive, default=60)
+    parser.add_argument("--every", type=positive, default=10, help="steps between validations")
+    parser.add_argument("--seeds", type=whole, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(run.METHODS), choices=run.METHODS)
     parser.add_argument("--runs", type=Path, default=Path("runs/curves"))
     parser.add_argument("--out", type=Path, default=HERE / "results", help="where table, JSON and picture go")

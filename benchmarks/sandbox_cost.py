@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from recipe.agpo.cli.numbers import positive
 from recipe.agpo.rewards import sandbox
 
 
@@ -35,7 +36,7 @@ def _cpu() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--runs", type=positive, default=100)
     runs = parser.parse_args().runs
     print("layers:", sandbox.describe(sandbox.layers()))
     print("interpreter alone:", cost(lambda: subprocess.run([sys.executable, "-I", "-S", "-c", ""], check=True), runs))

@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo.cli.numbers import file
+from recipe.agpo.data.rows import json_lines
 from recipe.agpo.rewards import Item, Verifier
 from recipe.agpo.rewards.pool import WorkerPool
 
@@ -120,19 +122,26 @@ def labelled(rows: list[dict[str, Any]], verifier: Verifier, pool: WorkerPool) -
 
 
 def read(path: Path | None) -> list[dict[str, Any]] | None:
-    if path is None or not path.is_file():
-        print(f"no file {path}: skipped")
+    """The objects of a file of JSON lines; None without a file."""
+    if path is None:
         return None
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = []
+    for number, value, problem in json_lines(path):
+        if not isinstance(value, dict):
+            raise SystemExit(f"{path}, line {number}: {problem or 'not an object'}")
+        rows.append(value)
+    return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--golds", type=Path, help="JSON lines with the field answer")
-    parser.add_argument("--labelled", type=Path, help="JSON lines with gt, code and score")
+    parser.add_argument("--golds", type=file, help="JSON lines with the field answer")
+    parser.add_argument("--labelled", type=file, help="JSON lines with gt, code and score")
     parser.add_argument("--out", type=Path, default=RESULTS / "verifier_forms.json")
     parser.add_argument("--verbose", action="store_true", help="print the golds that are refused")
     arguments = parser.parse_args()
+    if arguments.golds is None and arguments.labelled is None:
+        parser.error("nothing to measure: give --golds, --labelled or both")
     golds, rows = read(arguments.golds), read(arguments.labelled)
     verifier = Verifier(workers=2, time_limit_s=20.0)
     result: dict[str, Any] = {}

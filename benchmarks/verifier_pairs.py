@@ -29,6 +29,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo.cli.numbers import file, positive, whole
 from recipe.agpo.rewards import Item, Verifier, maths
 from recipe.agpo.rewards.extract import final_answer
 from recipe.agpo.rewards.pool import WorkerPool
@@ -222,24 +223,26 @@ def changes(path: Path, count: int, seed: int, workers: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--math-verify", type=Path, help="a checkout of huggingface/Math-Verify")
-    parser.add_argument("--math500", type=Path, help="a jsonl file with the golds in the field 'answer'")
-    parser.add_argument("--changes", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--math500", type=file, help="a jsonl file with the golds in the field 'answer'")
+    parser.add_argument("--changes", type=positive, default=1000)
+    parser.add_argument("--seed", type=whole, default=0)
+    parser.add_argument("--workers", type=positive, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS / "verifier_pairs.json")
     arguments = parser.parse_args()
 
     document: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     lines = ["| what | ours | Math-Verify |", "|---|---|---|"]
-    if arguments.math_verify is None or not (arguments.math_verify / "tests").is_dir():
-        print("Math-Verify's pairs are skipped: --math-verify names no checkout with a folder 'tests'")
+    if arguments.math_verify is None:
+        print("Math-Verify's pairs are skipped: --math-verify is not given")
+    elif not (arguments.math_verify / "tests").is_dir():
+        parser.error(f"--math-verify {arguments.math_verify}: not a checkout, it has no folder 'tests'")
     else:
         found = document["pairs"] = agreement(arguments.math_verify, arguments.workers)
         ours = f"{found['ours']}, {len(found['on_purpose'])} of the others on purpose"
         lines.append(f"| {found['pairs']} test pairs of Math-Verify: agreement | {ours} | {found['math_verify']} |")
         print("neither agreed nor on purpose:", *found["disagreements"] or ["none"], sep="\n  ")
-    if arguments.math500 is None or not arguments.math500.is_file():
-        print("MATH-500 is skipped: --math500 names no file")
+    if arguments.math500 is None:
+        print("MATH-500 is skipped: --math500 is not given")
     else:
         found = changes(arguments.math500, arguments.changes, arguments.seed, arguments.workers)
         print("accepted:", *found.pop("shown") or ["none"], sep="\n  ")

@@ -17,6 +17,7 @@ import random
 import time
 from pathlib import Path
 
+from recipe.agpo.cli.numbers import finite, positive, whole
 from recipe.agpo.rewards import Item, Verifier
 from recipe.agpo.rewards import maths as maths_module
 from recipe.agpo.rewards.verdict import Judgement, Work
@@ -77,11 +78,11 @@ def plain_math_verify(pairs: list[tuple[str, str]]) -> tuple[float, list[float]]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--responses", type=int, default=10_000)
-    parser.add_argument("--alternative", type=int, default=500, help="responses for plain math-verify")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--time-limit", type=float, default=1.0, help="seconds of a hanging answer")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--responses", type=positive, default=10_000)
+    parser.add_argument("--alternative", type=positive, default=500, help="responses for plain math-verify")
+    parser.add_argument("--workers", type=positive, default=2)
+    parser.add_argument("--time-limit", type=finite, default=1.0, help="seconds of a hanging answer")
+    parser.add_argument("--seed", type=whole, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "verifier_speed.json")
     arguments = parser.parse_args()
 

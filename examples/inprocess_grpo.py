@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -333,6 +334,13 @@ class LoopConfig:
     train_problems: int = 4096
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, int) and name not in ("seed", "dynamic_sampling") and value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
+            if isinstance(value, float) and not 0.0 < value < math.inf:
+                raise ValueError(f"{name}={value}: must be a finite number above 0")
+
 
 @dataclass
 class Step:
@@ -571,8 +579,15 @@ def main() -> None:
             node[key.split(".")[-1]] = json.loads(value)
         except ValueError:
             node[key.split(".")[-1]] = value
-    task, loop = GymTask(given["task"]), LoopConfig(**{f.name: given[f.name] for f in dataclasses.fields(LoopConfig)})
-    model = build_model(loop.seed).to(given["device"])
+    try:  # before the warm start
+        config = AGPOConfig.from_dict(settings)
+        device = torch.device(given["device"])
+        loop = LoopConfig(**{f.name: given[f.name] for f in dataclasses.fields(LoopConfig)})
+        if given["out"] is not None:
+            given["out"].open("a").close()
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        parser.error(str(error))
+    task, model = GymTask(given["task"]), build_model(loop.seed).to(device)
     print(f"warm start: {warm_start(model, task, accuracy=given['warm'], seed=loop.seed):.3f}")
 
     def log(record: dict[str, Any]) -> None:
@@ -583,7 +598,7 @@ def main() -> None:
             shown = ("step", "tokens", "accuracy", "outcome", "zero_variance", "entropy", "tau", "eps")
             print(" ".join(f"{name}={record[name]:.4g}" for name in shown if name in record), flush=True)
 
-    print(f"held-out accuracy: {train(model, task, AGPOConfig.from_dict(settings), loop, log):.3f}")
+    print(f"held-out accuracy: {train(model, task, config, loop, log):.3f}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.compare import summary
 from benchmarks.compare.cells import CLIP, METHODS, TASKS, Cell, run_cell
+from recipe.agpo.cli.numbers import positive, whole
 
 RESULTS = Path("benchmarks/results/compare.jsonl")
 PAGE = Path("docs/comparison.md")
@@ -86,9 +87,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=list(METHODS))
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", nargs="+", type=whole, default=[0, 1, 2, 3, 4])
     parser.add_argument("--grid", choices=["lr", "clip"], help="every learning rate, or every base clip ratio")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--jobs", type=positive, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE, help="where the tables go")

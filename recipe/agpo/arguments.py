@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of numbers on the command line."""
+"""Types of numbers and files on the command line."""
 
 from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
+
+from recipe.agpo.files import FileError, check_regular
 
 MOST = 2**63 - 1
 
@@ -18,6 +21,23 @@ def whole(text: str) -> int:
     if abs(value) > MOST:
         raise argparse.ArgumentTypeError(f"{shown(text)} is too large: at most {MOST}")
     return value
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = whole(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+def file(text: str) -> Path:
+    """A regular file that is there."""
+    try:
+        check_regular(Path(text))
+    except FileError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 def finite(text: str) -> float:

@@ -146,16 +146,22 @@ def make_folder(path: Path) -> Path:
 
 
 def check_folder(path: Path) -> None:
-    """Raise FileError if ``path`` is not a folder and cannot become one."""
+    """Raise FileError if ``path`` is not a folder and cannot become one, or if nothing can be written there."""
     there = next((p for p in (path, *path.parents) if os.path.lexists(p)), path)
     if os.path.lexists(there) and not there.is_dir():
         raise FileError(f"{path} cannot be a folder: {there} is {kind_of(there)}. Name another folder")
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+        raise FileError(f"{path}: no permission to write in {there}. Name another folder")
 
 
 def check_regular(path: Path) -> None:
     """Raise FileError unless ``path`` is a regular file: opening a named pipe would wait for its writer."""
-    if not os.path.lexists(path):
-        raise FileError(f"{path}: no such file")
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileError(f"{path}: no such file") from None
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from None
     if not path.is_file():
         raise FileError(f"{path} is {kind_of(path)}, not a regular file")
 

@@ -43,10 +43,29 @@ main() {
         fi
     fi
 
+    local name
+    for name in GPUS NODES TENSOR_PARALLEL TOKEN_BUDGET LORA_RANK; do
+        case "$name=${!name:-1}" in
+            LORA_RANK=0) ;;
+            *=0* | *=*[!0-9]* | *=???????????????????*)
+                echo "$name=${!name}: must be a whole number from 1, of at most 18 digits." >&2
+                exit 2
+                ;;
+        esac
+    done
+
+    # A path as a value for Hydra: quoted where it holds more than its grammar allows in a bare word.
+    quoted() {
+        case "$1" in
+            *[!A-Za-z0-9_./:@%+-]*) printf "'%s'" "${1//\'/\\\'}" ;;
+            *) printf '%s' "$1" ;;
+        esac
+    }
+
     files() {
         local split="$1" name list=""
         shift
-        for name in "$@"; do list="$list,$data/$name/$split.parquet"; done
+        for name in "$@"; do list="$list,$(quoted "$data/$name/$split.parquet")"; done
         echo "[${list#,}]"
     }
 
@@ -63,7 +82,7 @@ main() {
         "method=$method"
         "data.train_files=$(files train $train)"
         "data.val_files=$(files test $validation)"
-        "trainer.default_local_dir=$out/checkpoints"
+        "trainer.default_local_dir=$(quoted "$out/checkpoints")"
         "trainer.experiment_name=$method-$model"
         "trainer.n_gpus_per_node=${GPUS:-8}"
         "trainer.nnodes=${NODES:-1}"
@@ -72,7 +91,7 @@ main() {
     if [ "${CPU:-0}" = 1 ]; then arguments+=("+scale=rehearsal"); fi
     if [ -n "${MODEL_PATH:-}" ]; then
         if [ -d "$MODEL_PATH" ]; then MODEL_PATH="$(realpath "$MODEL_PATH")"; fi
-        arguments+=("actor_rollout_ref.model.path=$MODEL_PATH")
+        arguments+=("actor_rollout_ref.model.path=$(quoted "$MODEL_PATH")")
     fi
     if [ -n "${TENSOR_PARALLEL:-}" ]; then
         arguments+=("actor_rollout_ref.rollout.tensor_model_parallel_size=$TENSOR_PARALLEL")

@@ -38,3 +38,10 @@ def test_a_damaged_ledger_is_refused(change: dict[str, object]) -> None:
         TokenLedger.from_dict(TokenLedger().to_dict() | change)
     with pytest.raises(ValueError, match="has the fields"):
         TokenLedger.from_dict({"generated": 1})
+
+
+def test_counts_are_bounded() -> None:
+    """A larger one is damage, and no float could hold it in the log."""
+    assert TokenLedger(generated=2**63 - 1).generated == 2**63 - 1
+    with pytest.raises(ValueError, match="generated: must be at most"):
+        TokenLedger(generated=10**400)

@@ -203,3 +203,56 @@ def test_dry_run_starts_nothing(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "a=1", "what the user adds comes last"
     assert not (tmp_path / "out").exists()
+
+
+def test_the_quickstart_is_planned_without_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AGPO_PYTHON", raising=False)
+    config = compose("scripts/run_agpo_quickstart.sh", ["trainer.total_training_steps=7"])
+    assert config.algorithm.adv_estimator == "agpo" and config.trainer.total_training_steps == 7
+
+
+def test_a_script_that_is_no_launch_script_is_not_run(tmp_path: Path) -> None:
+    script = tmp_path / "other.sh"
+    script.write_text(f"touch {tmp_path / 'ran'}; echo --config-name; echo qwen14b")
+    for target in (str(script), "scripts/run_tests.sh"):
+        with pytest.raises(PlanError, match="not a launch script"):
+            compose(target)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_script_that_hangs_is_ended_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipe.agpo.plan import compose as module
+
+    monkeypatch.setattr(module, "SCRIPT_S", 0.3)
+    script = tmp_path / "hangs.sh"
+    script.write_text(f": $AGPO_DRY_RUN; sleep 600 & echo $! > {tmp_path / 'pid'}; wait")
+    with pytest.raises(PlanError, match="did not end"):
+        compose(str(script))
+    if (tmp_path / "pid").exists():  # on a slow machine the script may not have come so far
+        pid = (tmp_path / "pid").read_text().strip()
+        state = Path(f"/proc/{pid}/stat")
+        assert not pid or not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("name", ["GPUS", "NODES", "TENSOR_PARALLEL", "TOKEN_BUDGET", "LORA_RANK"])
+def test_numbers_of_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong in ("x", "-1", "1.5", "9" * 400, "08", " 1"):
+        monkeypatch.setenv(name, wrong)
+        with pytest.raises(PlanError, match=f"dry run failed: {name}=.*must be a whole number"):
+            compose("scripts/run_agpo_qwen14b.sh")
+
+
+def test_paths_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = tmp_path / "a b,c [d] = été 'e'"
+    for name in ("OUT", "DATA_DIR", "MODEL_PATH"):
+        monkeypatch.setenv(name, str(odd))
+    config = plan("run_grpo_qwen14b.sh")
+    assert config.trainer.default_local_dir == f"{odd}/checkpoints"
+    assert list(config.data.train_files) == [f"{odd}/gsm8k/train.parquet"]
+    assert config.actor_rollout_ref.model.path == str(odd)
+
+
+def test_a_config_elsewhere_builds_on_ours(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [quickstart, _self_]\ntrainer: {total_training_steps: 3}\n")
+    config = compose(str(tmp_path / "mine.yaml"))
+    assert config.trainer.total_training_steps == 3 and config.algorithm.adv_estimator

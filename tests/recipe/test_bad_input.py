@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -112,6 +113,14 @@ def put(path: Path, what: str) -> Path:
         path.mkdir()
     elif what == "a pipe":
         os.mkfifo(path)
+    elif what == "a socket":
+        with socket.socket(socket.AF_UNIX) as server:  # a socket's name is short: it is bound from its folder
+            before = os.getcwd()
+            os.chdir(path.parent)
+            server.bind(path.name)
+            os.chdir(before)
+    elif what == "an endless device":
+        path.symlink_to("/dev/zero")
     elif what == "a link to nothing":
         path.symlink_to(path.with_name("nothing"))
     elif what == "a link to itself":
@@ -121,7 +130,8 @@ def put(path: Path, what: str) -> Path:
     return path
 
 
-THINGS = [*CONTENTS, "a folder", "a pipe", "a link to nothing", "a link to itself", "nothing"]
+PLACES = ["a folder", "a pipe", "a socket", "an endless device", "a link to nothing", "a link to itself", "nothing"]
+THINGS = [*CONTENTS, *PLACES]
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +265,7 @@ def is_fine(name: str, what: str) -> bool:
     if name.startswith(("data check", "data show")):
         return bool(row) and row not in BAD_PROMPTS
     if name == "data mix manifest":
-        return what in ("a folder", "a pipe", "nothing", "a link to nothing", "a link to itself")
+        return what in PLACES
     if name == "eval --compare header":
         return what == "nothing"  # a good one is put there
     if name == "data prepare --custom":
@@ -267,7 +277,7 @@ def is_fine(name: str, what: str) -> bool:
 
 PLANNED = [
     "empty", "noise", "zeros", "bad UTF-8", "UTF-16", "nested", "nested object", "huge number", "null", "text",
-    *(what for what in THINGS if what.startswith(("yaml", "a "))), "nothing",
+    *(what for what in THINGS if what.startswith(("yaml", "a ", "an "))), "nothing",
 ]  # fmt: skip
 DIFFED = ["yaml", "nested", "bad UTF-8", "a pipe", "nothing"]
 SCRIPTS = ["empty", "noise", "bad UTF-8", "a folder", "a pipe", "nothing"]
@@ -410,6 +420,14 @@ def test_missing_permissions(good: Path, capsys: pytest.CaptureFixture[str]) -> 
         (tmp_path / "metrics.jsonl").write_text("{}\n")
         secret.chmod(0)
         folder.mkdir(mode=0o500)
+        closed, run, model, mine = (tmp_path / each for each in ("closed", "run", "model", "mine"))
+        for each in (run, model, mine):
+            each.mkdir()
+        mine.chmod(0o777)
+        (weights(model) / "config.json").write_text('{"model_type": "llama"}')
+        (run / "metrics.jsonl").write_text('{"step": 1, "data": {"training/global_step": 1}}\n')
+        for each in (closed, run / "checkpoints"):
+            each.mkdir(mode=0)
         tmp_path.chmod(0o755)
         opened = good if os.geteuid() else shutil.copy(good, tmp_path / "good.parquet")
         with without_rights():
@@ -421,8 +439,45 @@ def test_missing_permissions(good: Path, capsys: pytest.CaptureFixture[str]) -> 
                 ["eval", "--model", folder, "--data", secret, "--out", folder / "out"],
                 ["report", tmp_path / "metrics.jsonl", "--out", folder / "x.html"],
                 ["config", "--write", folder / "x.yaml"],
+                ["data", "prepare", "gsm8k", "--from", closed, "--split", "train", "--out", tmp_path / "out"],
+                ["data", "show", closed / "rows.parquet"],
+                ["eval", "--model", model, "--data", opened, "--out", folder / "out"],
+                ["eval", "--model", model, "--data", opened, "--out", closed / "out"],
             ):
-                refused(arguments, capsys)
+                assert "no such file" not in refused(arguments, capsys)
+            # A report shows what can be read.
+            page = mine / "x.html"
+            assert ended(["report", run, "--out", page], capsys)[:2] == (0, f"run: 1 steps, ok\npage: {page}\n")
+            assert str(run / "checkpoints") in page.read_text(encoding="utf-8")
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Linux has no rule for names: bytes that are not UTF-8 come as lone surrogates."""
+    source = tmp_path / "in" / "\udcff-test.jsonl"
+    source.parent.mkdir()
+    source.write_text(json.dumps(gsm8k(1)) + "\n{\n")
+    prepare = ["data", "prepare", "gsm8k", "--custom", "--from", source.parent, "--out"]
+    assert ended([*prepare, tmp_path / "out"], capsys)[0] == 0
+    (file,) = json.loads((tmp_path / "out/gsm8k/test.manifest.json").read_text(encoding="utf-8"))["source"]["files"]
+    (skipped,) = (tmp_path / "out/gsm8k/test.skipped.jsonl").read_text(encoding="utf-8").splitlines()
+    assert file["name"] == "\udcff-test.jsonl" and json.loads(skipped)["place"] == "\udcff-test.jsonl:2"
+    assert "UTF-8" in refused([*prepare, tmp_path / "\udcfe"], capsys)
+    assert not (tmp_path / "\udcfe").exists()
+
+
+def test_arguments_of_a_verifier_that_are_no_object(
+    tmp_path: Path, good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would fail at the first verdict, hours after the start."""
+    model = weights(tmp_path)
+    (model / "config.json").write_text("{}")
+    for number, text in enumerate(["{", "[1]", "7", "[" * 100_000]):
+        info = {"verifier": "numeric", "verifier_args": text}
+        path = tmp_path / f"{number}.parquet"
+        path.write_bytes(parquet_bytes({name: [value] for name, value in (GOOD_ROW | {"extra_info": info}).items()}))
+        said = refused(["eval", "--model", model, "--data", path, "--out", tmp_path / "out"], capsys)
+        assert f"{number}.parquet: row 0: extra_info['verifier_args']" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unforeseen_error_is_a_message_too(

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     try:
         config = compose(target, overrides)
-        if arguments.diff:
+        if arguments.diff is not None:
             for key, ours, theirs in differences(config, compose(arguments.diff, overrides)):
                 print(f"{key}: {ours} | {theirs}")
             return 0

@@ -49,8 +49,9 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def dump(manifest: dict[str, Any]) -> str:
-    """A manifest's text: same content, same bytes."""
-    return json.dumps(manifest, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+    """A manifest's text: same content, same bytes. A file name that is not UTF-8 is written with JSON's escapes."""
+    text = json.dumps(manifest, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def package_version() -> str:

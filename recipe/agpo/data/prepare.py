@@ -200,7 +200,7 @@ def _write_aside(
         raise DataError(f"{final} would be written over its own source: name another folder with --out")
     skipped_file = final.with_name(f"{source.split}.skipped.jsonl")
     part = aside.add(final)
-    with aside.add(skipped_file).open("w", encoding="utf-8") as stream:
+    with aside.add(skipped_file).open("w", encoding="utf-8", errors="backslashreplace") as stream:
         log = _Log(stream.write)
         writer = RowWriter(part, max_rows) if max_rows else RowWriter(part)
         kinds: Counter[str] = Counter()

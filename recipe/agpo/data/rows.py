@@ -79,7 +79,10 @@ class RowWriter:
         import pyarrow.parquet as pq
 
         self._schema = schema()
-        self._writer = pq.ParquetWriter(path, self._schema)
+        try:
+            self._writer = pq.ParquetWriter(path, self._schema)
+        except UnicodeEncodeError:
+            raise DataError(f"{path}: arrow takes only paths that are UTF-8: name another folder") from None
         self._limits = (max_rows, max_bytes)
         self._held: list[Row] = []
         self._held_bytes = 0

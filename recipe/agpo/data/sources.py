@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from recipe.agpo.data.benchmarks import Benchmark
 from recipe.agpo.data.example import DataError
 from recipe.agpo.data.rows import json_lines, parquet_rows
-from recipe.agpo.files import parse_json, read_text
+from recipe.agpo.files import kind_of, parse_json, read_text
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MANY_FILES = 20  # above this the manifest keeps one hash over all of them
@@ -117,6 +118,8 @@ def read_file(path: Path, name: str) -> Iterator[Record]:
 
 def _local_sources(bench: Benchmark, path: Path, split: str | None) -> list[Source]:
     root = path if path.is_dir() else path.parent
+    if not path.is_dir() and not path.is_file():
+        raise DataError(f"{path} is {kind_of(path)}: give a file or a folder")
     files = _files(path)
     if not files:
         raise DataError(f"{path}: no {' / '.join(SUFFIXES)} file there")
@@ -142,6 +145,7 @@ def _files(path: Path) -> list[Path]:
         if path.suffix not in SUFFIXES:
             raise DataError(f"{path}: not one of {', '.join(SUFFIXES)}")
         return [path]
+    os.listdir(path)  # a folder that may not be read raises here; rglob would take it for an empty one
     found = [file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
     return sorted((file for file in found if not _NOT_DATA.search(file.name)), key=lambda file: _natural(file, path))
 

@@ -66,9 +66,16 @@ class RowJudge:
         failed = {}
         for problem in problems:
             try:
-                self._rule(problem)
+                rule = self._rule(problem)
+                if isinstance(rule, str):
+                    _item(problem, "", rule)
             except EvaluationError as error:
                 failed[problem.data_source] = str(error)
+            except (ValueError, TypeError, RecursionError) as error:
+                failed[problem.data_source] = (
+                    f"row {problem.index}: extra_info['verifier_args'] is not a JSON object "
+                    f"({type(error).__name__}: {error}): prepare the file again with `agpo data prepare`"
+                )
         if failed:
             raise EvaluationError("\n".join(failed.values()))
 

@@ -56,7 +56,7 @@ def compose(target: str, overrides: Sequence[str] = ()) -> DictConfig:
     elif not (CONFIG_FOLDER / f"{name}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml")))
         raise PlanError(f"neither a script nor a config. Configs of this package: {known}")
-    search = "hydra.searchpath=[pkg://verl.trainer.config,pkg://recipe.agpo.config]"
+    search = f"hydra.searchpath=[pkg://verl.trainer.config,'file://{_escaped(CONFIG_FOLDER)}']"
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(folder), version_base=None):
@@ -71,6 +71,10 @@ def differences(left: DictConfig, right: DictConfig) -> list[tuple[str, Any, Any
     ours, theirs = dict(_leaves(left)), dict(_leaves(right))
     keys = sorted(set(ours) | set(theirs))
     return [(key, ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("'", "\\'")
 
 
 def _arguments(target: str) -> tuple[str, list[str]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,11 +132,24 @@ def read_run(path: Path, name: str | None = None) -> Run:
     run = Run(name or _real(path).name, records, starts, superseded, files=notes)
     if path.is_dir():
         checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-        _read_decisions(run, checkpoints / DECISIONS_FILE)
-        _read_checkpoint(run, checkpoints)
-        run.identity = _document(run, folder / "run.json")
-        run.samples = read_samples(folder, run.files)
+        with _noted(run):
+            _read_decisions(run, checkpoints / DECISIONS_FILE)
+        with _noted(run):
+            _read_checkpoint(run, checkpoints)
+        with _noted(run):
+            run.identity = _document(run, folder / "run.json")
+        with _noted(run):
+            run.samples = read_samples(folder, run.files)
     return run
+
+
+@contextmanager
+def _noted(run: Run) -> Iterator[None]:
+    """A part of the run that may not be read, such as a folder of another user, becomes one of its problems."""
+    try:
+        yield
+    except OSError as error:
+        run.problems.append(f"{error.filename}: {error.strerror}")
 
 
 def read_runs(paths: list[Path]) -> list[Run]:

@@ -24,6 +24,7 @@ LEDGER_FILE = "agpo_ledger.json"
 LEDGER_FORMAT, LEDGER_VERSION = "agpo-token-ledger", 2
 UNSEALED_LEDGER = 1  # the version before ledgers had a checksum
 DECISIONS_FILE = "agpo_decisions.jsonl"
+MOST_DIGITS = 18  # of a step; more is damage
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 
 
@@ -51,9 +52,12 @@ def checkpoint_to_resume(config: Any) -> Path | None:
     tracker = root / TRACKER_FILE
     if not tracker.exists():
         return None
+    if not tracker.is_file():  # a named pipe would wait for its writer
+        raise ResumeError(f"{tracker} is not a regular file: remove it, or set trainer.default_local_dir=...")
     text = tracker.read_text(errors="replace").strip()
-    if not text.isdigit():
-        steps = sorted(int(p.parent.name.split("_")[-1]) for p in root.glob("global_step_*/data.pt"))
+    if not (text.isascii() and text.isdigit()) or len(text) > MOST_DIGITS:
+        names = (p.parent.name.removeprefix("global_step_") for p in root.glob("global_step_*/data.pt"))
+        steps = sorted(int(name) for name in names if name.isascii() and name.isdigit())
         if not steps:
             raise ResumeError(
                 f"{tracker} is damaged ({text[:20]!r}) and {root} has no complete checkpoint. Start a new run with "
@@ -87,7 +91,12 @@ def read_state(folder: Path, agpo: RunConfig) -> ControllerState:
             "To continue with the old state and the new settings: algorithm.agpo.on_config_change=keep."
         ) from error
     except ValueError as error:
-        raise ResumeError(f"cannot resume the controllers from {path}: {error}. {ways_out}") from error
+        raise ResumeError(f"cannot resume the controllers from {path}: {_reason(error, path)}. {ways_out}") from error
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """The message of an error without the file that it begins with."""
+    return str(error).removeprefix(f"{path}: ")
 
 
 def write_state(folder: Path, state: ControllerState, agpo: RunConfig) -> None:
@@ -118,7 +127,7 @@ def read_ledger(folder: Path) -> TokenLedger:
         return ledger
     except ValueError as error:
         raise ResumeError(
-            f"cannot read the token ledger {path}: {str(error).removeprefix(f'{path}: ')}. Ways out: another folder "
+            f"cannot read the token ledger {path}: {_reason(error, path)}. Ways out: another folder "
             "(trainer.default_local_dir=...), a fresh start (trainer.resume_mode=disable), or write the file with "
             f'{{"format": "{LEDGER_FORMAT}", "version": {UNSEALED_LEDGER}, "ledger": '
             f"{json.dumps(TokenLedger().to_dict())}}} and the counts that you know."
