@@ -24,7 +24,7 @@ from recipe.agpo.rewards import JUDGED, Item, Verifier
 from recipe.agpo.rewards.pool import WorkerPool
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the corpus lies with the tests
-from tests.rewards.cases import Case, load  # noqa: E402
+from tests.rewards.cases import Case, load
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RIGHT, ACCEPTED, REJECTED, NONE = "right verdict", "wrong accepted", "right rejected", "no verdict"

@@ -59,9 +59,7 @@ def test_every_script_composes_for_every_backend(
 
 @pytest.mark.parametrize("gpu", [80, 141])
 @pytest.mark.parametrize("script", [s for s in SCRIPTS if "ppo" not in s])
-def test_the_estimates_fit_the_gpus_they_are_chosen_for(
-    script: str, gpu: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_estimates_fit_the_gpus_they_are_chosen_for(script: str, gpu: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPU_MEMORY_GB", str(gpu))
     config = plan(script)
     shape = estimate.shape_of(config)

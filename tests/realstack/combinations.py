@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is run together on the real stack. ``docs/combinations.md`` is written from here:
 
-    python -m tests.realstack.combinations > docs/combinations.md
+python -m tests.realstack.combinations > docs/combinations.md
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ REL_TOL = 0.01  # three significant digits in the worst case, as the OCW solutio
 # Where the reference is a number, letters behind a space are no variables.
 _UNIT_BEHIND = re.compile(r"(?<=[\w)}\]])\s+[a-zA-Zµμ°][\w/^{}.*·²³-]*$")
 
+
 def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work:
     """Right if the final answer lies within the tolerance of ``gold``.
 

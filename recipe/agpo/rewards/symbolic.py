@@ -90,7 +90,7 @@ def equal(answer: str, gold: str) -> bool:
         with _cpu_limit(LIMIT_S):
             golds = notation.readings(gold)
             return any(_nodes_equal(a, g) for a in notation.readings(answer) for g in golds)
-    except (OutOfTime, Exception):  # noqa: BLE001 - the answer's own doing: its text decides what there is to compute
+    except (OutOfTime, Exception):  # the answer's own doing: its text decides what there is to compute
         return False
 
 
@@ -111,7 +111,7 @@ def classes(answers: list[str], pair_limit_s: float = PAIR_LIMIT_S) -> list[int]
                 return equal_both_ways(answers[i], answers[j])
         except OutOfTime:
             return False
-        except Exception:  # noqa: BLE001 - a pair that cannot be compared was not shown equal
+        except Exception:  # a pair that cannot be compared was not shown equal
             return False
 
     return grouped(len(answers), compare)
@@ -576,7 +576,7 @@ def _unchecked(text: str) -> Any:
             return latex2sympy(normalize_latex(prepared, rules), is_real=True, normalization_config=None)
     except OutOfTime:
         return None
-    except Exception:  # noqa: BLE001 - the parser raises Exception itself
+    except Exception:  # the parser raises Exception itself
         return None
 
 
@@ -682,7 +682,7 @@ def _entries(expression: Any) -> Any:
         found = expression.doit()
         found = found.as_explicit() if hasattr(found, "as_explicit") else found
         return found.as_mutable() if hasattr(found, "flat") else None
-    except Exception:  # noqa: BLE001 - sympy raises several kinds for shapes that do not fit
+    except Exception:  # sympy raises several kinds for shapes that do not fit
         return None
 
 
@@ -785,7 +785,7 @@ def _evaluate(expression: Any, point: dict[Any, Fraction]) -> Any:
         return found if _mp().isfinite(found) else None
     except (_Unknown, ZeroDivisionError, OverflowError, ValueError, TypeError, MemoryError, RecursionError):
         return None
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         if type(error).__name__ in ("NoConvergence", "ComplexResult"):
             return None
         raise
