@@ -26,17 +26,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from verl.trainer.ppo.core_algos import (  # noqa: E402
+import numpy as np
+import torch
+from recipe.agpo.cli.numbers import positive
+from torch import Tensor
+from verl.trainer.ppo.core_algos import (
     compute_grpo_outcome_advantage,
     compute_grpo_vectorized_outcome_advantage,
     compute_policy_loss_vanilla,
 )
-from verl.workers.config import ActorConfig  # noqa: E402
+from verl.workers.config import ActorConfig
 
-from agpo_core import (  # noqa: E402
+from agpo_core import (
     AGPOConfig,
     ControllerState,
     StepSignals,
@@ -48,7 +49,6 @@ from agpo_core import (  # noqa: E402
     update_state,
     vote_classes,
 )
-from recipe.agpo.cli.numbers import positive
 
 Candidate = Callable[[], Any]
 
@@ -81,12 +81,8 @@ def decision_candidates(prompts: int, group: int, tokens: int) -> dict[str, Cand
     generator = torch.Generator().manual_seed(0)
     shuffle = random.Random(0)
     config = AGPOConfig()
-    outcomes = (
-        torch.rand(prompts, group, generator=generator) < torch.rand(prompts, 1, generator=generator)
-    ).float()
-    keys = [
-        [shuffle.choice(["12", "7/3", "x+1", "0.25", "", None]) for _ in range(group)] for _ in range(prompts)
-    ]
+    outcomes = (torch.rand(prompts, group, generator=generator) < torch.rand(prompts, 1, generator=generator)).float()
+    keys = [[shuffle.choice(["12", "7/3", "x+1", "0.25", "", None]) for _ in range(group)] for _ in range(prompts)]
     mask = torch.ones(prompts, group, dtype=torch.bool)
     signals = StepSignals(policy_entropy=1.0, step_kl=0.008, step_kl_k3=0.008)
     first = probe_statistics(outcomes, vote_classes(keys), mask, config=config)
@@ -180,9 +176,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "decisions / grpo_vectorized": ratio(decisions["decisions"], decisions["grpo_vectorized"]),
             "decisions / grpo": ratio(decisions["decisions"], decisions["grpo"]),
             "policy_loss / vanilla": ratio(updates["policy_loss"], updates["vanilla"]),
-            "policy_loss, A per response / vanilla": ratio(
-                updates["policy_loss, A per response"], updates["vanilla"]
-            ),
+            "policy_loss, A per response / vanilla": ratio(updates["policy_loss, A per response"], updates["vanilla"]),
         },
         "kept_for_backward": {
             name: kept_for_backward(pair[1], args.rows * args.tokens) for name, pair in losses.items()
@@ -213,9 +207,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=positive, default=1024)
     parser.add_argument("--group", type=positive, default=16)
     parser.add_argument("--rows", type=positive, default=512)

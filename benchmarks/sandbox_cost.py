@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 from recipe.agpo.cli.numbers import positive
+
 from recipe.agpo.rewards import sandbox
 
 

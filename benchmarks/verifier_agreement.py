@@ -5,8 +5,8 @@
 
 The cases are the hand-checked corpus in tests/rewards/corpus. Our verifier was changed wherever it disagreed with the
 person, so its column is not an estimate for unseen data; the other columns describe the corpus. Every scorer runs in
-a killable worker; an exception, a hang or an answer that is no number counts as "no verdict". All but ours are made for mathematics: their results on options and
-words show what a user would get there.
+a killable worker; an exception, a hang or an answer that is no number counts as "no verdict". All but ours are
+made for mathematics: their results on options and words show what a user would get there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recipe.agpo.rewards import JUDGED, Item, Verifier
 from recipe.agpo.rewards.pool import WorkerPool
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the corpus lies with the tests
-from tests.rewards.cases import Case, load  # noqa: E402
+from tests.rewards.cases import Case, load
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RIGHT, ACCEPTED, REJECTED, NONE = "right verdict", "wrong accepted", "right rejected", "no verdict"
@@ -165,7 +165,7 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     header = (
         "Right verdicts, and in brackets: wrong answers accepted / correct answers rejected / no verdict. Ours was\n"
-        "mended until it agreed with every case: a promise kept, not an estimate for unseen data.\n\n"
+        "fixed until it agreed with every case, so its column is not an estimate for unseen data.\n\n"
     )
     (arguments.out / "verifier_agreement.md").write_text(header + text)
     document = {"cases": len(cases), "table": table, "disagreements": mistakes}

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from recipe.agpo.cli.numbers import finite, positive, whole
+
 from recipe.agpo.rewards import Item, Verifier
 from recipe.agpo.rewards import maths as maths_module
 from recipe.agpo.rewards.verdict import Judgement, Work

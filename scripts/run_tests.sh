@@ -36,6 +36,7 @@ stage() {
     "$@" || failed="$failed $name"
 }
 
+stage format "$PY" -m ruff format --check .
 stage ruff "$PY" -m ruff check .
 stage mypy "$PY" -m mypy
 if [ -n "$failed" ]; then echo "== FAILED so far:$failed (the run will end non-zero)" >&2; fi

@@ -29,7 +29,7 @@ class ProbedLoop:
     _agpo_step: int | None = None
 
     async def process_new_prompt(self, context: Any) -> Any:
-        """All responses of a prompt, with the columns above. A new step first updates the state with the last step's probes."""
+        """All responses of a prompt, with the columns above. A new step first folds in the last step's probes."""
         step = context.meta_info["global_step"]
         if not context.is_val and step != self._agpo_step:
             if self._agpo_step is not None:

@@ -3,8 +3,9 @@
 
 For each generation batch: the first responses of every group (the probe) are sampled at the base temperature and
 scored. They decide the temperature of the prompt's other responses. TRL computes the log-probs of every response at its
-sampling temperature, and each response has its own clip ratio. The learning rate is scaled so that the drift (KL of the batch's
-updates over the policy entropy) stays at its target. The state is updated once, after the last update of the batch.
+sampling temperature, and each response has its own clip ratio. The learning rate is scaled so that the drift (KL of
+the batch's updates over the policy entropy) stays at its target. The state is updated once, after the last update of
+the batch.
 Generation, rewards, advantages and loss are TRL's own methods; no code is copied.
 
 ``SEAMS`` lists the methods of TRL that this file relies on; ``tests/stacks/test_trl.py`` checks them.

@@ -74,9 +74,7 @@ def check_settings(
         ),
     ]
     for name in ("tools", "rollout_func", "environment_factory"):
-        refused.append(
-            (others.get(name) is not None, name, "several turns have no single temperature; leave it out")
-        )
+        refused.append((others.get(name) is not None, name, "several turns have no single temperature; leave it out"))
     for applies, what, why in refused:
         if applies:
             raise ValueError(f"AGPO in TRL cannot work with {what}: {why}")

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
-
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from agpo_core import AGPOConfig, Resolved, resolve
 from agpo_core.schema import option
+
+if TYPE_CHECKING:  # `agpo config` prints the settings where torch is installed and nothing else
+    from omegaconf import DictConfig
 
 ESTIMATOR = "agpo"
 KEY_PREFIX = "algorithm.agpo"
@@ -51,11 +52,15 @@ class RunConfig(AGPOConfig):
 
 def is_agpo(config: DictConfig) -> bool:
     """Whether this run asked for AGPO (``algorithm.adv_estimator=agpo``)."""
+    from omegaconf import OmegaConf
+
     return str(OmegaConf.select(config, "algorithm.adv_estimator")) == ESTIMATOR
 
 
 def keeps_ledger(config: DictConfig) -> bool:
     """Whether tokens are counted: in AGPO runs, and in runs of any estimator with a section ``algorithm.agpo``."""
+    from omegaconf import OmegaConf
+
     return is_agpo(config) or OmegaConf.select(config, "algorithm.agpo") is not None
 
 
@@ -65,6 +70,8 @@ def agpo_config(config: DictConfig) -> RunConfig:
     Raises:
         ValueError: unknown key (with the nearest match), wrong type or value out of range.
     """
+    from omegaconf import OmegaConf
+
     node = OmegaConf.select(config, "algorithm.agpo")
     values: dict[str, Any] = {} if node is None else OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
     return RunConfig.from_dict(values, prefix=KEY_PREFIX)

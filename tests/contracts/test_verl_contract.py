@@ -125,7 +125,7 @@ def test_trainer_attributes_that_we_read() -> None:
     text = source(PPOTrainer)
     for name in ("actor_rollout_wg", "ref_policy_wg", "global_steps", "agent_loop_manager", "replay_buffer"):
         assert f"self.{name}" in text, f"{name}: {MEND}"
-    assert '_dispatch_info[role]' in text and 'role, worker_group = "actor", self.actor_rollout_wg' in text, MEND
+    assert "_dispatch_info[role]" in text and 'role, worker_group = "actor", self.actor_rollout_wg' in text, MEND
     assert "self.replay_buffer.sample(" in source(PPOTrainer._step_once), MEND
 
 

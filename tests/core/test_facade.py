@@ -32,9 +32,7 @@ SIGNALS = StepSignals(policy_entropy=0.8, step_kl=0.02, step_kl_k3=0.01)
 
 
 def controller(group: int = 8, **settings: Any) -> Controller:
-    return Controller(
-        AGPOConfig.from_dict(settings), temperature=1.0, clip_low=0.2, clip_high=0.28, group_size=group
-    )
+    return Controller(AGPOConfig.from_dict(settings), temperature=1.0, clip_low=0.2, clip_high=0.28, group_size=group)
 
 
 @pytest.mark.parametrize("preset", ["agpo", "agpo_d", "reference", "grpo"])

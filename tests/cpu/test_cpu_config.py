@@ -29,11 +29,7 @@ def config(plain: DictConfig) -> DictConfig:
 
 def test_our_idea_of_verls_defaults_is_right(config: DictConfig) -> None:
     # A setting whose default is wrong would never be applied. A key given by interpolation may follow another.
-    wrong = {
-        s.key: OmegaConf.select(config, s.key)
-        for s in SETTINGS
-        if OmegaConf.select(config, s.key) != s.default
-    }
+    wrong = {s.key: OmegaConf.select(config, s.key) for s in SETTINGS if OmegaConf.select(config, s.key) != s.default}
     assert wrong == {}
 
 

@@ -21,9 +21,7 @@ def module_with(**names: object) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(
-    ("value", "on"), [("1", True), ("true", True), ("0", False), ("", False), ("no", False)]
-)
+@pytest.mark.parametrize(("value", "on"), [("1", True), ("true", True), ("0", False), ("", False), ("no", False)])
 def test_switch(monkeypatch: pytest.MonkeyPatch, value: str, on: bool) -> None:
     monkeypatch.setenv("AGPO_CPU", value)
     assert enabled() is on

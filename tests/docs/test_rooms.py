@@ -25,7 +25,7 @@ ROOMS = (
     ("data",),
     ("rewards",),
     ("verl_api",),
-    ("settings", "columns", "processes", "files"),
+    ("settings", "columns", "processes", "files", "arguments"),
     ("agpo_core",),
 )
 LINE = {room: i for i, line in enumerate(ROOMS) for room in line}

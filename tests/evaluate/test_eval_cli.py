@@ -109,7 +109,7 @@ def test_an_interrupt_says_how_to_go_on(inputs, standin, capsys, monkeypatch):
 
     monkeypatch.setattr(Model, "__call__", interrupted)
     assert call(inputs) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     monkeypatch.undo()
 
 

@@ -91,7 +91,7 @@ def test_greedy_asks_once_without_a_seed(vllm, tmp_path):
     problems = [problem(0)]
     model = make(tmp_path, protocol("greedy", max_tokens=20), problems)
     model(problems)
-    (_, params), = model._llm.requests
+    ((_, params),) = model._llm.requests
     assert params["temperature"] == 0.0 and params["seed"] is None
 
 

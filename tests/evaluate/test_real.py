@@ -66,7 +66,7 @@ def test_greedy_then_sampled_interrupted_resumed_and_compared(inputs, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=LIMIT_S)[0].decode()
-    assert process.returncode == 130 and "the same command goes on" in output, output[-3000:]
+    assert process.returncode == 130 and "the same command continues" in output, output[-3000:]
     assert os.path.exists(out / "header.json") and not (out / "eval.json").exists()
     before = responses(out)
     assert 1 <= len(before) < 12

@@ -161,7 +161,7 @@ def test_unjudged_responses_and_long_prompts_are_listed(tmp_path):
 
 
 def test_responses_keep_any_text(tmp_path):
-    awkward = "a\nb\r\u2028\ud800\x00\"{"
+    awkward = 'a\nb\r\u2028\ud800\x00"{'
 
     class Awkward(Model):
         def __call__(self, problems):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is run together on the real stack. ``docs/combinations.md`` is written from here:
 
-    python -m tests.realstack.combinations > docs/combinations.md
+python -m tests.realstack.combinations > docs/combinations.md
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def markdown() -> str:
     lines = [
         "# Combinations that are tested together",
         "",
-        "This page is generated from `tests/realstack/combinations.py`. `tests/realstack/test_combinations.py` runs each",
+        "Generated from `tests/realstack/combinations.py`. `tests/realstack/test_combinations.py` runs each",
         "combination for two steps on the real stack, with AGPO's adaptive temperature and clip ratio on:",
         f"{' and '.join(name for name in COMBINATIONS if name not in NIGHTLY)} with every change, "
         f"{' and '.join(NIGHTLY)} every night (`bash scripts/run_tests.sh --all`).",

@@ -177,11 +177,16 @@ def start(
         f"trainer.default_local_dir={folder / 'checkpoints'}",
         *base, *overrides,
     ]  # fmt: skip
-    environment = os.environ | cpu_env() | python_env() | {
-        MARKER: marker,
-        "VERL_FILE_LOGGER_PATH": str(metrics),
-        "HYDRA_FULL_ERROR": "1",
-    }
+    environment = (
+        os.environ
+        | cpu_env()
+        | python_env()
+        | {
+            MARKER: marker,
+            "VERL_FILE_LOGGER_PATH": str(metrics),
+            "HYDRA_FULL_ERROR": "1",
+        }
+    )
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

@@ -83,7 +83,7 @@ def until_the_end(run, end):
         causes = {"vLLM dies": ["vLLM rollout server died"],
                   "no verdicts": ["no response got a reward", "verifier is down"]}[end]  # fmt: skip
         assert all(cause in run.log for cause in causes), run.tail()
-        assert "goes on from global_step_" in run.log
+        assert "continues from global_step_" in run.log
     if end == "no verdicts":
         assert run.checkpoint()[0] == STEPS
     assert run.survivors() == []
@@ -100,9 +100,7 @@ def check_allocation(steps, decisions):
         assert [d["roles"][:2] for d in prompts] == [["probe", "probe"]] * 8
         planted = [sorted(OUTCOMES[row % 4][:2]) for row in range(8)]
         assert [sorted(d["outcomes"][:2]) for d in prompts] == planted, "the rows come in their order"
-        extra = allocate(
-            [sum(p) for p in planted], [2] * 8, probe_size=2, group_size=4, config=AllocationConfig()
-        )
+        extra = allocate([sum(p) for p in planted], [2] * 8, probe_size=2, group_size=4, config=AllocationConfig())
         assert len(set(extra)) > 1
         assert [len(d["outcomes"]) - 2 for d in prompts] == extra, "both workers followed one plan"
         scored = [sum(o is not None for o in d["outcomes"]) for d in prompts]

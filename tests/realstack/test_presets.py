@@ -2,7 +2,7 @@
 """The presets with replayed responses: `grpo` is verl's GRPO, those of the papers do what they say.
 
 That `grpo` computes verl's own advantages and leaves verl's loss in place is tested in one process, too:
-tests/recipe/test_estimator.py and tests/recipe/test_actor_loss.py.
+tests/recipe/test_advantages.py and tests/recipe/test_actor_loss.py.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def test_quickstart_stops_goes_on_and_ends_with_its_summary(tmp_path):
     first.send_signal(signal.SIGINT)
     output = first.communicate(timeout=stack.START_LIMIT)[0]
     assert first.returncode == 130, output[-3000:]
-    assert "goes on from the last checkpoint" in output
+    assert "continues from the last checkpoint" in output
     assert _training_processes(folder) == []
 
     # How far it got until it was stopped depends on the machine.
@@ -79,7 +79,7 @@ def test_quickstart_stops_goes_on_and_ends_with_its_summary(tmp_path):
     second = _start(folder, saved + 1)
     output = second.communicate(timeout=stack.START_LIMIT)[0]
     assert second.returncode == 0, output[-3000:]
-    assert f"going on from step {saved}" in output
+    assert f"continuing from step {saved}" in output
     line = re.search(
         r"quickstart: val accuracy (\d\.\d+) -> (\d\.\d+) \| "
         rf"steps {saved + 1} \| generated tokens (\d+) \| wall \d+ s",

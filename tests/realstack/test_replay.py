@@ -70,7 +70,7 @@ def test_a_lost_worker_ends_the_run_with_its_cause(whole):
     assert "a process of the run died" in whole.run.log, whole.run.tail()
     assert whole.run.survivors() == []
     step, tokens = whole.run.checkpoint()
-    assert step >= SAVED and f"goes on from global_step_{step}" in whole.run.log
+    assert step >= SAVED and f"continues from global_step_{step}" in whole.run.log
     if step == SAVED:
         assert tokens == whole.steps[SAVED]["agpo/tokens/generated_cumulative"]
 
@@ -110,7 +110,7 @@ def test_a_restarted_run_decides_the_same_until_the_disk_is_full(whole, inputs):
     finally:
         resumed.stop()
     assert f"global_step_{full_at} could not be written" in resumed.log, resumed.tail()
-    assert f"goes on from global_step_{SAVED}" in resumed.log
+    assert f"continues from global_step_{SAVED}" in resumed.log
     assert resumed.checkpoint()[0] == SAVED
 
     steps = resumed.steps()

@@ -80,9 +80,7 @@ def write_parquet(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def good_config(
-    tmp_path: Path, rows: list[dict[str, Any]], write_parquet: Callable[..., Path]
-) -> Callable[..., Any]:
+def good_config(tmp_path: Path, rows: list[dict[str, Any]], write_parquet: Callable[..., Path]) -> Callable[..., Any]:
     """Compose a config without a problem, plus overrides; data, model and output folder lie in ``tmp_path``."""
     model = tmp_path / "model"
     model.mkdir()

@@ -209,9 +209,7 @@ class MicroBatch:
 
     def data(self, **columns: torch.Tensor) -> TensorDict:
         data = TensorDict(self.columns | columns, batch_size=len(self.lengths))
-        tu.assign_non_tensor(
-            data, dp_size=1, batch_num_tokens=sum(self.responses), global_batch_size=len(self.lengths)
-        )
+        tu.assign_non_tensor(data, dp_size=1, batch_num_tokens=sum(self.responses), global_batch_size=len(self.lengths))
         return data
 
     def run(
@@ -253,9 +251,7 @@ def test_through_ppo_loss_with_equal_columns_it_is_verls_loss(mode: str, extras:
     batch = MicroBatch()
     columns = clip_columns([0.1] * 4, [0.28] * 4)
     ours, metrics, gradient = batch.run(actor_loss, actor_config(loss_agg_mode=mode, **extras), **columns)
-    theirs, their_metrics, their_gradient = batch.run(
-        ppo_loss, actor_config("vanilla", loss_agg_mode=mode, **extras)
-    )
+    theirs, their_metrics, their_gradient = batch.run(ppo_loss, actor_config("vanilla", loss_agg_mode=mode, **extras))
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(gradient, their_gradient, rtol=1e-5, atol=1e-7)
     assert set(their_metrics) <= set(metrics)

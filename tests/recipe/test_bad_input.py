@@ -308,9 +308,7 @@ def test_broken_files(name: str, tmp_path: Path, good: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("what", THINGS)
-def test_a_report_on_broken_files_is_a_report(
-    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_on_broken_files_is_a_report(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run that crashed is the one that people look at."""
     run = tmp_path / "run"
     line = json.dumps({"step": 1, "data": {"training/global_step": 1, "actor/grad_norm": 1.0}})

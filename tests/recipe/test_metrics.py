@@ -50,10 +50,7 @@ def full_step() -> dict[str, float]:
     )
     rows = [
         *two_prompts(),
-        *(
-            replace(Row("c", i), status=status)
-            for i, status in enumerate(RESPONSE_STATUSES[1:])
-        ),
+        *(replace(Row("c", i), status=status) for i, status in enumerate(RESPONSE_STATUSES[1:])),
         Row("d", 0, record=record(discarded=True, reason="at_max", tau=1.4), tau=1.4),
         Row("pad", 0, padding=True),
     ]

@@ -142,9 +142,7 @@ def test_a_probe_without_rewards_is_recorded_and_fails_no_prompt(queue: Queue) -
 
 
 @pytest.mark.parametrize("preset", ["agpo", "grpo", "agpo_l"])
-def test_a_finished_prompt_leaves_nothing_behind(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch, preset: str
-) -> None:
+def test_a_finished_prompt_leaves_nothing_behind(queue: Queue, monkeypatch: pytest.MonkeyPatch, preset: str) -> None:
     """Presets without a probe run in verl's own ``_run_prompt``, whose sessions end in ours all the same."""
     config = RunConfig.from_preset(preset)
     worker = Scripted(config, [1.0, 0.0, 1.0, 1.0])

@@ -34,7 +34,7 @@ class Page(QWebEnginePage):
         super().__init__()
         self.console: list[str] = []
 
-    def javaScriptConsoleMessage(self, level, message, line, source):  # noqa: N802 - Qt's name
+    def javaScriptConsoleMessage(self, level, message, line, source):
         self.console.append(f"{level.name}: {message} ({line})")
 
 

@@ -23,7 +23,7 @@ from tests.report import runs
 
 EVIL = [
     "</script><script>window.injected = 1</script>",
-    "<img src=x onerror=\"window.injected = 2\">",
+    '<img src=x onerror="window.injected = 2">',
     "\"><svg onload='window.injected = 3'>",
     "]]></pre></body><!-- & &lt; &amp;",
     "javascript:alert(1) \x00\x1b[31m \u202eright to left\u2066 \ud800",

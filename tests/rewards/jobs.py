@@ -49,7 +49,7 @@ def fail_on(text: str, bad: str) -> str:
 
 def evaluate(text: str) -> object:
     """What no scorer may do: evaluate text as a program, with all names there are."""
-    return eval(text)  # noqa: S307
+    return eval(text)
 
 
 def exit() -> None:

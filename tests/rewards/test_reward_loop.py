@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from agpo_core import AGPOConfig
 from recipe.agpo import rewards
 from recipe.agpo.main import CONFIG_FOLDER
 from recipe.agpo.quickstart.model import build_tokenizer
-from recipe.agpo.rewards.verdict import BAD_GOLD, LIMIT, NO_ANSWER, OK, TIMEOUT, UNJUDGED
+from recipe.agpo.rewards.verdict import BAD_GOLD, LIMIT, NO_ANSWER, OK, UNJUDGED
 from recipe.agpo.rollout import outcomes
+from recipe.agpo.settings import RunConfig
 
 PRINT_SUM = "```python\nprint(int(input()) + int(input()))\n```"
 ENDLESS = "```python\nwhile True: pass\n```"
@@ -88,20 +88,16 @@ def cases() -> dict[str, Case]:
             (1.0, 0.0, 1.0, 0.0),
         ),
         "gold": Case("math", "", ("\\boxed{1}",) * 4, (None,) * 4, {}, (BAD_GOLD,) * 4),
-        "hang": Case(
+        "costly": Case(
             "math", "x^2+1",
-            ("\\boxed{x^2+1}", HANGS, "\\boxed{x^2-1}", "\\boxed{1+x^2}"),
-            (1.0, None, 0.0, 1.0), {}, (OK, TIMEOUT, OK, OK),
+            ("\\boxed{x^2+1}", COSTLY, "\\boxed{x^2-1}", "\\boxed{1+x^2}"),
+            (1.0, 0.0, 0.0, 1.0),
         ),
     }  # fmt: skip
 
 
-# An ordinary looking answer that sympy expands for more than 40 s.
-HANGS = "\\boxed{(x+1)^{9999}-(x+2)^{9998}}"
-
-
-# An ordinary looking answer that sympy expands for more than 40 s.
-HANGS = "\\boxed{(x+1)^{9999}-(x+2)^{9998}}"
+# An ordinary looking answer that sympy would expand for more than 40 s: wrong, and not "not judged".
+COSTLY = "\\boxed{(x+1)^{9999}-(x+2)^{9998}}"
 TOKENS = 128
 
 
@@ -137,7 +133,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[outcomes.
             "reward.custom_reward_function.path=pkg://recipe.agpo.rewards",
             "+reward.custom_reward_function.reward_kwargs={time_limit_s:6.0}",
         ])  # fmt: skip
-    agpo = AGPOConfig()
+    agpo = RunConfig()
 
     async def score_all() -> dict[str, list[outcomes.Scored]]:
         worker = RewardLoopWorker(config)

@@ -339,7 +339,7 @@ def test_nothing_outlives_its_caller(off: tuple[str, ...]) -> None:
     assert running(marker) == []
 
 
-def _until(condition, seconds: float = 60.0) -> None:  # noqa: ANN001
+def _until(condition, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -30,9 +30,7 @@ GROUP = 4
 
 
 def gate(**changes: Any) -> ProbeGate:
-    return ProbeGate(
-        AGPOConfig.from_dict(changes), temperature=1.0, clip_low=0.2, clip_high=0.2, group_size=GROUP
-    )
+    return ProbeGate(AGPOConfig.from_dict(changes), temperature=1.0, clip_low=0.2, clip_high=0.2, group_size=GROUP)
 
 
 def parameters(function: Any) -> list[str]:

@@ -175,9 +175,7 @@ def test_the_learning_rate_is_scaled_for_each_step_and_for_it_alone(
     assert any("agpo/step_size/scale" in entry for entry in trainer.state.log_history)
 
 
-def test_every_response_is_scored_by_the_reward_function_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_response_is_scored_by_the_reward_function_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def counting(prompts: list[str], completions: list[str], **kwargs: Any) -> list[float]:
@@ -287,9 +285,7 @@ def test_eps_reaches_the_loss(batch: tuple[Any, dict[str, Any]]) -> None:
     narrow, wide = torch.full((rows,), 0.05), torch.full((rows,), 0.4)
     one = narrow.clone()
     one[-1] = 0.4  # the row with the largest advantage
-    losses = [
-        loss_of(trainer, inputs | {EPS_LOW: low, EPS_HIGH: low}).item() for low in (narrow, one, wide)
-    ]
+    losses = [loss_of(trainer, inputs | {EPS_LOW: low, EPS_HIGH: low}).item() for low in (narrow, one, wide)]
     assert len(set(losses)) == 3
     assert losses[0] > losses[1]  # a wider clip lets a good response lower the loss further
 

@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
-from recipe.agpo.cli.numbers import whole
+from recipe.agpo.arguments import whole
 from recipe.agpo.files import FileError
 
 FAULTY = 2  # bad input or usage
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return PIPE_CLOSED
         place = f"{error.filename}: " if error.filename is not None else ""
         message = f"{place}{error.strerror or error}"
-    except Exception as error:  # noqa: BLE001 - a user gets a message, not a traceback
+    except Exception as error:  # a user gets a message, not a traceback
         if os.environ.get(TRACEBACK):
             raise
         what = " ".join(str(error).split())[:500]

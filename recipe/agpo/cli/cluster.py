@@ -50,9 +50,7 @@ class Rank:
         from torch import distributed
 
         gpu = torch.cuda.is_available()
-        distributed.init_process_group(
-            "nccl" if gpu else "gloo", init_method=address, rank=rank, world_size=ranks
-        )
+        distributed.init_process_group("nccl" if gpu else "gloo", init_method=address, rank=rank, world_size=ranks)
         one = torch.ones(1, device="cuda" if gpu else "cpu")
         distributed.all_reduce(one)
         total = float(one)
@@ -72,7 +70,7 @@ def cluster_rows(ranks: int, folder: Path | None) -> Iterator[Row]:
     address = os.environ.get("RAY_ADDRESS")
     try:
         _connect(address, ranks)
-    except Exception as error:  # noqa: BLE001 - reported as a row
+    except Exception as error:  # reported as a row
         fix = "start it with `ray start --head`, or unset RAY_ADDRESS to use this machine alone"
         yield Row("ray", FAIL, f"{address or 'local'}: {type(error).__name__}: {str(error)[:200]}", fix)
         return

@@ -110,7 +110,6 @@ def _yaml_lines() -> Iterator[str]:
         yield f"{indent}# {kind}, default {_plain(default)} [{source}]"
         yield f"{indent}{name}: {default if key == 'preset' else 'null'}"
 
-
     yield from _old_names(old_names.pop("", []))
 
 

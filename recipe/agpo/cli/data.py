@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.cli.numbers import shown, whole
+from recipe.agpo.arguments import shown, whole
 from recipe.agpo.files import parse_json, write_text
 
 

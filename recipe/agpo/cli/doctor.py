@@ -83,10 +83,10 @@ def _guarded(check: str, make: Callable[[], Row]) -> Row:
     """The row, or FAIL with the exception and its place."""
     try:
         return make()
-    except Exception as error:  # noqa: BLE001 - every error is reported as a row
+    except Exception as error:  # every error is reported as a row
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
-        return Row(check, FAIL, f"{type(error).__name__}: {error} ({place})", "mend the error shown")
+        return Row(check, FAIL, f"{type(error).__name__}: {error} ({place})", "fix the error shown")
 
 
 # ---- versions ----------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def _start_ray_worker() -> Callable[[], Row]:
             logging_level=logging.CRITICAL,
             object_store_memory=100 * 2**20,
         )
-    except Exception as error:  # noqa: BLE001 - reported as a row
+    except Exception as error:  # reported as a row
         failed = Row(check, FAIL, f"ray.init: {type(error).__name__}: {error}", "fix Ray, or use --no-ray")
         return lambda: failed
 

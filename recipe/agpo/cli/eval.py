@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.cli.numbers import finite, whole
+from recipe.agpo.arguments import finite, whole
 from recipe.agpo.files import FileError, check_folder
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C

@@ -7,7 +7,7 @@ import argparse
 import logging
 import sys
 
-from recipe.agpo.cli.numbers import finite
+from recipe.agpo.arguments import finite
 
 BAD_VALUES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 

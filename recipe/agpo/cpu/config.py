@@ -69,9 +69,7 @@ SETTINGS: tuple[Setting, ...] = (
         "vLLM sleeps by returning GPU memory",
         required=True,
     ),
-    Setting(
-        "actor_rollout_ref.rollout.free_cache_engine", True, False, "goes with sleep mode", required=True
-    ),
+    Setting("actor_rollout_ref.rollout.free_cache_engine", True, False, "goes with sleep mode", required=True),
     Setting("actor_rollout_ref.rollout.enforce_eager", False, True, _COMPILE),
     Setting("actor_rollout_ref.rollout.tensor_model_parallel_size", 2, 1, "one server a rank"),
     Setting(
@@ -82,12 +80,20 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     # Rollout servers of their own
     Setting(
-        "actor_rollout_ref.rollout.checkpoint_engine.backend", "naive", "gloo",
-        "the others move weights between accelerators", required=True, mode=SEPARATE,
+        "actor_rollout_ref.rollout.checkpoint_engine.backend",
+        "naive",
+        "gloo",
+        "the others move weights between accelerators",
+        required=True,
+        mode=SEPARATE,
     ),
     Setting(
-        "actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module", None, "recipe.agpo.cpu.weights",
-        "registers gloo", required=True, mode=SEPARATE,
+        "actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module",
+        None,
+        "recipe.agpo.cpu.weights",
+        "registers gloo",
+        required=True,
+        mode=SEPARATE,
     ),
     # Processes and slots
     Setting("trainer.n_gpus_per_node", 8, 1, "ranks, not GPUs"),
@@ -135,7 +141,7 @@ def cpu_env() -> dict[str, str]:
         # Lets vLLM's engine run its worker itself (executor "uni"), which it refuses otherwise.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 4)),
-        # vLLM compiles a sampling function whatever enforce_eager says: ten seconds and a C++ compiler for nothing.
+        # vLLM compiles a sampling function even with enforce_eager, which takes ten seconds and a C++ compiler.
         "TORCHDYNAMO_DISABLE": "1",
         # Inductor starts a pool of compile processes when it is imported.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",

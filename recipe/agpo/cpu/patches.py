@@ -70,7 +70,7 @@ def offload_without_pinned_memory(module: ModuleType) -> None:
 
 
 def critic_without_flash_attention(module: ModuleType) -> None:
-    """The critic is loaded with torch's own attention: verl names flash-attention there, whatever the config says."""
+    """The critic is loaded with torch's own attention: verl always names flash-attention there."""
 
     def load(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
         from transformers import AutoModelForTokenClassification

@@ -172,7 +172,7 @@ def read_gym(record: Record) -> Example:
     if answer is not None:
         try:
             marks = gym.score(str(answer), reference)
-        except Exception as error:  # noqa: BLE001 - hundreds of scorers, each with its own failures
+        except Exception as error:  # hundreds of scorers, each with its own failures
             raise BadRow(f"its scorer fails on its own answer: {type(error).__name__}: {error}") from None
         if marks < 1.0:
             raise BadRow(f"its scorer gives its own answer {marks:g} marks")

@@ -105,7 +105,7 @@ def unit_behind(tail: str) -> str:
     Only what can be read safely: one unit that the numeric grader knows, with nothing else up to the end of the formula
     or of the word. Otherwise ``""``: a unit that is not given is not compared.
     """
-    from recipe.agpo.rewards.numeric import dimension
+    from recipe.agpo.rewards.units import dimension
 
     angle = _ANGLE.match(tail)
     if angle:

@@ -288,7 +288,7 @@ def load_tokenizer(name: str) -> Any:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # noqa: BLE001 - missing package, missing folder, no connection: one message
+    except Exception as error:  # missing package, missing folder, no connection: one message
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise DataError(f"tokenizer {name}: {type(error).__name__}: {reason}") from error
 
@@ -413,7 +413,7 @@ def _gym_records(task: str, config: dict[str, Any], split: str, seed: int, size:
         # Problem i is drawn from seed + i: far apart, or two seeds share most of their problems.
         far = int.from_bytes(hashlib.sha256(f"{split}:{seed}".encode()).digest()[:6], "big")
         dataset = reasoning_gym.create_dataset(task, **config, seed=far, size=2**31)
-    except Exception as error:  # noqa: BLE001 - unknown task, unknown setting, bad value, not installed
+    except Exception as error:  # unknown task, unknown setting, bad value, not installed
         raise DataError(f"reasoning-gym task {task!r} with {config}: {type(error).__name__}: {error}") from error
     seen: set[bytes] = set()
     index = last_new = 0

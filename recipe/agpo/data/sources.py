@@ -217,7 +217,7 @@ def _hub_sources(bench: Benchmark, hub_id: str, split: str | None, revision: str
 
         commit = HfApi().dataset_info(hub_id, revision=revision).sha
         names = datasets.get_dataset_split_names(hub_id, config, revision=commit)
-    except Exception as error:  # noqa: BLE001 - offline, refused, unknown, not installed: one message for all
+    except Exception as error:  # offline, refused, unknown, not installed: one message for all
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise DataError(
             f"cannot reach {hub_id} on the hub ({type(error).__name__}: {reason}). Without a connection, prepare from "

@@ -108,7 +108,7 @@ def _from_hub(model: str) -> Path:
 
     try:
         return Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]))
-    except Exception as error:  # noqa: BLE001 - offline, unknown, gated: each with a message of its own
+    except Exception as error:  # offline, unknown, gated: each with a message of its own
         raise EvaluationError(
             f"{model} is no folder here, and could not be had as a hub id: {type(error).__name__}: {error}"
         ) from error

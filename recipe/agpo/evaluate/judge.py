@@ -134,7 +134,7 @@ def load_function(spec: str) -> RewardFunction:
         raise EvaluationError(f"--reward {spec}: expected pkg://module:function or file.py:function")
     try:
         module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except Exception as error:  # noqa: BLE001 - a module of the user's: whatever it raises
+    except Exception as error:  # a module of the user's: whatever it raises
         what = f"{type(error).__name__}: {error}"
         raise EvaluationError(f"--reward {spec}: {place} cannot be imported: {what}") from error
     function = getattr(module, name, None)
@@ -181,7 +181,7 @@ async def _call(function: RewardFunction, problem: Problem, text: str) -> Verdic
             extra_info=dict(problem.extra_info),
         )
         return from_reward(await result if inspect.isawaitable(result) else result, time.perf_counter() - began)
-    except Exception:  # noqa: BLE001 - an error on one response becomes a status, as with the verifiers
+    except Exception:  # an error on one response becomes a status, as with the verifiers
         return Verdict(0.0, math.nan, 0.0, 0.0, "", RAISED, time.perf_counter() - began)
 
 

@@ -61,9 +61,7 @@ def draw(result: Result, path: Path) -> None:
     for place, row in enumerate(rows):
         estimate = row["accuracy"]
         below, above = estimate["value"] - estimate["low"], estimate["high"] - estimate["value"]
-        axes[0].errorbar(
-            estimate["value"], place, xerr=[[below], [above]], fmt="o", color=f"C{place % 10}", capsize=3
-        )
+        axes[0].errorbar(estimate["value"], place, xerr=[[below], [above]], fmt="o", color=f"C{place % 10}", capsize=3)
     axes[0].set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     axes[0].set_xlim(0, 1)

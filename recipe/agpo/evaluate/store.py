@@ -118,15 +118,15 @@ def read_header(folder: Path) -> Header | None:
         return None
     try:
         stored = read_json(path)
-        version, model = stored["version"], str(stored["model"])
-        parts = [{str(name): str(value) for name, value in stored[part].items()} for part in ("generation", "judging")]
+        version = stored["version"]
+        if version == VERSION:
+            parts = [{str(k): str(value) for k, value in stored[part].items()} for part in ("generation", "judging")]
+            return Header(str(stored["model"]), *parts)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise EvaluationError(
             f"{path} is no header of an evaluation ({type(error).__name__}: {error}): name another folder with --out"
         ) from error
-    if version != VERSION:
-        raise EvaluationError(f"{path} is of version {version}, this program writes {VERSION}")
-    return Header(model, *parts)
+    raise EvaluationError(f"{path} is of version {version}, this program writes {VERSION}")
 
 
 def read_lines(path: Path, *, mend: bool = False) -> dict[Key, dict[str, Any]]:

@@ -115,7 +115,7 @@ def _long_prompts(config: DictConfig, key: str, file: Any) -> Iterator[str]:
     messages = [] if batch is None else batch.column(0).to_pylist()
     try:
         lengths = [_prompt_length(tokenizer, message) for message in messages]
-    except Exception as error:  # noqa: BLE001 - whatever a chat template raises
+    except Exception as error:  # whatever a chat template raises
         yield (
             f"data.{key}: the tokenizer of {path} cannot render the prompts ({type(error).__name__}: {error}). Use "
             "a model with a chat template, or set actor_rollout_ref.model.custom_chat_template."

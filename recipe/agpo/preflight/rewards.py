@@ -24,7 +24,7 @@ def reward(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     name = config.reward.custom_reward_function.name
     try:
         load_function(path, name)
-    except Exception as error:  # noqa: BLE001 - a user's module may raise anything
+    except Exception as error:  # a user's module may raise anything
         cause = error.__cause__ or error
         yield (
             f"reward.custom_reward_function.path={path}, name={name}: could not be loaded ({type(cause).__name__}: "

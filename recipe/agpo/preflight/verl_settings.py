@@ -32,9 +32,7 @@ def trainer(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
         yield "trainer.use_v1=False: AGPO works with verl's V1 trainer. Set trainer.use_v1=True."
     mode = config.trainer.v1.trainer_mode
     if mode not in TRAINER_MODES:
-        yield (
-            f"trainer.v1.trainer_mode={mode}: AGPO has not been run in it. Set it to {' or '.join(TRAINER_MODES)}."
-        )
+        yield (f"trainer.v1.trainer_mode={mode}: AGPO has not been run in it. Set it to {' or '.join(TRAINER_MODES)}.")
     if config.reward.reward_model.enable and not config.reward.reward_model.enable_resource_pool:
         yield (
             "reward.reward_model.enable=True without a resource pool: rewards then come after the rollout, and the "

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.cli.numbers import whole
+from recipe.agpo.arguments import whole
 from recipe.agpo.files import FileError, check_folder, make_folder, read_json, write_text
 from recipe.agpo.quickstart import summary, task, warm_start
 
@@ -196,11 +196,15 @@ def _train(run: list[str], metrics: Path, log: Path, steps: int) -> int:
     from recipe.agpo.processes import MARKER, end_marked, new_run_id
 
     marker = new_run_id()
-    environment = os.environ | cpu_env() | {
-        MARKER: marker,
-        "VERL_FILE_LOGGER_PATH": str(metrics),
-        "HYDRA_FULL_ERROR": "1",
-    }
+    environment = (
+        os.environ
+        | cpu_env()
+        | {
+            MARKER: marker,
+            "VERL_FILE_LOGGER_PATH": str(metrics),
+            "HYDRA_FULL_ERROR": "1",
+        }
+    )
     bar = tqdm(total=steps, desc="starting Ray and vLLM", unit="step")
     with log.open("ab") as output:
         process = subprocess.Popen(

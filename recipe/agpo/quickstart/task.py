@@ -27,7 +27,7 @@ from recipe.agpo.files import replacing
 
 DATA_SOURCE = "chain_sum"
 Split = Literal["val", "train", "warm_start"]
-# The prompt decides its split, so the splits stay disjoint whatever their sizes and seeds: sixteenths.
+# The prompt decides its split, so the splits are disjoint for all sizes and seeds; in sixteenths.
 _SIXTEENTHS: dict[Split, range] = {"val": range(0, 2), "train": range(2, 9), "warm_start": range(9, 16)}
 _ANSWER_LINE = re.compile(r"#\s*([-+]?[\d,]*\d(?:\.\d+)?)\s*", re.ASCII)
 _TERM = re.compile(r"[-+]?\d+", re.ASCII)

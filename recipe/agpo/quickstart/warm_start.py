@@ -124,9 +124,7 @@ def _train(config: WarmStartConfig, seed: int, progress: bool) -> tuple[Any, dic
     from tqdm import tqdm
 
     tokenizer, model = build_tokenizer(), build_model(config.model, seed)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
-    )
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     stream = problems("warm_start", seed, config.task)
     losses: list[float] = []
     cooling = 0  # steps of cool-down done

@@ -29,7 +29,7 @@ class Axis:
     high: float
 
     def place(self, x: float) -> float:
-        """Where a value stands in the view box."""
+        """The position of a value in the view box."""
         span = (self.high - self.low) or 1.0
         return LEFT + (x - self.low) / span * (WIDTH - LEFT - RIGHT)
 

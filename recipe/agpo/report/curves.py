@@ -78,8 +78,7 @@ def stacked(steps: Sequence[float], layers: Mapping[str, Mapping[float, float]],
     kept = [x for x in steps if totals[x] > 0.0 or not share]
     return {
         name: [
-            (p[0], p[1])
-            for p in thin(plain([(x, layer.get(x, 0.0) / (totals[x] if share else 1.0)) for x in kept]))
+            (p[0], p[1]) for p in thin(plain([(x, layer.get(x, 0.0) / (totals[x] if share else 1.0)) for x in kept]))
         ]
         for name, layer in layers.items()
     }

@@ -29,7 +29,7 @@ def prompts(runs: Sequence[Run]) -> str:
     for i, run in enumerate(runs):
         head = _head(runs, i)
         if run.decisions is None or not run.decisions.latest:
-            out += f"{head}<p class=\"none\">No decisions file in the checkpoint folder: a run without controllers, "
+            out += f'{head}<p class="none">No decisions file in the checkpoint folder: a run without controllers, '
             out += "with algorithm.agpo.decisions_file=false, or with checkpoints in another folder.</p>"
             continue
         rows = "".join(_prompt(row) for row in run.decisions.latest)

@@ -59,9 +59,7 @@ class Frame:
             Curve(run.name, style(i), points(run), mark=mark(i) if several else "") for i, run in enumerate(self.runs)
         ]
 
-    def panel(
-        self, title: str, unit: str, *keys: str, from_zero: bool = False, guides: Sequence[Guide] = ()
-    ) -> str:
+    def panel(self, title: str, unit: str, *keys: str, from_zero: bool = False, guides: Sequence[Guide] = ()) -> str:
         """The first logged of ``keys`` over steps, all runs in one panel."""
         curves = self.curves(lambda run: plain(run.series(*keys)))
         missing = " or ".join(keys)

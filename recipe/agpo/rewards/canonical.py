@@ -29,10 +29,18 @@ _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 _CIRCLED = re.compile(r"\\textcircled\s*\{?\s*(\d+)\s*\}?|[\u2460-\u2473]")
 _STATEMENTS = re.compile(r"(?:\(\d+\)[\s,，、和及与]*)+")
 _NO_SPACE = re.compile(r"(?<=\d,)\s*\\!\s*|(?<!\\)\\!")  # 32,\!349
-_SPACES = re.compile(r"(?<!\\)\\[,;:> ]|\\quad|\\qquad|~|\s+")
+_SPACES = re.compile(r"(?:(?<!\\)\\[,;:> ]|\\q?quad|[~\s])+")
 _DELIMITERS = re.compile(
     r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\[bB]ig+[lr]?(?![a-zA-Z])|\\displaystyle|\\limits|\\\(|\\\)|\\\[|\\\]"
 )
+# How something looks: colour, size, weight.
+_STYLE = re.compile(
+    r"\\(?:text)?color\s*\{[a-zA-Z!0-9]{1,20}\}|\\(?:bf|it|rm|sf|tt|bfseries|tiny|small|large|Large|LARGE"
+    r"|huge|Huge|normalsize|textstyle|scriptstyle|checkmark|underline|f?boxed|fbox|mathtt|texttt|emph|boldmath)(?![a-zA-Z])"
+)
+_BARE_FONT = re.compile(r"\\(math(?:bf|bb|rm|it|sf|cal)|vec|hat|bar|boldsymbol)\s+([a-zA-Z])(?![a-zA-Z])")
+_NEGATIVE = re.compile(r"负\s*(?=[\d\\$])")
+_MERIDIEM = re.compile(r"(?<=\d)\s*(?:([ap])\.\s?m\b\.?|([ap])m\b)", re.IGNORECASE)
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)")
 _HALF_SHORT_FRACTION = re.compile(r"\\frac\s*(?:\{\s*(-?\d+)\s*\}\s*(\d)|(\d)\s*\{\s*(\d+)\s*\})")
@@ -71,7 +79,7 @@ _LONG_DECIMAL = re.compile(
 )
 _CURRENCY = re.compile(r"^(?:US|USD|RMB|HK|A|C)?\s*\\?[$¥€£]\s*|^(?:USD|RMB|EUR|GBP)\s+")
 _PERCENT = re.compile(r"\s*(?:\\?%|percent|per cent|pct)", re.IGNORECASE)
-_DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree|degrees?\b)", re.IGNORECASE)
+_DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree|degrees?\b)(?:\s*[CF](?![a-zA-Z]))?", re.IGNORECASE)
 # A unit stands after a space, or is Chinese, or is one of the short ones that nobody takes for a variable.
 _UNIT = re.compile(
     r"\s+[a-zA-Zµμ$](?:[^\W\d]|[\s/.'$²³{}\\-]|\^\s*\{?\s*-?\d|(?<=[a-zA-Z])-?[1-4](?![\d.]))*|"
@@ -84,12 +92,13 @@ EXCLAMATION = re.compile(r"(?<![\d)}\]!])(?<!\b[a-zA-Z])!+\s*$|！+\s*$")
 HEDGE = re.compile(
     r"\b(?:not|no|never|neither|nor|isn|aren|wasn|cannot|but|maybe|perhaps|possibly|probably|likely|might|may|could"
     r"|wrong|incorrect|false|except|unless|instead|rather|although|however|either|versus|vs|(?:more|less|fewer) than"
-    r"|at (?:least|most))\b|n['’]t\b|不是|并非|不对|不等于|错|可能|也许|大概|但|而是|以上|以下",
+    r"|at (?:least|most))\b|n['’]t\b|不是|并非|不对|不等于|错|可能|也许|大概|但|而是|以上|以下"
+    r"|大于|小于|超过|不足|至少|至多|不少于|不多于|[多少高低]于",
     re.IGNORECASE,
 )
 _NOT_A_UNIT = re.compile(
     r"\b(?:or|and|to|plus|minus|times|over|mod|if|when|than|of|is|are|was|divided|remainder|factorial|squared|cubed"
-    r"|r|x|y|n|i|pi|sqrt)\b|[或和到至余又π]|阶乘",
+    r"|r|x|y|n|i|pi|sqrt)\b|[或和到至余又π的吗么]|阶乘|次方|[平立]方(?![米分厘毫千公])",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[A-Za-z]{3,}|(?<![A-Za-z])(?:no|on|up|in|so|if|we|us)(?![A-Za-z])", re.IGNORECASE)
@@ -193,7 +202,8 @@ def rounding(text: str) -> int | None:
     whole, decimals = found.group(1).replace(",", ""), found.group(2)
     if len(decimals) < ROUNDED_PLACES or len((whole + decimals).lstrip("0")) < ROUNDED_DIGITS:
         return None
-    return len(decimals) - int(found.group(3) or found.group(4) or 0)
+    places = len(decimals) - int(found.group(3) or found.group(4) or 0)
+    return places if places >= ROUNDED_PLACES else None
 
 
 def within_rounding(rounded: Any, number: Any, places: int) -> bool:
@@ -211,27 +221,33 @@ def within_rounding(rounded: Any, number: Any, places: int) -> bool:
 
 def normalised(answer: str) -> str:
     """LaTeX without what does not change its meaning."""
+    if answer.isascii() and answer.isdecimal():
+        return answer  # most answers
     answer = _CIRCLED.sub(lambda m: f"({m[1] or unicodedata.normalize('NFKC', m[0])})", answer)
     answer = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("\u2044", "/"), answer)
     text = unicodedata.normalize("NFKC", answer.rstrip("！ ").encode("utf-8", "replace").decode("utf-8"))
     text = visible(text)
-    text = text.replace("−", "-").replace("–", "-").replace("×", "\\times")
+    text = _NEGATIVE.sub("-", text).replace("−", "-").replace("–", "-").replace("×", "\\times")
     text = _NO_SPACE.sub("", text).replace('\\"', "")
-    text = text.replace("\\$", "$").replace("{,}", ",").replace("\\%", "%")
+    text = text.replace("\\$", "$").replace("{,}", ",").replace("{:}", ":").replace("\\%", "%")
     text = re.sub(r"π(?![a-zA-Z])", r"\\pi", text).replace("π", "\\pi ").replace("√", "\\sqrt ")
     if "\\begin" not in text and "&" not in text:
         text = _ESCAPED.sub(r"\\", text)
     text = _DELIMITERS.sub("", text)
+    if "\\" in text:
+        text = _BARE_FONT.sub(r"\\\1{\2}", text)
+    if "\\" in text and _STYLE.search(text):
+        text = re.sub(r"^\{([^{}]*)\}$", r"\1", _STYLE.sub("", text).strip())
     text = _FRACTIONS.sub(r"\\frac", text)
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
     text = _HALF_SHORT_FRACTION.sub(lambda m: f"\\frac{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
     text = _TEXT.sub(r" \1 ", text)
-    text = _SPACES.sub(" ", text).strip()
+    text = _MERIDIEM.sub(lambda m: f" {m[1] or m[2]}m".upper(), _SPACES.sub(" ", text).strip())
     if text.startswith("$") and text.endswith("$") and len(text) > 1:
         text = text[1:-1].strip()
     while len(text) > 1 and text[0] == "{" and text[-1] == "}" and _matched(text):
         text = text[1:-1].strip()
-    text = re.sub(r"^[\s*_`]+|[\s*_`]+$", "", text).rstrip(" ,;。")
+    text = text.strip(" *_`").rstrip(" ,;。")
     text = EXCLAMATION.sub("", text)
     return text[:-1] if text.endswith(".") and len(text) > 1 else text
 
@@ -268,7 +284,9 @@ def _quantity(text: str) -> tuple[Fraction, bool, str] | None:
     value = -value if sign == "-" else value
     if value.denominator == 1:
         rest = rest[ordinal.end() :] if (ordinal := _ORDINAL.match(rest)) else rest
-    while magnitude := _MAGNITUDE.match(rest):
+    for _ in range(2):  # "2 hundred thousand"
+        if not (magnitude := _MAGNITUDE.match(rest)):
+            break
         value *= _MAGNITUDES[(magnitude.group(1) or magnitude.group(2)).lower()]
         rest = rest[magnitude.end() :]
     percent = _PERCENT.match(rest)

@@ -17,13 +17,13 @@ from recipe.agpo.rewards.text import plain
 from recipe.agpo.rewards.verdict import BAD_GOLD, NO_ANSWER, Judgement
 
 LETTERS = "ABCDEFGHIJ"
-_ALONE = re.compile(r"[(\[（【]?\s*([A-Ja-j])\s*[)\]）】]?\s*[.:：、。,]?")
-_SEVERAL = re.compile(r"[(\[（]?([A-J])(?:\s*(?:[,，、&/]|and|or|和|或)?\s*[(（]?([A-J])[)）]?){1,9}[)\]）]?")
+_ALONE = re.compile(r"[(\[（【]?\s*([A-Ja-j])\s*[)\]）】]?\s*(?:选项|项)?\s*[.:：、。,]?")
+_SEVERAL = re.compile(r"[(\[（]?([A-J])(?:\s*(?:(?:[,，、&/]|and|or|和|或)\s*)?[(（]?([A-J])[)）]?){1,9}[)\]）]?")
 _LEADING = re.compile(r"[(\[（【]?([A-J])\s*[)\]）】.:：、,，]\s*\S")
 # One letter or several, in brackets or not; a small letter only in brackets.
-_LETTER = r"(?:\*\*)?(?:[(（\[【]([A-Ja-j])[)）\]】]|([A-J](?:\s?[、,，和&]?\s?[A-J]){0,9})(?![A-Za-z’']))"
+_LETTER = r"(?:\*\*)?(?:[(（\[【]([A-Ja-j])[)）\]】]|([A-J](?:\s?(?:[、,，和&]\s?)?[A-J]){0,9})(?![A-Za-z’']))"
 _NAMED = re.compile(
-    r"(?:(?<![A-Za-z])(?i:options?|choices?|choose|picks?|select|goe?s? with)(?:\s+(?i:is|would be|must be|option"
+    r"(?:(?<![A-Za-z])(?i:options?|choices?|choose|picks?|select|goe?s? with)(?:\s+(?i:is|are|would be|must be|option"
     r"|answer|choice))*"
     r"|选项|选择|(?<!不)(?<!不能)选)\s*(?:是|为)?\s*[:：]?\s*" + _LETTER
 )
@@ -71,6 +71,9 @@ _EXCLUDED = re.compile(
 _UNSURE = re.compile(r"(?<![a-z])(?:or|maybe|perhaps|possibly|either|might|could)(?![a-z])|或|可能|也许", re.IGNORECASE)
 _MENTION = re.compile(r"(?<![A-Za-z0-9\\'’])([A-J])(?![A-Za-z0-9’'])")
 _TAIL_LINES = 3
+# An option that is a number does not stand in a larger number, nor in an expression: 1 is not in 1/2.
+_NOT_BEHIND = r"(?<![\w.\-+*/^<>{,:\\=])(?<![+*/^<>] )"
+_NOT_BEFORE = r"(?!\w)(?![.,]\d| ?[*/^<>{!+])"
 
 
 def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement:
@@ -98,7 +101,7 @@ def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement:
 
 def stated(answer: str, letters: str, options: Sequence[str]) -> str | None:
     """The letters that a stated answer names, sorted; None if it names no option."""
-    text = normalised(answer).strip()
+    text = normalised(answer).strip(" '\"‘’“”")
     alone = _ALONE.fullmatch(text)
     if alone and alone.group(1).upper() in letters and (alone.group(1).isupper() or not _is_option(text, options)):
         return alone.group(1).upper()
@@ -137,6 +140,10 @@ def guessed(response: str, letters: str, options: Sequence[str]) -> str | None:
         alone = _ALONE.fullmatch(normalised(text))
         if alone and (alone.group(1) in letters or (text.strip()[:1] in "(（" and alone.group(1).upper() in letters)):
             return alone.group(1).upper()
+    if _SEVERAL.fullmatch(line.strip(" *.。")) and not _UNSURE.search(line):
+        several = set(re.findall(r"[A-J]", line))
+        if several <= set(letters):
+            return "".join(sorted(several))
     mentioned = {letter for letter in _MENTION.findall(line) if letter in letters}
     if len(mentioned) > 1 and re.search(r"\b(?:or|maybe|perhaps|either)\b|或|可能|也许", line):
         return None
@@ -214,7 +221,7 @@ def _contained(text: str, letters: str, options: Sequence[str]) -> str | None:
     found = []
     for letter, option in zip(letters, options, strict=False):
         needle = plain(option)
-        if needle and re.search(rf"(?<![\w.\-]){re.escape(needle)}(?![\w])(?!\.\d)", haystack):
+        if needle and re.search(_NOT_BEHIND + re.escape(needle) + _NOT_BEFORE, haystack):
             found.append((letter, needle))
     # "12 cm" stands in "12 cm wide": the longer one is meant.
     longest = [letter for letter, needle in found if not any(needle != o and needle in o for _, o in found)]

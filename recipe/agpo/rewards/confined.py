@@ -66,7 +66,7 @@ def _result(function: Callable[..., Any], arguments: Sequence[Any]) -> str:
         return json.dumps({"status": OK, "value": function(*arguments)})
     except MemoryError:
         return json.dumps({"status": CRASHED, "detail": "MemoryError"})
-    except BaseException as error:  # noqa: BLE001 - also what libraries derive from BaseException
+    except BaseException as error:  # also what libraries derive from BaseException
         return json.dumps({"status": RAISED, "detail": f"{type(error).__name__}: {error}"[:500]})
 
 

@@ -40,6 +40,7 @@ _INSIDE = re.compile(r"[a-zA-Z0-9_.^\\{*]\S")  # what stands before a digit that
 _SHORT_UNIT = re.compile(r"(?<=\d)([mghsLlJNWVKCF])$")  # 1250m: in prose a unit, not a variable
 _BOLD = re.compile(r"(?<!\S)(\*\*|__)([^*_\n]+)\1(?!\w)")
 _CLOSING_BOLD = re.compile(r"(?<=[\w$)}%])\*\*(?=[\s.,;:!]|$)")
+_END_SPACE = re.compile(r"(?:(?<!\\)\\(?:[,;:! ]|$|q?quad(?![a-zA-Z]))\s*)+$")
 _NUMERIC = re.compile(r"\d|\\(?!text|mbox|mathrm|mathbf|quad|qquad)[a-zA-Z]")
 _LETTER = re.compile(r"[a-zA-Z\u4e00-\u9fff≠]")
 _MATHEMATICAL = re.compile(
@@ -61,6 +62,17 @@ _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 _GOES_ON = re.compile(r"[a-zA-Z\\*^_{!]|\s*(?:\\[a-zA-Z]|[*^/+]\s*[\w\\(]|(?:pi|sqrt|[a-zA-Z])\b(?!\s+[a-z]))")
 # Before a number: an operator, or a command or power that it belongs to.
 _GOES_BEFORE = re.compile(r"\\[a-zA-Z]+\s*\{?[^{}]{0,40}$|[\^_]\s*\{?[^{}\s]{0,40}$|[\d)a-zA-Z}]\s*[+*/-]\s*$")
+
+
+_BOUNDED = re.compile(r"(?:[<≤≥≠]=?|(?<![-=])>=?|!=)\s*$")  # "x > 72" is not 72
+_LISTED = re.compile(r"\s*(?:[,、]\s*(?:(?:and|or)(?![a-z]))?|(?:and|or)(?![a-z])|[和或])\s*")
+_LIST_BEGINS = re.compile(r"(?:(?<![a-zA-Z])(?:are|were|is|be)|[:=：是为有])\s*$")  # "The primes are 2, 3 and 5"
+_SHORT_NAME = re.compile(r"[(（]?[A-Z][\w'-]*[)）]?(?: [A-Z][\w'-]*){0,3}")
+_ZH_NUMBER = re.compile(
+    r"[一二两三四五六七八九十百千]{1,12}分之[一二两三四五六七八九十百千]{1,12}"
+    r"|负?[十一二两三四五六七八九][零〇一二两三四五六七八九十百千万]{0,12}[十百千万][零〇一二两三四五六七八九十百千万]{0,12}"
+    r"|十[一二三四五六七八九]"
+)
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,7 @@ def final_answer(response: str, remarks: bool = True) -> Extracted | None:
     held: tuple[_Statement, str] | None = None  # an earlier statement may be stronger than this one
     remark, denial = "", ""
     denied: set[str] = set()
+    last = True
     for statement in _statements(text):
         answer = tidy(statement.text)
         digits = answer.isdecimal()  # most answers: no words to look at
@@ -126,7 +139,17 @@ def final_answer(response: str, remarks: bool = True) -> Extracted | None:
         ):
             remark = remark or answer
             continue
+        if last and statement.way != "weak" and (corrected := _corrected(text, statement.end, answer)):
+            return Extracted(corrected, True)
+        last = False
+        if wording.ASKED.match(text, statement.end):
+            denial = denial or answer
+            continue
         answer, open_ended = (answer, False) if digits else settled(answer)
+        if statement.way in ("strong", "weak"):
+            before = text[max(0, statement.start - 60) : statement.start]
+            if ("that" in before or not before.isascii()) and wording.REFUSED.search(before):
+                open_ended = True
         if open_ended or (statement.way == "box" and _denied_around(text, statement.start, statement.end)):
             denial = denial or answer
             denied.add(canonical(wording.DENIED.sub("", answer)).key)
@@ -190,7 +213,7 @@ def tidy(answer: str) -> str:
     text = _BOLD.sub(r"\2", text)
     for _ in range(3):
         before = text
-        text = text.strip(" \t\r\n*_`:：#")
+        text = _END_SPACE.sub("", text.strip(" \t\r\n*_`:：#"))
         if text.count("**") == 1:  # its partner was part of the statement: "**Answer: 72** apples"
             text = _CLOSING_BOLD.sub("", text)
         text = wording.FILLER.sub("", text)
@@ -309,6 +332,20 @@ def _holds(held: _Statement, later: str, earlier: _Statement, answer: str) -> bo
     return not (boxed and wording.CLAUSE.fullmatch(later))
 
 
+def _corrected(text: str, start: int, stated: str) -> str:
+    """The value by which the text behind a statement replaces it ("Wait, it is 71."), else ``""``."""
+    found = ""
+    for correction in wording.CORRECTED.finditer(text, start, start + MAX_ANSWER):
+        end, sentence = _sentence(text, correction.end())
+        if wording.ASKED.match(text, end):
+            continue
+        answer = tidy(sentence)
+        name = not _NUMERIC.search(stated) and _SHORT_NAME.fullmatch(answer)
+        if name or canonical(answer).number is not None or FORMULA.fullmatch(sentence.strip(" .")):
+            found = answer
+    return found
+
+
 def _denied_around(text: str, start: int, end: int) -> bool:
     """Whether the words around a value deny it: "not 72", "72 is wrong"."""
     before = wording.DENIED_BEFORE.search(text, max(0, start - 40), start)
@@ -346,9 +383,10 @@ def _sentence(text: str, start: int) -> tuple[int, str]:
             or (depth == 0 and wording.SENTENCE_END.match(text, stop.start()))
             or (character == "<" and text.startswith("</answer>", stop.start()))
         ):
-            # A digit before the exclamation mark at the very end: a factorial.
-            factorial = character == "!" and text[stop.start() - 1] in "0123456789)}" and not text[stop.end() :].strip()
-            position = stop.end() if factorial else stop.start()
+            # In prose "The answer is 5!" is 5 with an exclamation mark; "$5!$" and "5! = 120" are factorials.
+            position = stop.start()
+            while text[position - 1] == "!":
+                position -= 1
             break
     return position, without_reason(text[skipped:position])
 
@@ -444,7 +482,8 @@ def _last_number(line: str, excluding: bool = False) -> Extracted | None:
     line = " " + normalised(_BOLD.sub(r"\2", line[-MAX_ANSWER:]))
     numbers = [m for m in NUMBER.finditer(line) if not _INSIDE.match(line[max(0, m.start() - 1) : m.start() + 1])]
     if not numbers:
-        return _expression(line)
+        words = list(_ZH_NUMBER.finditer(line))
+        return Extracted(words[-1].group(), False) if words else _expression(line)
     last = numbers[-1]
     if _denied_around(line, last.start(), last.end()):
         exclusion = wording.BUT_NOT.match(line, numbers[-2].end()) if len(numbers) > 1 else None
@@ -453,6 +492,14 @@ def _last_number(line: str, excluding: bool = False) -> Extracted | None:
         return Extracted(last.group().strip(), False, True)
     if len(numbers) > 1 and wording.BETWEEN_ALTERNATIVES.fullmatch(line, numbers[-2].end(), last.start() + 1):
         return Extracted(line[numbers[-2].start() : last.end()].strip(), False, True)
+    if _BOUNDED.search(line[: last.start()]):
+        return _expression(line)
+    first = len(numbers) - 1
+    while first and _LISTED.fullmatch(line, numbers[first - 1].end(), numbers[first].start()):
+        first -= 1
+    alone = not line[: numbers[first].start()].strip() and not line[last.end() :].strip(" .")
+    if first < len(numbers) - 1 and (alone or _LIST_BEGINS.search(line[: numbers[first].start()])):
+        return Extracted(", ".join(number.group().strip() for number in numbers[first:]), False)
     rest = wording.SENTENCE_END.split(line[last.start() :].lstrip(), maxsplit=1)[0]
     for reading in (rest, _SHORT_UNIT.sub(r" \1", rest)):
         if canonical(reading).number is not None:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 FORMULA = re.compile(
     r"\$\$(?P<display>(?:[^$\\]|\\.){1,4000}?)\$\$"
     r"|(?<!\\)\$(?P<inline>(?![\s$])(?:[^$\\\n]|\\[^\n]){0,4000}(?<!\s))\$(?!\d)"
-    r"|\\\[(?P<bracket>(?:[^\\]|\\[^\[\]]){1,4000})\\\]"
-    r"|\\\((?P<paren>(?:[^\\]|\\[^()]){1,4000})\\\)"
+    r"|\\\[(?P<bracket>(?:[^\\]|\\[^\[\]]){1,1000})\\\]"
+    r"|\\\((?P<paren>(?:[^\\]|\\[^()]){1,1000})\\\)"
     r"|\\begin\{(?P<name>align|aligned|gather|gathered|equation|multline|eqnarray|alignat|math"
     r"|displaymath)(?P<star>\*?)\}"
     r"(?P<block>(?:[^\\]|\\(?!begin\{(?:align|gather|equation)).){1,4000}?)\\end\{(?P=name)(?P=star)\}",

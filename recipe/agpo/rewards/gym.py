@@ -120,7 +120,7 @@ def score(answer: str | None, gold: str) -> float:
         marks = float(scorer(answer, entry))
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001 - many scorers raise on what is not in the form of an answer
+    except Exception:  # many scorers raise on what is not in the form of an answer
         scorer(entry.get("answer"), entry)  # raises too if the entry is at fault
         return 0.0
     return min(1.0, max(0.0, marks)) if math.isfinite(marks) else 0.0

@@ -114,7 +114,7 @@ def run_source(code: bytes, path: str) -> None:
     module = types.ModuleType("__main__")
     module.__file__ = path
     sys.modules["__main__"], sys.argv = module, [path]
-    exec(compile(code, path, "exec"), module.__dict__)  # noqa: S102 - this is what a jail is for
+    exec(compile(code, path, "exec"), module.__dict__)
 
 
 def supervise(settings: dict, body: "Callable[[], object]") -> None:
@@ -178,7 +178,7 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
         body()
     except SystemExit:
         raise
-    except BaseException as error:  # noqa: BLE001 - shown without our own frames
+    except BaseException as error:  # shown without our own frames
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from recipe.agpo.rewards import symbolic
 from recipe.agpo.rewards.canonical import HEDGE, Canonical, canonical, normalised, same, wordy
 from recipe.agpo.rewards.extract import Extracted, mathematical_answer, tidy
 from recipe.agpo.rewards.notation import is_label
+from recipe.agpo.rewards.units import dimension
 from recipe.agpo.rewards.verdict import BAD_GOLD, NO_ANSWER, Judgement, Work
+from recipe.agpo.rewards.wording import CALCULATION
 
 EQUAL = "recipe.agpo.rewards.symbolic:equal"
-_WORD = re.compile(r"[A-Za-z]{3,}")
+_WORDS_ONLY = re.compile(r"x:[^\\^_=<>+*/|]*[A-Za-z]{3}[^\\^_=<>+*/|]*")  # of formulas the case counts: r/R is not R/r
 _LONE_NUMBER = re.compile(r"[-+−]?[$¥€£]?\d[\d,]*(?:\.\d+)?(?:/\d+)?\s*(?:%|％)?!*")
-_GLOSS = re.compile(r"(.+?)\s*\([A-Za-z\s-]+\)")  # 25 (twenty-five)
+_GLOSS = re.compile(r"([^()]+?)\s*\(([A-Za-z\s-]+|[^()]*\d[^()]*)\)")  # 25 (twenty-five); 72 clips (48 + 24)
 # A statement inside the answer itself: \boxed{\text{Answer: } 42}, \boxed{答案是42}.
 _STATED = re.compile(
     r"\s*(?:\\(?:text(?:bf|rm|it)?|mathrm|mathbf|mbox)\s*\{\s*)?(?:(?:the|my|our|so|thus|hence|therefore|final|correct)\s+)*"
@@ -38,6 +41,14 @@ _UNIT_BEHIND = re.compile(
     rf"[~\s]*[A-Za-z\u4e00-\u9fff][^{{}}\d=<>+*]*\}}|\s+{_UNITS}(?![a-zA-Z]))\s*(?:\^\s*\{{?\s*[-−]?\d\s*\}}?)?\s*"
     r"(?=$|[,，;；、)\]}]|\\(?:text|quad|\})|and\b|or\b)"
 )
+
+
+_UNIT_AT_END = re.compile(
+    r"(?<=[\w)}\]])(?:\\[,;: ]|[~\s])*"
+    r"((?:\\(?:text(?:rm|it|normal)?|mbox|mathrm)\s*\{[^{}]{1,40}\}|(?<=\s)[a-z]{2,20})(?:\s*\^\s*\{?\s*[23]\s*\}?)?)[\s.$]*$"
+)
+# Dimensions of which an answer in another unit is another answer.
+_COMPARED = {"length", "area", "volume", "time", "mass", "money", "yuan", "speed", "angle"}
 
 
 def judge(response: str, gold: str, args: Mapping[str, Any]) -> Judgement | Work:
@@ -64,6 +75,10 @@ def compare(found: Extracted, gold: str) -> Judgement | Work:
         equal = _same_text(answer.key, reference.key)
         return Judgement(float(equal), found.asked_form, reference.key if equal else answer.key)
     candidates = [] if _other_variable(text, gold) else readings(text, keep_equation="=" in gold)
+    factor = _unit_factor(text, gold)
+    if factor != 1.0:
+        equal = any(_converted(one.number, factor, reference.number) for one in candidates)
+        return Judgement(float(equal), found.asked_form, reference.key if equal else f"x:{normalised(text)}")
     for candidate in candidates:
         if same(candidate, reference) or _same_text(candidate.key, reference.key) or _decimal_comma(text, gold):
             return Judgement(1.0, found.asked_form, reference.key)
@@ -84,6 +99,33 @@ def _decimal_comma(text: str, gold: str) -> bool:
     if re.fullmatch(r"-?\d{4,},\d+|-?0,\d{3,}", text):
         text = text.replace(",", ".")
     return all(re.fullmatch(r"-?\d+\.\d+", one) for one in (text, gold)) and same(canonical(text), canonical(gold))
+
+
+def _unit_factor(text: str, gold: str) -> float | None:
+    """The size of the answer's unit in that of the reference: 1 if either has none that is known, None if the units
+    measure different things."""
+    if text.isdecimal() or gold.isdecimal():
+        return 1.0
+    ours, theirs = (dimension(unit) if (unit := _unit_of(one)) else None for one in (text, gold))
+    if ours is None or theirs is None or not {ours[0], theirs[0]} <= _COMPARED:
+        return 1.0
+    return None if ours[0] != theirs[0] else 1.0 if ours[1] == theirs[1] else ours[1] / theirs[1]
+
+
+def _converted(number: Fraction | None, factor: float | None, wanted: Fraction | None) -> bool:
+    """Whether a number in another unit is the wanted one; the sizes of units are floats."""
+    if number is None or factor is None or wanted is None:
+        return False
+    return abs(number * Fraction(factor) - wanted) <= abs(wanted) / 10**12
+
+
+def _unit_of(text: str) -> str:
+    read = canonical(text)
+    if read.number is not None:
+        money = "$" in text and not read.unit and normalised(text).lstrip("-+ ").startswith("$")
+        return "dollar" if money else read.unit
+    behind = _UNIT_AT_END.search(text)
+    return normalised(behind.group(1)) if behind else ""
 
 
 def _other_variable(text: str, gold: str) -> bool:
@@ -110,9 +152,10 @@ def readings(text: str, keep_equation: bool) -> list[Canonical]:
     found = [canonical(text)]
     if found[0].number is not None:
         return found
-    glossed = _GLOSS.fullmatch(text)
-    if glossed and canonical(glossed.group(1)).number is not None:
-        return [*found, canonical(glossed.group(1))]
+    glossed = _GLOSS.fullmatch(normalised(text)) if text.rstrip(" $})").endswith(")") or ")" in text[-3:] else None
+    if glossed and (number := canonical(glossed.group(1))).number is not None and not HEDGE.search(glossed.group(2)):
+        if number.unit or not re.search(r"\d|^[a-zA-Z]$", glossed.group(2)):
+            return [*found, number]
     label, equals, end = text.rpartition("=")
     if not keep_equation and equals and all(is_label(part) for part in [normalised(label)]):
         named = canonical(end)
@@ -121,12 +164,13 @@ def readings(text: str, keep_equation: bool) -> list[Canonical]:
     last = normalised(text)
     verbs = list(_IS.finditer(last)) if found[-1].number is None else []
     if verbs and (value := canonical(last[verbs[-1].end() :])).number is not None:
-        return [*found, value]
+        # "The least number with at least 3 divisors is 4", but "it is at least 4" and 至少是4 are bounds.
+        return found if HEDGE.search(last, max(0, verbs[-1].start() - 5)) else [*found, value]
     numbers = _LONE_NUMBER.findall(last)
     if found[-1].number is None and len(numbers) == 1 and not re.search(r"[\\^_={}()\[\]|<>!~≈]", last):
         around = last.replace(numbers[0], " ", 1)
         # "there are 72 left", "还剩9页": words around one number; "5x" and "not 72" are not.
-        plain = not re.search(r"[+*/]|\d[a-zA-Z]\b", last) and not HEDGE.search(last)
+        plain = not (re.search(r"[+*/]|\d[a-zA-Z]\b", last) or HEDGE.search(last) or CALCULATION.search(around))
         if plain and re.search(r"[a-zA-Z]{2,}|[\u4e00-\u9fff]", around):
             with_unit = canonical(last[last.index(numbers[0]) :])
             found.append(with_unit if with_unit.number is not None else canonical(numbers[0]))
@@ -149,4 +193,4 @@ def check_gold(gold: str, args: Mapping[str, Any] | None = None) -> str | None:
 
 
 def _same_text(key: str, other: str) -> bool:
-    return key[:2] == other[:2] == "x:" and key.casefold() == other.casefold() and _WORD.search(key) is not None
+    return other[:2] == "x:" and key.casefold() == other.casefold() and _WORDS_ONLY.fullmatch(key) is not None

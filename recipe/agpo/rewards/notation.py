@@ -29,7 +29,8 @@ class Items:
     r"""Several parts.
 
     Attributes:
-        kind: ``list`` (1, 2), ``parts`` (1; 2), ``set`` (\{1, 2\}), or the two brackets of a tuple or an interval.
+        kind: ``list`` (1, 2), ``parts`` (1; 2), ``set`` (\{1, 2\}), the two brackets of a tuple or an interval, or the
+            word (``and``, ``or``) that joins inequalities.
         items: the parts.
     """
 
@@ -64,11 +65,14 @@ _SIGNS = {
 _SIGN = re.compile(r"\\(?:approx|simeq|sim|doteq|lt|gt|leqslant|leq|le|geqslant|geq|ge|neq|ne|in)(?![a-zA-Z])"
                    r"|~=|:=|==|<=|>=|!=|[=<>≈≤≥≠∈]")  # fmt: skip
 _SEPARATOR = re.compile(
-    r"\s*(?:[,、]\s*)?(?:(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|(?<=[\d)}])or(?=[A-Z(])|[和或及与])\s*|\s*[,、]\s*"
+    r"\s*(?:[,、]\s*)?(?:(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|(?<=[\d)}])or(?=[A-Z(])|[和或及与且])\s*|\s*[,、]\s*"
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?")
 _NOBODY_WRITES = re.compile(rf"\d{{{MAX_DIGITS + 1},}}|(?:[-+]\s*){{5,}}|(?:\^\s*\w+\s*){{4,}}")
 _CUP = re.compile(r"\\cup(?![a-zA-Z])|∪")
+_SYSTEM = re.compile(r"\s*\\begin\{(?:cases|aligned)\}([^&]*)\\end\{(?:cases|aligned)\}\s*")
+# k \pi (k \in Z)
+_CONDITION = re.compile(r"(?<=[\w)}])\s*\(\s*([a-zA-Z]\s*(?:\\in(?![a-zA-Z])|∈)[^()]{1,40})\)\s*$")
 _OPENING, _CLOSING = "([{⟨", ")]}⟩"
 _BRACKETS = (
     ("\\{", "\\}", "set"), ("\\lbrace", "\\rbrace", "set"), ("\\langle", "\\rangle", "()"), ("⟨", "⟩", "()"),
@@ -129,6 +133,11 @@ def labelled(node: Node) -> tuple[str, Node] | None:
 
 def readings(text: str) -> list[Node]:
     """What a normalised answer may mean. More than one only for ``100,200``: a number, or two of them."""
+    system = _SYSTEM.fullmatch(text)
+    rows = [row.strip(" ,") for row in system.group(1).split("\\\\") if row.strip(" ,")] if system else []
+    if len(rows) > 1 and all(row.count("=") == 1 for row in rows):
+        text = ", ".join(rows)  # a system of equations
+    text = _CONDITION.sub(r", \1", text)
     found = [_read(text, thousands=True, depth=0)]
     if _THOUSANDS.search(text):
         other = _read(text, thousands=False, depth=0)
@@ -161,7 +170,8 @@ def _read(text: str, thousands: bool, depth: int) -> Node:
         return Items("parts", tuple(_read(part, thousands, depth + 1) for part in parts))
     parts = _split(text, _SEPARATOR, thousands)
     if len(parts) > 1:
-        return Items("list", _unlabelled(tuple(_read(part, thousands, depth + 1) for part in parts)))
+        items = tuple(_read(part, thousands, depth + 1) for part in parts)
+        return Items(_joined_by(text, items), _unlabelled(items))
     signs = _top_level(text, _SIGN)
     if signs:
         edges = [0, *itertools.chain.from_iterable((m.start(), m.end()) for m in signs), len(text)]
@@ -179,6 +189,16 @@ def _read(text: str, thousands: bool, depth: int) -> Node:
     if len(unions) > 1:
         return Union(tuple(_read(part, thousands, depth + 1) for part in unions))
     return _bracketed(text, thousands, depth) or Leaf(text)
+
+
+def _joined_by(text: str, items: tuple[Node, ...]) -> str:
+    """``and`` or ``or`` between inequalities in one variable, where it makes a difference; else ``list``."""
+    if not all(isinstance(item, Relation) and not set(item.signs) <= {"=", "~", "in"} for item in items):
+        return "list"
+    found = {m.group().strip(" ,、") for m in _top_level(text, _SEPARATOR)}
+    if found <= {"and", "且"}:
+        return "and"
+    return "or" if found <= {"or", "或"} else "list"
 
 
 def _bracketed(text: str, thousands: bool, depth: int) -> Node | None:

@@ -146,7 +146,7 @@ class _Slot:
         self._buffer = b""
         self._served = 0
         self._stopping = False
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the slot
+        self._log = tempfile.TemporaryFile()  # lives as long as the slot
         # The child dies with this thread, so it must not end before the pool is closed.
         self.thread = threading.Thread(target=self._serve, name="agpo-verifier", daemon=True)
         self.thread.start()
@@ -164,7 +164,7 @@ class _Slot:
             if future.set_running_or_notify_cancel():
                 try:
                     done = self._run(request, limit)
-                except Exception as error:  # noqa: BLE001 - a job must always end
+                except Exception as error:  # a job must always end
                     self._end()
                     done = Done(None, LOST, 0.0, f"{type(error).__name__}: {error}")
                 future.set_result(done)

@@ -203,7 +203,7 @@ def _become(function: Callable[[str], str], settings: dict[str, Any], descriptor
             os.dup2(descriptor, number)
         # The objects of the calling process may hold text that it has not written yet.
         sys.stdin, sys.stdout = io.StringIO(), io.StringIO()
-        sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)
 
         def body() -> None:
             with open(0, encoding="utf-8", errors="replace", closefd=False) as file:

@@ -56,7 +56,6 @@ _TOKEN = re.compile(
 _CODE = re.compile(
     r"__|[a-zA-Z)\]]\s*\.\s*[a-zA-Z_]|['\"]\s*[a-zA-Z]+\s*['\"]|(?<![\\a-zA-Z])(?:import|lambda|eval|exec|open)\b"
 )
-_LETTER = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 _EAGER = re.compile(r"\\(?:Gamma|[dt]?binom)\s*[({]?[^)]{0,40}?(?:\d{5,}|\^|!|\\exp|\\Gamma.*\\Gamma)")
 _BIG_POWER = re.compile(r"\^\s*\{?\s*[-+]?\s*\d{5,}")
 _UNIT = re.compile(
@@ -69,9 +68,12 @@ _FUNCTIONS = re.compile(
     r"|infty|cdot)(?![a-zA-Z])"
 )
 _STAR_POWER = re.compile(r"(?:\*\*|\^)\s*(-?\d{2,}|-\d)")
+_LETTER = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
+_DECIMAL_POWER = re.compile(r"\^\s*\{\s*(-?\d{0,4})\.(\d{1,6})\s*\}")
 _BASED = re.compile(r"\(?\s*([0-9A-Za-z]+)\s*\)?\s*_\s*(?:(\d)|\{\s*(?:\\text\s*\{)?\s*(\w+)\s*\}?\s*\})")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
           "twelve": 12, "sixteen": 16}  # fmt: skip
+_EMPTY = re.compile(r"\\(?:emptyset|varnothing)|∅")
 _CLOCK = re.compile(r"\d{1,2}(?::\d{2}){1,2}")
 _INTEGERS = frozenset("nkmNKM")
 
@@ -88,7 +90,7 @@ def equal(answer: str, gold: str) -> bool:
         with _cpu_limit(LIMIT_S):
             golds = notation.readings(gold)
             return any(_nodes_equal(a, g) for a in notation.readings(answer) for g in golds)
-    except (OutOfTime, Exception):  # noqa: BLE001 - the answer's own doing: its text decides what there is to compute
+    except (OutOfTime, Exception):  # the answer's own doing: its text decides what there is to compute
         return False
 
 
@@ -109,7 +111,7 @@ def classes(answers: list[str], pair_limit_s: float = PAIR_LIMIT_S) -> list[int]
                 return equal_both_ways(answers[i], answers[j])
         except OutOfTime:
             return False
-        except Exception:  # noqa: BLE001 - a pair that cannot be compared was not shown equal
+        except Exception:  # a pair that cannot be compared was not shown equal
             return False
 
     return grouped(len(answers), compare)
@@ -179,7 +181,11 @@ def _nodes_equal(a: Node, g: Node) -> bool:
     if isinstance(a, Items) or isinstance(g, Items):
         several, one = (a, g) if isinstance(a, Items) else (g, a)
         assert isinstance(several, Items)
+        if several is a and several.kind == "list" and len(_distinct(several.items)) == 1:
+            return _nodes_equal(several.items[0], one)  # "1/2 or 50%": one value in two spellings
         if several.kind == "set" and len(several.items) == 1:
+            if isinstance(one, Leaf) and _EMPTY.fullmatch(one.text):
+                return False
             return _nodes_equal(several.items[0], one) if several is a else _nodes_equal(one, several.items[0])
         return _sets_equal(a, g)
     assert isinstance(a, Leaf) and isinstance(g, Leaf)
@@ -187,6 +193,11 @@ def _nodes_equal(a: Node, g: Node) -> bool:
 
 
 def _items_equal(a: Items, g: Items) -> bool:
+    if not {a.kind, g.kind}.isdisjoint(("and", "or")):
+        if {a.kind, g.kind} <= {"and", "list"} or {a.kind, g.kind} <= {"or", "list"}:
+            if _in_any_order(a.items, g.items):
+                return True
+        return _sets_equal(a, g)
     brackets = [kind for kind in (a.kind, g.kind) if kind[0] in "(["]
     if len(brackets) == 2:
         # [1, 2, 3] is (1, 2, 3), but of two numbers the brackets say whether the ends belong to an interval.
@@ -394,6 +405,11 @@ def _as_set(node: Node) -> Any:
     if isinstance(node, Union):
         parts = [_as_set(item) for item in node.items]
         return None if any(part is None for part in parts) else sympy.Union(*parts)
+    if isinstance(node, Items) and node.kind in ("and", "or"):
+        parts = [_as_set(item) for item in node.items]
+        if any(part is None for part in parts):
+            return None
+        return sympy.Intersection(*parts) if node.kind == "and" else sympy.Union(*parts)
     if isinstance(node, Items):
         values = [_bound(item) for item in node.items]
         if any(v is None for v in values):
@@ -475,6 +491,8 @@ def _leaves_equal(answer: str, gold: str) -> bool:
         return based
     if _CLOCK.fullmatch(answer.strip()) and _CLOCK.fullmatch(gold.strip()) and ":0" in answer + gold:
         return False  # 12:00 and 1:00 are times, not ratios
+    if ":" in answer + gold and max(answer.count(":"), gold.count(":")) > 1:
+        return _ratios_equal(answer.split(":"), gold.split(":"))
     ours, theirs = _parsed(answer), _parsed(gold)
     if ours is None or theirs is None:
         return False
@@ -486,6 +504,19 @@ def _leaves_equal(answer: str, gold: str) -> bool:
             if number is not None and not _complex(number):
                 return within_rounding(rounded.number, number, rounded.places)
     return False
+
+
+def _ratios_equal(answer: list[str], gold: list[str]) -> bool:
+    """1:2:3 and 2:4:6."""
+    if len(answer) != len(gold):
+        return False
+    ours, theirs = ([_parsed(part) for part in parts] for parts in (answer, gold))
+    if not all(part is not None and _is_scalar(part) for part in (*ours, *theirs)):
+        return False
+    if ours[0].is_zero or theirs[0].is_zero:
+        return False
+    pairs = zip(ours[1:], theirs[1:], strict=True)
+    return all(_expressions_equal(ours[0] * b, theirs[0] * a) for a, b in pairs)
 
 
 def _based_equal(answer: str, gold: str) -> bool | None:
@@ -545,7 +576,7 @@ def _unchecked(text: str) -> Any:
             return latex2sympy(normalize_latex(prepared, rules), is_real=True, normalization_config=None)
     except OutOfTime:
         return None
-    except Exception:  # noqa: BLE001 - the parser raises Exception itself
+    except Exception:  # the parser raises Exception itself
         return None
 
 
@@ -564,6 +595,8 @@ def _prepared(text: str) -> str:
     text = re.sub(r"(?<![a-zA-Z\\])E(?=\s*_)", r"\\mathcal{E}", text)
     text = re.sub(r"_\s*\{?\s*\\odot\s*\}?", "_{odot}", text)
     text = _both_cases(text)
+    text = re.sub(r"\\log\s*_\s*\{?\s*e\s*\}?(?![a-zA-Z])", r"\\ln ", text)
+    text = _DECIMAL_POWER.sub(lambda m: f"^{{\\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}}}}", text)
     text = _STAR_POWER.sub(r"^{\1}", text).replace("**", "^")
     if _TRIG.search(text):
         text = _SMALL_ANGLE.sub(r"(\\frac{\1\\pi}{180})", text)
@@ -649,7 +682,7 @@ def _entries(expression: Any) -> Any:
         found = expression.doit()
         found = found.as_explicit() if hasattr(found, "as_explicit") else found
         return found.as_mutable() if hasattr(found, "flat") else None
-    except Exception:  # noqa: BLE001 - sympy raises several kinds for shapes that do not fit
+    except Exception:  # sympy raises several kinds for shapes that do not fit
         return None
 
 
@@ -752,7 +785,7 @@ def _evaluate(expression: Any, point: dict[Any, Fraction]) -> Any:
         return found if _mp().isfinite(found) else None
     except (_Unknown, ZeroDivisionError, OverflowError, ValueError, TypeError, MemoryError, RecursionError):
         return None
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         if type(error).__name__ in ("NoConvergence", "ComplexResult"):
             return None
         raise

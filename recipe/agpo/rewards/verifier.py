@@ -127,6 +127,7 @@ class Verifier:
             args.setdefault("runner", self.runner)
         started = time.perf_counter()
         future: Future[Verdict] = Future()
+        future.set_running_or_notify_cancel()  # a caller that stops waiting must not keep the result from being set
         try:
             judged = module.judge(item.response, item.gold, args)
             seconds = time.perf_counter() - started
@@ -135,7 +136,7 @@ class Verifier:
                 return future
         except PoolClosed as error:
             judged, seconds = Judgement(0.0, False, "", LOST, str(error)), 0.0
-        except Exception as error:  # noqa: BLE001 - a grader's fault is a status, not the end of a run
+        except Exception as error:  # a grader's fault is a status, not the end of a run
             judged = _blamed(module, item.gold, args, f"{type(error).__name__}: {error}")
             seconds = time.perf_counter() - started
         future.set_result(verdict(judged, seconds, self.format_weight))
@@ -165,7 +166,7 @@ class Verifier:
             if result.status == OK:
                 try:
                     judgement = work.finish(result.value)
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:
                     judgement = Judgement(0.0, False, "", RAISED, f"{type(error).__name__}: {error}")
                 future.set_result(verdict(judgement, result.seconds, self.format_weight))
             else:
@@ -232,6 +233,7 @@ class Verifier:
             return None
         answers = [key[2:] for key in distinct]
         merged: Future[list[str]] = Future()
+        merged.set_running_or_notify_cancel()
 
         def finish(heads: Sequence[int]) -> None:
             head = {key: distinct[first] for key, first in zip(distinct, heads, strict=True)}
@@ -348,7 +350,7 @@ def _blamed(module: Any, gold: str, args: Mapping[str, Any], detail: str) -> Jud
     """The judgement where a grader raises: wrong if it does so on this response, none if it does so on any."""
     try:
         module.judge(f"\\boxed{{{gold}}}", gold, args)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return Judgement(0.0, False, "", RAISED, f"{type(error).__name__}: {error}")
     return Judgement(0.0, False, "", CRASHED, detail)
 

@@ -28,7 +28,8 @@ STATEMENT = _words(
     rf"|[ \t]*\([^()\n]{{1,60}}\)[ \t]*|,[^,.\n]{{1,60}},[ \t]*){_BE}{_COLON})",
     rf"|(?<![a-z])(?P<weak>(?:results?|solutions?){_MARKUP}{_BE}{_COLON})",
     rf"|(?P<strong_zh>(?:答案|最[终后](?:答案|结果))[ \t*_]*{_IS_ZH}|[【\[]答案[】\]][ \t：:]*"
-    rf"|(?<![回解问])答[ \t]*[：:][ \t]*",
+    rf"|(?<![回解问])答[ \t]*[：:][ \t]*"
+    r"|答案[ \t*_]*(?=不可能|大于|小于|至少|至多|超过|不超过|不足|不少于|不多于|[多少高低]于)",
     r"|(?:故|应|所以|因此)填空?[ \t]*[：:]?[ \t]*|(?:故|因此|所以|应该?|答案)[ \t]*选(?:择|项)?[ \t]*[：:]?[ \t]*)",
     rf"|(?P<weak_zh>结果[ \t*_]*{_IS_ZH})",
 )
@@ -89,7 +90,8 @@ def statements(text: str) -> Iterator[tuple[int, int, str]]:
 
 # ---- where a sentence and an answer end
 SENTENCE_END = re.compile(
-    r"\n|[。！？]|(?<!\\)[!?](?=[\s\"'”’)*_]|$)|\.(?=[\"'”’)*_]*(?:\s|$))(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)"
+    r"\n|[。！？]|(?<!\\)[!?](?=[\s\"'”’)*_]|$)(?![ \t]*[=+*/^×·÷≈])"
+    r"|\.(?=[\"'”’)*_]*(?:\s|$))(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bapprox\.)"
 )
 REASON = _words(
     r"[,，;；:—–][ \t]*(?:(?:because|since|so|as|which|where|when|hence|thus|therefore|completing|with|after|by"
@@ -100,6 +102,7 @@ REASON = _words(
     r"|(?<=[^\s,])[ \t]+(?:(?:because|since|therefore|hence|thus)|so[ \t]+(?:we|that|the|it|this|i)|and[ \t]+(?:we"
     r"|this|that|it|so|hence|thus|therefore)|as[ \t]+(?:we|it|the|there",
     r"|required|desired|expected|shown|needed|claimed|above|before))\b|(?<=[^\s,，])[ \t]*(?:因为|由于)",
+    r"|(?<=\w)[ \t]*[(（](?:(?:because|since|as|using|where|with|from|obtained|given)\b|i\.e\.|因为|即|由)",
 )
 FILLER = _words(
     r"^(?:(?:(?:therefore|thus|hence|clearly|simply|just|exactly|equal to|approximately|about|roughly|given by"
@@ -162,6 +165,20 @@ CORRECTION = _words(
     r"|修正|应为",
     r"|再(?:检查|看|算)",
 )
+# "Wait, it is 71.", "不，是71": the value that follows takes the place of the one before.
+CORRECTED = _words(
+    r"(?:(?<![a-z])(?:wait|no|actually|sorry|oops|hmm|correction|scratch that)(?![a-z])[\s,.!:;…—–-]*)+"
+    r"(?:(?:it|that|this)(?:(?:['’]s|\s+(?:is|should be|must be|equals))(?:\s+actually)?)|make (?:it|that)"
+    r"|(?<=[,.:!;—–-] ))[\s:*$\\(]*"
+    r"(?=[-−]?[\d$\\]|(?-i:[(（]?[A-Z]))|(?:不对|不|等等|更正|抱歉|错了)[，,。！!：:\s]+(?:(?:它|答案)?(?:应该|应)?[是为])\s*(?=[-−$\\]?\d|(?-i:[A-Z]))"
+)
+# "It is wrong that the answer is 72"
+REFUSED = _words(
+    r"\b(?:wrong|false|incorrect|untrue|not true|n['’]t true|not the case|doubt|deny|impossible|unlikely)\s+"
+    r"(?:that|to (?:say|claim|think) that)\s*(?:(?:the|my|our|final|correct)\s+)*$|(?:不认为|错误地认为|并非)\s*$"
+)
+# A question, unless it is answered with yes at once: "Is the answer 72?", 答案是72吗？
+ASKED = _words(r"[\s*_$)]*[?？](?![\s*]*(?:yes|yep|yeah|right|correct|indeed|true|是的|对|没错|正确))")
 CLAUSE = re.compile(r"[a-z'’,-]+(?:\s+[a-zA-Z'’,-]+){2,}")  # "obtained by taking the limit"
 
 # ---- denials and alternatives
@@ -190,7 +207,7 @@ DENIED_AFTER = _words(
     r"|incorrect",
     r"|false|impossible|too (?:large|small|big|high|low))\b",
     rf"|{_NOT_BE}\b|cannot be\b|do(?:es)?(?: not|n['’]t) (?:work|satisfy|hold|fit)",
-    r"|不是|不对|不正确|是?错|不符合|不可能|不成立)",
+    r"|[?？][\s*]*(?:no(?:pe)?(?![a-z])|wrong|incorrect|不|错)|不是|不对|不正确|是?错|不符合|不可能|不成立)",
 )
 UNSURE = _words(
     r"\b(?:maybe|perhaps|possibly|probably|might|could|may (?:also )?be|alternatively|or else|unless|not sure)\b",
@@ -212,6 +229,12 @@ ARITHMETIC = _words(
     r"|reciprocal",
     r"|negative|opposite|of|or|and|not|than|except|if|to|between|from)\b|[或和至到倍半万亿千百除乘加减非不否]|根号"
     r"|平方|立方",
+)
+# Words that make another number of the one beside them.
+CALCULATION = _words(
+    r"\b(?:times|plus|minus|divided|multiplied|squared|cubed|half|twice|thrice|doubled?|tripled?|square of|cube of|root"
+    r"|factorial|mod|modulo|remainder|logarithm|inverse|reciprocal|negative|opposite)\b|一半|[倍除乘减]|根号|平方(?![米厘分千])"
+    r"|立方(?![米厘分])|阶乘|倒数|相反数"
 )
 # "the value of", which changes nothing
 MEASURE_OF = _words(r"\b(?:value|sum|area|volume|number|probability|length|set|form|product|total) of\b|\bof the\b")

@@ -60,7 +60,7 @@ def main() -> None:
         try:
             # Imports are not the answer's fault: they happen before its time starts.
             function = getattr(prepare(module_name), name)
-        except BaseException as error:  # noqa: BLE001 - also what libraries derive from BaseException
+        except BaseException as error:  # also what libraries derive from BaseException
             answer(status=RAISED, detail=_words(error))
             continue
         answer(started=True)
@@ -73,7 +73,7 @@ def main() -> None:
         except MemoryError:
             answer(status=CRASHED, detail=f"MemoryError: more than {memory} MiB", last=True)
             return
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             answer(status=RAISED, detail=_words(error))
         else:
             answer(status=OK, value=value)

@@ -51,7 +51,7 @@ class ProbeKeys:
         keys = [self._keys[session] for session in sessions]
         try:
             merged = await self._merge(keys)
-        except Exception:  # noqa: BLE001 - one vote class too many is better than a lost prompt
+        except Exception:  # one vote class too many is better than a lost prompt
             logger.exception("vote keys %s not compared", keys)
             merged = keys
         return dict(zip(sessions, merged, strict=True))

@@ -139,7 +139,7 @@ class AGPOAgentLoopWorker(CountingWorker):
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
         try:
             errors = await self._run_group(prompt, sampling_params, trajectory, trace, control)
-        except Exception as failure:  # noqa: BLE001 - a prompt must always reach a final status
+        except Exception as failure:  # a prompt must always reach a final status
             errors = [failure]
             if self._barrier is not None:
                 self._barrier.withdraw.remote(uid)
@@ -175,9 +175,7 @@ class AGPOAgentLoopWorker(CountingWorker):
             columns = self._columns(role, tau)
             return [
                 asyncio.create_task(
-                    self._run_agent_loop(
-                        params, trajectory=trajectory, trace=trace, session_id=i, **columns, **prompt
-                    )
+                    self._run_agent_loop(params, trajectory=trajectory, trace=trace, session_id=i, **columns, **prompt)
                 )
                 for i in sessions
             ]
@@ -264,7 +262,7 @@ class AGPOAgentLoopWorker(CountingWorker):
             await asyncio.wait_for(self._compute_score(outputs, kwargs=kwargs), timeout=limit)
         except TimeoutError:
             scored = scoring.failed(LOST, f"no reward after {limit:g} s")
-        except Exception as error:  # noqa: BLE001 - whatever a user's reward function raises
+        except Exception as error:  # whatever a user's reward function raises
             scored = scoring.failed(RAISED, _brief(error))
         else:
             info = final.extra_fields.get("reward_extra_info") or {}

@@ -165,15 +165,16 @@ def _rows(made: ResponseAdvantages, of_session: torch.Tensor, valid: torch.Tenso
     )
 
 
-def _verl_grpo(
-    rewards: torch.Tensor, index: Sequence[Any], counted: torch.Tensor, *, normalise: bool
-) -> torch.Tensor:
+def _verl_grpo(rewards: torch.Tensor, index: Sequence[Any], counted: torch.Tensor, *, normalise: bool) -> torch.Tensor:
     """With all controllers off: verl's own estimator on the rows that count, so that the result is bit-identical."""
     rows = counted.nonzero().flatten()
     kept = rewards[rows].unsqueeze(-1)
     names = [index[i] for i in rows.tolist()]
     advantages, _ = losses.compute_grpo_outcome_advantage(
-        kept, torch.ones_like(kept), names, norm_adv_by_std_in_grpo=normalise  # type: ignore[arg-type]
+        kept,
+        torch.ones_like(kept),
+        names,
+        norm_adv_by_std_in_grpo=normalise,  # type: ignore[arg-type]
     )
     per_row = torch.zeros_like(rewards)
     per_row[rows] = advantages.squeeze(-1)

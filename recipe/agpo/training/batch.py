@@ -145,9 +145,7 @@ class StepGroups:
             for row in self.real:
                 groups[row.prompt].append(row)
             by_prompt = torch.tensor([_mean_entropy(rows) for rows in groups.values()], dtype=torch.float64)
-        return StepSignals(
-            policy_entropy=entropy, step_kl=step_kl, policy_entropy_P=by_prompt, step_kl_k3=step_kl_k3
-        )
+        return StepSignals(policy_entropy=entropy, step_kl=step_kl, policy_entropy_P=by_prompt, step_kl_k3=step_kl_k3)
 
     @property
     def valid_rows(self) -> int:

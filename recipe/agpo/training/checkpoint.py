@@ -88,7 +88,7 @@ def read_state(folder: Path, agpo: RunConfig) -> ControllerState:
     except OtherSettings as error:
         raise ResumeError(
             f"{path} was written with other algorithm.agpo settings, so its decisions would not continue. {ways_out} "
-            "To go on with the old state and the new settings: algorithm.agpo.on_config_change=keep."
+            "To continue with the old state and the new settings: algorithm.agpo.on_config_change=keep."
         ) from error
     except ValueError as error:
         raise ResumeError(f"cannot resume the controllers from {path}: {_reason(error, path)}. {ways_out}") from error

@@ -101,7 +101,7 @@ def failed_saves_named(folder: Path) -> Iterator[None]:
         yield
     except ray.exceptions.RayActorError:
         raise
-    except Exception as error:  # noqa: BLE001 - torch, safetensors, Ray and the file system have their own
+    except Exception as error:  # torch, safetensors, Ray and the file system have their own
         raise CheckpointFailed(
             f"{folder.name} could not be written: {_first_line(getattr(error, 'cause', None) or error)} Look at the "
             f"free space of {folder.parent}; the incomplete {folder.name} may be removed. {resume_words(folder.parent)}"

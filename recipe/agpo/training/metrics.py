@@ -56,9 +56,7 @@ GLOSSARY: dict[str, str] = {
 }
 
 
-def step_metrics(
-    groups: StepGroups, state: ControllerState, config: RunConfig
-) -> dict[str, float]:
+def step_metrics(groups: StepGroups, state: ControllerState, config: RunConfig) -> dict[str, float]:
     """The metrics under ``agpo/`` that are known in the driver; ``state`` is that of this step's decisions."""
     out: dict[str, float] = {}
     real, stats = list(groups.real), groups.stats

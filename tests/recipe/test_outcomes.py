@@ -19,9 +19,7 @@ def verdict(reward: Any, info: dict[str, Any] | None = None, response: str = "##
     return judge(reward, info or {}, response, **{"outcome_key": None, "vote_key": None, **keys})
 
 
-@pytest.mark.parametrize(
-    "reward", [1, 1.0, True, numpy.float32(1), numpy.array(1.0), torch.tensor(1.0), Decimal(1)]
-)
+@pytest.mark.parametrize("reward", [1, 1.0, True, numpy.float32(1), numpy.array(1.0), torch.tensor(1.0), Decimal(1)])
 def test_every_kind_of_number_counts(reward: Any) -> None:
     scored = verdict(reward)
     assert (scored.status, scored.valid, scored.reward, scored.outcome) == (OK, True, 1.0, 1.0)

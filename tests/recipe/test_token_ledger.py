@@ -202,7 +202,7 @@ def test_a_checkpoint_that_cannot_be_written_is_named_with_what_is_left(tmp_path
             (tmp_path / checkpoint.TRACKER_FILE).write_text(str(self.global_steps))
 
     trainer = type("FullDiskTrainer", (LedgerMixin, FullDisk), {})(config(tmp_path, None))
-    words = r"global_step_8 could not be written: \w+: .*goes on from global_step_4"
+    words = r"global_step_8 could not be written: \w+: .*continues from global_step_4"
     with pytest.raises(CheckpointFailed, match=words):
         trainer.fit(Manager())
 
