@@ -43,11 +43,13 @@ main() {
         fi
     fi
 
-    local name
+    local name value
     for name in GPUS NODES TENSOR_PARALLEL TOKEN_BUDGET LORA_RANK; do
-        case "$name=${!name:-1}" in
+        value="${!name:-1}"
+        if [ "$name" = TOKEN_BUDGET ]; then value="${value//_/}"; fi # 2_000_000_000, as Hydra reads it
+        case "$name=$value" in
             LORA_RANK=0) ;;
-            *=0* | *=*[!0-9]* | *=???????????????????*)
+            *=0* | *= | *=*[!0-9]* | *=???????????????????*)
                 echo "$name=${!name}: must be a whole number from 1, of at most 18 digits." >&2
                 exit 2
                 ;;

@@ -241,6 +241,7 @@ def test_numbers_of_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_paths_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN_BUDGET", "2_000_000_000")
     odd = tmp_path / "a b,c [d] = été 'e'"
     for name in ("OUT", "DATA_DIR", "MODEL_PATH"):
         monkeypatch.setenv(name, str(odd))
@@ -248,6 +249,7 @@ def test_paths_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert config.trainer.default_local_dir == f"{odd}/checkpoints"
     assert list(config.data.train_files) == [f"{odd}/gsm8k/train.parquet"]
     assert config.actor_rollout_ref.model.path == str(odd)
+    assert config.algorithm.agpo.token_budget == 2_000_000_000
 
 
 def test_a_config_elsewhere_builds_on_ours(tmp_path: Path) -> None:
