@@ -28,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from recipe.agpo.cli.numbers import positive
 from torch import Tensor
 from verl.trainer.ppo.core_algos import (
     compute_grpo_outcome_advantage,
@@ -49,6 +48,7 @@ from agpo_core import (
     update_state,
     vote_classes,
 )
+from recipe.agpo.arguments import positive
 
 Candidate = Callable[[], Any]
 

@@ -20,8 +20,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.cli.numbers import positive, whole
-
+from recipe.agpo.arguments import positive, whole
 from recipe.agpo.quickstart import run, summary
 
 HERE = Path(__file__).resolve().parent

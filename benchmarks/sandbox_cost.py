@@ -14,8 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from recipe.agpo.cli.numbers import positive
-
+from recipe.agpo.arguments import positive
 from recipe.agpo.rewards import sandbox
 
 

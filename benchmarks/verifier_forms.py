@@ -17,8 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.cli.numbers import file
-
+from recipe.agpo.arguments import file
 from recipe.agpo.data.rows import json_lines
 from recipe.agpo.rewards import Item, Verifier
 from recipe.agpo.rewards.pool import WorkerPool

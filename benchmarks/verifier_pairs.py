@@ -29,8 +29,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.cli.numbers import file, positive, whole
-
+from recipe.agpo.arguments import file, positive, whole
 from recipe.agpo.rewards import Item, Verifier, maths
 from recipe.agpo.rewards.extract import final_answer
 from recipe.agpo.rewards.pool import WorkerPool

@@ -17,8 +17,7 @@ import random
 import time
 from pathlib import Path
 
-from recipe.agpo.cli.numbers import finite, positive, whole
-
+from recipe.agpo.arguments import finite, positive, whole
 from recipe.agpo.rewards import Item, Verifier
 from recipe.agpo.rewards import maths as maths_module
 from recipe.agpo.rewards.verdict import Judgement, Work

@@ -20,10 +20,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.cli.numbers import positive, whole
-
 from benchmarks.compare import summary
 from benchmarks.compare.cells import CLIP, METHODS, TASKS, Cell, run_cell
+from recipe.agpo.arguments import positive, whole
 
 RESULTS = Path("benchmarks/results/compare.jsonl")
 PAGE = Path("docs/comparison.md")
