@@ -25,7 +25,8 @@ ROOMS = (
     ("data",),
     ("rewards",),
     ("verl_api",),
-    ("settings", "columns", "processes", "files", "arguments"),
+    ("arguments",),
+    ("settings", "columns", "processes", "files"),
     ("agpo_core",),
 )
 LINE = {room: i for i, line in enumerate(ROOMS) for room in line}
