@@ -247,7 +247,10 @@ attempts = {
     "PR_SET_PDEATHSIG": call(prctl, 1, 0, 0, 0, 0), "PR_SET_DUMPABLE": call(prctl, 4, 0, 0, 0, 0),
     "PR_SET_CHILD_SUBREAPER": call(prctl, 36, 1, 0, 0, 0), "PR_SET_SECCOMP": call(prctl, 22, 1, 0, 0, 0),
     "PR_SET_PTRACER": call(prctl, 0x59616D61, -1, 0, 0, 0), "PR_SET_MM": call(prctl, 35, 1, 0, 0, 0),
-    "clone without thread": call(clone, 17, 0, 0, 0, 0), "CLONE_NEWUSER": call(clone, 0x10000000 | 17, 0, 0, 0, 0),
+    "clone without thread": call(clone, 17, 0, 0, 0, 0),
+    "thread with descriptors of its own": call(clone, 0x10900, 0, 0, 0, 0),
+    "thread that is traced": call(clone, 0x12F00, 0, 0, 0, 0),
+    "thread in a new namespace": call(clone, 0x10F00 | 0x20000, 0, 0, 0, 0), "CLONE_NEWUSER": call(clone, 0x10000000 | 17, 0, 0, 0, 0),
     "prlimit of the parent": call(prlimit, os.getppid(), 7, new, 0),
     "TIOCSTI": call(16 if x86 else 29, 0, 0x5412, b"x"),
     "F_SETPIPE_SZ": call(72 if x86 else 25, w, 1031, 1 << 20), "F_SETOWN": call(72 if x86 else 25, r, 8, os.getppid()),
@@ -380,7 +383,150 @@ def test_a_caller_that_ignores_the_end_of_children() -> None:
     assert done.stdout.strip() == "1"
 
 
+def as_ordinary_user(texts: list[str], off: tuple[str, ...] = (), before: str = "") -> list[list[str]]:
+    """[status, result] of programs that set ``result``, in confined copies of a process of an ordinary user."""
+    code = f"""
+import json, os, resource, sys, tempfile, threading, time
+from recipe.agpo.rewards import jail, sandbox
+def execute(text):
+    names = {{}}
+    exec(text, names)
+    return str(names.get("result"))
+{before}
+sandbox.call(str.upper, "a", off={off!r}, require={{}})  # imports what another user may not read
+if os.geteuid() == 0:
+    os.setgroups([]), os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
+limits, results = sandbox.Limits(seconds=5, memory_mb=128, wall_s=20), []
+for text in json.loads(sys.argv[1]):
+    try:
+        ran = sandbox.call(execute, text, limits, off={off!r}, require={{}})
+        results.append([ran.status, ran.stdout])
+    except Exception as error:
+        results.append([type(error).__name__, str(error)])
+print(json.dumps(results))
+"""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o777)
+        done = subprocess.run(
+            [sys.executable, "-c", code, json.dumps([TOOLS + text for text in texts])],
+            capture_output=True, text=True, check=True, env=os.environ | {"TMPDIR": folder},
+        )  # fmt: skip
+        assert os.listdir(folder) == []
+    found: list[list[str]] = json.loads(done.stdout)
+    return found
+
+
+@without("namespaces", "seccomp")
+def test_a_program_that_ends_its_supervisor_is_wrong(off: tuple[str, ...]) -> None:
+    """An ordinary user's program has the user of its supervisor, and may change the limits of its processes."""
+    ends = """
+import resource, signal
+for process in {1, os.getppid()}:
+    succeeds(os.kill, process, signal.SIGSTOP)
+    succeeds(os.kill, process, signal.SIGKILL)
+    for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS, resource.RLIMIT_CPU):
+        succeeds(resource.prlimit, process, limit, (0, 0))
+"""
+    waits = ends + "until = time.monotonic() + 2\nwhile time.monotonic() < until: time.sleep(0.01)\nresult = 1"
+    burns = ends + "while True: pass"
+    for text, statuses in ((waits, (OK, ERROR, MEMORY, TIME)), (burns, (ERROR, MEMORY, TIME))):
+        ((status, _),) = as_ordinary_user([text], off)
+        assert status in statuses
+
+
+@pytest.mark.parametrize("error", ["OverflowError", "RuntimeError"])
+def test_a_supervisor_that_breaks_off_gives_a_verdict(error: str) -> None:
+    """Whatever makes it raise while a program runs, the program did."""
+    code = "from recipe.agpo.rewards import jail, sandbox\nimport time\n"
+    code += f"def broken(self, seconds): raise {error}\njail.Supervisor.wait = broken\n"
+    code += "for off in ((), ('namespaces',)):\n"
+    code += "    print(sandbox.call(lambda text: time.sleep(9), 'a', off=off, require={}).status)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [ERROR, ERROR]
+
+
+@pytest.mark.skipif("seccomp" not in HELD, reason="no seccomp on this machine")
+def test_requests_that_make_no_sense() -> None:
+    """Where seccomp is alone the supervisor reads what the program asks for."""
+    program = """
+x86 = os.uname().machine == "x86_64"
+opening = 257 if x86 else 56
+places = (-1, 2**63 - 1, -(2**63), 8, 0, b"", b"x" * 5000, bytes([255]) * 300, b"/proc/self/mem", b"/proc/self/fd/3")
+got = [call(opening, folder, place, flags)[0] for folder in (-100, 2**31 - 1, -1) for place in places
+       for flags in (0, -1, 2**31, 2**62)]
+print(max(got), open("program.py").read(1) != "")
+"""
+    ran = attack(program, ("namespaces", "landlock"))
+    assert (ran.status, ran.stdout.split()) == (OK, ["-1", "True"]), ran
+
+
+def test_what_others_have_open_where_seccomp_is_alone() -> None:
+    """The links in /proc of a process of the same user."""
+    if "seccomp" not in HELD:
+        pytest.skip("no seccomp on this machine")
+    text = f"""
+result = [name for process in ({os.getpid()}, os.getppid(), "self") for name in ("exe", "cwd", "root", "fd/0", "fd/1")
+          if succeeds(os.readlink, f"/proc/{{process}}/{{name}}")]
+"""
+    assert as_ordinary_user([text], ("namespaces", "landlock")) == [[OK, "[]"]]
+
+
+@without("namespaces")
+def test_limits_of_the_namespaces_cannot_be_lifted(off: tuple[str, ...]) -> None:
+    """An ordinary user's program is user 0 of its namespaces, which may write some settings without a capability."""
+    if "namespaces" in off:
+        pytest.skip("they are taken away")
+    names = ("kernel/shmmni", "kernel/shmall", "kernel/msgmni", "kernel/sem", "user/max_user_namespaces", "kernel/hostname")
+    text = f"result = [n for n in {names} if succeeds(lambda: open('/proc/sys/' + n, 'w').write('9 9 9 9'))]"
+    assert as_ordinary_user([text], off) == [[OK, "[]"]]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_early_landlock_does_not_see_that_a_file_is_emptied(version: int, tmp_path: Path) -> None:
+    if not {"landlock", "seccomp"} <= HELD:
+        pytest.skip("not on this machine")
+    canary = tmp_path / "canary"
+    canary.write_text("alive")
+    code = f"""
+import os
+from recipe.agpo.rewards import jail, sandbox
+jail.landlock_version = lambda: {version}
+def empty(text):
+    for flags in (os.O_RDONLY, 3):
+        try:
+            os.open({str(canary)!r}, flags | os.O_TRUNC)
+        except OSError:
+            pass
+    try:
+        os.truncate({str(canary)!r}, 0)
+    except OSError:
+        pass
+    open("own", "w").write("12")
+    with open("own", "r+") as file: file.truncate(1)
+    open("own", "w").write("12")
+    return "done"
+print(*sandbox.call(empty, "", off=["namespaces"], readable=[{str(tmp_path)!r}]).layers)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["landlock", "seccomp"] and canary.read_text() == "alive"
+
+
 # --- limits that are limits ------------------------------------------------------------------------------------------
+
+
+# The first thread of a process has no descriptors any more when it has ended.
+LAST_THREAD = """
+import threading
+kept = []
+def fill():
+    try:
+        {}
+    finally:
+        time.sleep(1)
+        os._exit(1)
+threading.Thread(target=fill).start()
+_libc.pthread_exit(0)
+"""
 
 
 @without("namespaces", "seccomp")
@@ -393,10 +539,15 @@ def test_a_caller_that_ignores_the_end_of_children() -> None:
         "shmget = 29 if os.uname().machine == 'x86_64' else 194\n"
         "for _ in range(4): assert call(shmget, 0, 100 << 20, 0o1600)[0] >= 0",
         "import mmap\nkept = [mmap.mmap(-1, 50 << 20) for _ in range(20)]",
-        "import threading\nthreading.stack_size(32768)\nfor _ in range(20000):\n"
-        "    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+        "import mmap\nfor i in range(8):\n    if os.fork() == 0:\n        f = os.memfd_create('x')\n"
+        "        for _ in range(8): os.write(f, bytes(15 << 20))\n        kept = mmap.mmap(f, 120 << 20)\n"
+        "        os.close(f)\n        time.sleep(9)\ntime.sleep(9)",
+        LAST_THREAD.format(
+            "for _ in range(61): kept.append(os.memfd_create('x'))\n"
+            "        for f in kept: os.write(f, bytes(15 << 20))\n        os.write(1, b'had it all')"
+        ),
     ],
-    ids=["memfds", "processes", "System V", "shared mappings", "threads"],
+    ids=["memfds", "processes", "System V", "shared mappings", "mapped memfds", "first thread ended"],
 )
 def test_memory_of_the_program_as_a_whole(program: str, off: tuple[str, ...]) -> None:
     before = Path("/proc/sysvipc/shm").read_text()
@@ -404,6 +555,28 @@ def test_memory_of_the_program_as_a_whole(program: str, off: tuple[str, ...]) ->
     ran = attack(program + "\nprint('had it all')", off, limits)
     assert ran.status in (MEMORY, ERROR, TIME) and "had it all" not in ran.stdout, ran
     assert Path("/proc/sysvipc/shm").read_text() == before
+
+
+@without("namespaces", "seccomp")
+def test_threads_are_counted(off: tuple[str, ...]) -> None:
+    program = """
+import threading
+threading.stack_size(32768)
+started = 0
+try:
+    for _ in range(200):
+        threading.Thread(target=time.sleep, args=(2,), daemon=True).start()
+        started += 1
+finally:
+    os.write(1, str(started).encode())
+    os._exit(0)
+"""
+    ran = attack(program, off)
+    if "seccomp" in off and ran.status == MEMORY:
+        return  # seen by the supervisor
+    assert ran.status == OK and 30 < int(ran.stdout) < 70, ran
+    ((status, found),) = as_ordinary_user([program], off)
+    assert status == MEMORY and "seccomp" in off or 30 < int(found) < 70, found
 
 
 @without("namespaces", "landlock")
@@ -416,10 +589,18 @@ def test_memory_of_the_program_as_a_whole(program: str, off: tuple[str, ...]) ->
         "for i in range(72_000): os.symlink('x' * 200, f'f{i}')",
         "kept = []\nfor i in range(40):\n    kept.append(open('f', 'wb', 0)); os.unlink('f')\n"
         "    for _ in range(30): kept[-1].write(bytes(1 << 20))",
+        LAST_THREAD.format(
+            "for i in range(40):\n            kept.append(open('f', 'wb', 0)); os.unlink('f')\n"
+            "            for _ in range(30): kept[-1].write(bytes(1 << 20))"
+        ),
+        "import mmap\nkept = []\nfor i in range(4):\n    f = os.open('f', os.O_RDWR | os.O_CREAT, 0o600)\n"
+        "    for _ in range(30): os.write(f, bytes(1 << 20))\n    kept.append(mmap.mmap(f, 30 << 20))\n"
+        "    os.close(f); os.unlink('f')\ntime.sleep(9)",
         "os.umask(0o477)\nos.mkdir('hidden')\nfor i in range(72_000): open(f'hidden/f{i}', 'w').close()",
         "try:\n    while True: open('f', 'ab').write(bytes(1 << 20))\nexcept OSError: pass",
     ],
-    ids=["1 GB", "files", "folders", "links", "deleted but open", "in a folder that cannot be listed", "caught"],
+    ids=["1 GB", "files", "folders", "links", "deleted but open", "first thread ended",
+         "deleted but mapped", "in a folder that cannot be listed", "caught"],
 )
 def test_files_of_the_program_as_a_whole(program: str, off: tuple[str, ...], own_temporary_folder: Path) -> None:
     ran = attack(program, off)
@@ -498,6 +679,50 @@ def test_time_is_cpu_time_of_all_that_runs(off: tuple[str, ...]) -> None:
     assert ran.status in (TIME, ERROR) and ran.seconds < 120, ran
 
 
+@pytest.mark.parametrize(("starved", "status"), [(0.0, TIME), (60.0, OK), (1e9, "SandboxFailed")])
+def test_time_without_a_processor_is_not_the_programs_doing(starved: float, status: str) -> None:
+    code = f"""
+import time
+from recipe.agpo.rewards import jail, sandbox
+jail.Supervisor.starved = lambda self: {starved}
+limits = sandbox.Limits(seconds=5, wall_s=0.15)
+def nap(text):
+    time.sleep({60 if starved > 100 else 0.6})
+    return "done"
+try:
+    print(sandbox.call(nap, "", limits).status)
+except Exception as error:
+    print(type(error).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == status
+
+
+def test_time_without_a_processor_is_measured() -> None:
+    """Two programs of one thread each that compute on one processor wait for each other."""
+    code = """
+import os, time
+from recipe.agpo.rewards import jail, sandbox
+original = jail.Supervisor.exceeded
+def exceeded(self):
+    return "disk" if self.starved() > 0.05 else original(self)
+jail.Supervisor.exceeded = exceeded
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+other = os.fork()
+if other == 0:
+    while os.getppid() != 1: pass
+    os._exit(0)
+def burn(text):
+    while True: pass
+try:
+    print(sandbox.call(burn, "", sandbox.Limits(seconds=60)).status)
+finally:
+    os.kill(other, 9)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == DISK, "it was seen"
+
+
 def test_a_burst_of_threads_that_wait_is_no_crime() -> None:
     ran = attack(
         "import threading\nt = [threading.Thread(target=time.sleep, args=(0.1,)) for _ in range(16)]\n"
@@ -555,6 +780,13 @@ def test_a_function_is_called_in_a_confined_copy(tmp_path: Path, off: tuple[str,
     assert results[0] == [OK, "HALLO", 0]
     assert [status for status, _, _ in results[1:]] == [ERROR, ERROR, MEMORY, OK, ERROR, ERROR], results
     assert {score for *_, score in results} == {0} and os.listdir(tmp_path) == []
+
+
+def test_a_program_larger_than_its_disk_keeps_its_layers() -> None:
+    program = "print('done')\n#" + "x" * (3 << 20)
+    for _ in range(2):
+        ran = run(program, "", Limits(seconds=20.0, disk_mb=1))
+        assert (ran.status, ran.stdout.strip(), set(ran.layers)) == (OK, "done", HELD), ran
 
 
 def test_namespaces_without_mounts_count_as_missing() -> None:

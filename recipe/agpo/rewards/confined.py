@@ -49,8 +49,8 @@ def run(
     )
     try:
         ran = sandbox.call(call, json.dumps(arguments), limits, readable=_packages(), off=off)
-    except sandbox.SandboxUnavailable as error:
-        return {"status": LOST, "detail": str(error)}
+    except (sandbox.SandboxUnavailable, sandbox.SandboxFailed, OSError) as error:  # no process, no room for a folder
+        return {"status": LOST, "detail": f"{type(error).__name__}: {error}"[:500]}
     if ran.status == sandbox.TIME:
         return {"status": TIMEOUT, "detail": f"no result after {limit_s:g} s of processor time"}
     if ran.status != sandbox.OK or not ran.stdout.startswith(secret):

@@ -157,6 +157,14 @@ _FUNCTIONS = frozenset(
 )
 
 
+def _countdown(answer: str, entry: Entry) -> bool:
+    """Not what misses the target by a rounding error: its scorer takes 900.008 for 900."""
+    found, target = value(answer), Fraction(str(entry["metadata"]["target"]))
+    if found is None:
+        return arithmetic(answer)
+    return found == target or abs(found - target) > abs(target) / 10_000 + Fraction(1, 10_000)
+
+
 def _makes_24(answer: str, entry: Entry) -> bool:
     """With the numbers of the task, exactly: its scorer takes any four numbers and rounds."""
     numbers = sorted(map(int, re.findall(r"\d+", answer, re.ASCII)))
@@ -241,7 +249,7 @@ RULES: dict[str, Rule] = {
     "complex_arithmetic": Rule(_finite),
     "number_sorting": Rule(_finite, reference=_numbers),
     "bitwise_arithmetic": Rule(reference=_bitwise),
-    "countdown": Rule(lambda answer, entry: arithmetic(answer), evaluates=True),
+    "countdown": Rule(_countdown, evaluates=True),
     "puzzle24": Rule(_makes_24, evaluates=True),
     "simple_integration": Rule(_integral, evaluates=True, reference=_integrand),
     "intermediate_integration": Rule(_integral, evaluates=True, reference=_integrand),

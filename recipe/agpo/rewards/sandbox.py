@@ -54,6 +54,7 @@ GRACE_S = 10.0  # for a supervisor to end what it supervises
 
 OK, ERROR, TIME, MEMORY, OUTPUT, DISK = "ok", "error", "time", "memory", "output", "disk"
 LIMITS = (TIME, MEMORY, OUTPUT, DISK)  # the program exceeded what it may use
+_STARVED = "starved"
 
 
 class SandboxUnavailable(RuntimeError):
@@ -74,7 +75,8 @@ class Limits:
         output_mb: of stdout.
         disk_mb: all files of its folder together.
         files: their number, folders included.
-        wall_s: time by the clock, for programs that wait; default ``5 * seconds + 5``.
+        wall_s: time by the clock, for programs that wait; default ``5 * seconds + 5``. Time in which the program could
+            have run and was not given a processor does not count.
     """
 
     seconds: float = 2.0
@@ -254,18 +256,19 @@ def _run(
             "readable": _readable(readable),
             "cpu_s": limits.seconds,
             "wall_s": limits.wall,
-            "disk_mb": limits.disk_mb,
+            "disk": limits.disk_mb << 20,
             "files": limits.files,
         }
         child = start(settings, theirs)
         while theirs:
             os.close(theirs.pop())
-        status, stdout, stderr, answer = _converse(child, ours, stdin.encode("utf-8", "replace"), limits, began)
+        status, stdout, stderr, answer, broken = _converse(child, ours, stdin.encode("utf-8", "replace"), limits, began)
     finally:
         for descriptor in [*ours, *theirs]:
             os.close(descriptor)
         _remove(folder)
-    report: dict[str, Any] = json.loads(answer or b"{}")
+    lines = answer.splitlines()  # the first says whether the program began, the last what became of it
+    report: dict[str, Any] = json.loads(lines[-1]) if lines else {}
     if report.get("end") == jail.NO_TREE:
         _UNUSABLE.add("namespaces")
         return _run(start, stdin, limits, readable, off, require)
@@ -277,10 +280,12 @@ def _run(
             f"{', '.join(held) or 'none'}). Use a Linux kernel with seccomp or Landlock, or a remote sandbox "
             "(reward_kwargs runner=package.module:function)."
         )
-    if status == OK and not report.get("started"):
+    if status == OK and not (report.get("started") and (broken or "end" in report)):
         raise SandboxFailed(f"the program was not run, or its supervisor was killed from outside: {text[-500:]}")
+    if report.get("end") == "starved" or status == _STARVED:
+        raise SandboxFailed(f"the program was hardly given a processor in {time.monotonic() - began:.0f} s")
     if status == OK:
-        status = _status(report, text)
+        status = _status(report, text) if "end" in report else ERROR
     return Ran(
         status, stdout.decode("utf-8", "replace"), text[-500:], time.monotonic() - began, held, report.get("cpu_s", 0.0)
     )
@@ -331,12 +336,16 @@ def _readable(more: Sequence[str]) -> list[str]:
 
 def _converse(
     child: int, ours: list[int], stdin: bytes, limits: Limits, began: float
-) -> tuple[str, bytes, bytes, bytes]:
-    """Feed and read a program until its supervisor has ended; then nothing of it is left."""
+) -> tuple[str, bytes, bytes, bytes, bool]:
+    """Feed and read a program until its supervisor has ended; then nothing of it is left.
+
+    Returns the status, if it is known here, stdout, stderr, the supervisor's lines, and whether the supervisor broke
+    off by itself: what it was made to do by the program, it was not killed from outside.
+    """
     feed, out_end, error_end, status_end = ours
     most, view = int(limits.output_mb * 2**20), memoryview(stdin)
     texts: dict[int, bytearray] = {out_end: bytearray(), error_end: bytearray(), status_end: bytearray()}
-    status, deadline, told = OK, began + limits.wall + GRACE_S, False
+    status, deadline, told = OK, began + jail.STARVED * limits.wall + GRACE_S, False
 
     def read(descriptor: int) -> bool:
         """Take what is there; False at the end."""
@@ -362,7 +371,7 @@ def _converse(
             while status_end in selector.get_map():
                 events = selector.select(max(0.0, deadline - time.monotonic()))
                 if not told and (len(texts[out_end]) > most or time.monotonic() > deadline):
-                    status, told = OUTPUT if len(texts[out_end]) > most else TIME, True
+                    status, told = OUTPUT if len(texts[out_end]) > most else _STARVED, True
                     os.kill(child, signal.SIGTERM)
                     deadline = time.monotonic() + GRACE_S
                 elif told and time.monotonic() > deadline:
@@ -382,23 +391,31 @@ def _converse(
         os.kill(child, signal.SIGTERM)
         raise
     finally:
-        _wait(child)
+        code = _wait(child)
     for descriptor in (out_end, error_end):
         while len(texts[out_end]) <= most and read(descriptor):
             pass
     if len(texts[out_end]) > most:
         status = OUTPUT
-    return status, bytes(texts[out_end][:most]), bytes(texts[error_end]), bytes(texts[status_end])
+    answer, broken = bytes(texts[status_end]), code == jail.BROKEN
+    return status, bytes(texts[out_end][:most]), bytes(texts[error_end]), answer, broken
 
 
-def _wait(child: int) -> None:
-    """Until the supervisor has ended; it is killed, and its program with it, if it does not end by itself."""
+def _wait(child: int) -> int | None:
+    """Until the supervisor has ended; it is killed, and its program with it, if it does not end by itself.
+
+    Returns its exit code, if it is known.
+    """
     deadline = time.monotonic() + GRACE_S
     with contextlib.suppress(ChildProcessError):  # the kernel waits for it where the caller ignores SIGCHLD
-        while os.waitpid(child, os.WNOHANG) == (0, 0):
+        while True:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
             if time.monotonic() > deadline:
                 os.kill(child, signal.SIGKILL)
             time.sleep(0.001)
+    return None
 
 
 def _remove(folder: str) -> None:
