@@ -250,7 +250,8 @@ attempts = {
     "clone without thread": call(clone, 17, 0, 0, 0, 0),
     "thread with descriptors of its own": call(clone, 0x10900, 0, 0, 0, 0),
     "thread that is traced": call(clone, 0x12F00, 0, 0, 0, 0),
-    "thread in a new namespace": call(clone, 0x10F00 | 0x20000, 0, 0, 0, 0), "CLONE_NEWUSER": call(clone, 0x10000000 | 17, 0, 0, 0, 0),
+    "thread in a new namespace": call(clone, 0x10F00 | 0x20000, 0, 0, 0, 0),
+    "CLONE_NEWUSER": call(clone, 0x10000000 | 17, 0, 0, 0, 0),
     "prlimit of the parent": call(prlimit, os.getppid(), 7, new, 0),
     "TIOCSTI": call(16 if x86 else 29, 0, 0x5412, b"x"),
     "F_SETPIPE_SZ": call(72 if x86 else 25, w, 1031, 1 << 20), "F_SETOWN": call(72 if x86 else 25, r, 8, os.getppid()),
@@ -476,7 +477,14 @@ def test_limits_of_the_namespaces_cannot_be_lifted(off: tuple[str, ...]) -> None
     """An ordinary user's program is user 0 of its namespaces, which may write some settings without a capability."""
     if "namespaces" in off:
         pytest.skip("they are taken away")
-    names = ("kernel/shmmni", "kernel/shmall", "kernel/msgmni", "kernel/sem", "user/max_user_namespaces", "kernel/hostname")
+    names = (
+        "kernel/shmmni",
+        "kernel/shmall",
+        "kernel/msgmni",
+        "kernel/sem",
+        "user/max_user_namespaces",
+        "kernel/hostname",
+    )
     text = f"result = [n for n in {names} if succeeds(lambda: open('/proc/sys/' + n, 'w').write('9 9 9 9'))]"
     assert as_ordinary_user([text], off) == [[OK, "[]"]]
 
@@ -599,8 +607,17 @@ finally:
         "os.umask(0o477)\nos.mkdir('hidden')\nfor i in range(72_000): open(f'hidden/f{i}', 'w').close()",
         "try:\n    while True: open('f', 'ab').write(bytes(1 << 20))\nexcept OSError: pass",
     ],
-    ids=["1 GB", "files", "folders", "links", "deleted but open", "first thread ended",
-         "deleted but mapped", "in a folder that cannot be listed", "caught"],
+    ids=[
+        "1 GB",
+        "files",
+        "folders",
+        "links",
+        "deleted but open",
+        "first thread ended",
+        "deleted but mapped",
+        "in a folder that cannot be listed",
+        "caught",
+    ],
 )
 def test_files_of_the_program_as_a_whole(program: str, off: tuple[str, ...], own_temporary_folder: Path) -> None:
     ran = attack(program, off)

@@ -727,7 +727,9 @@ def seccomp(confined: bool, counted: bool, truncates: bool) -> "int | None":
     def op(kind: int, jump_true: int, jump_false: int, value: int) -> None:
         code.append(struct.pack("HBBI", kind, jump_true, jump_false, value & 0xFFFFFFFF))
 
-    refuse, allow, missing, ask = ((0x06, 0, 0, value) for value in (ERRNO | errno.EPERM, ALLOW, ERRNO | errno.ENOSYS, ASK))
+    refuse, allow, missing, ask = (
+        (0x06, 0, 0, value) for value in (ERRNO | errno.EPERM, ALLOW, ERRNO | errno.ENOSYS, ASK)
+    )
 
     def argument(index: int) -> tuple:
         return (0x20, 0, 0, 16 + 8 * index)  # its lower half: the kernel takes these arguments as 32 bits
@@ -738,7 +740,12 @@ def seccomp(confined: bool, counted: bool, truncates: bool) -> "int | None":
         return [argument(index), *tests, refuse, allow]
 
     def opening(index: int) -> list:
-        emptied = [(0x54, 0, 0, os.O_TRUNC | os.O_ACCMODE), (0x15, 1, 0, os.O_TRUNC), (0x15, 0, 1, os.O_TRUNC | 3), refuse]
+        emptied = [
+            (0x54, 0, 0, os.O_TRUNC | os.O_ACCMODE),
+            (0x15, 1, 0, os.O_TRUNC),
+            (0x15, 0, 1, os.O_TRUNC | 3),
+            refuse,
+        ]
         return [argument(index), (0x45, 0, 1, no_write), refuse, *([] if truncates else emptied), opened]
 
     checked = numbers(CHECKED)
@@ -749,7 +756,10 @@ def seccomp(confined: bool, counted: bool, truncates: bool) -> "int | None":
         "clone3": [missing],
         # Threads only, of the usual kind.
         "clone": [
-            argument(0), (0x54, 0, 0, CLONE_OF_THREADS | CLONE_NOT), (0x15, 1, 0, CLONE_OF_THREADS), refuse,
+            argument(0),
+            (0x54, 0, 0, CLONE_OF_THREADS | CLONE_NOT),
+            (0x15, 1, 0, CLONE_OF_THREADS),
+            refuse,
             allow if counted else ask,
         ],
         "truncate": [allow if confined and truncates else refuse],
