@@ -250,7 +250,8 @@ attempts = {
     "clone without thread": call(clone, 17, 0, 0, 0, 0),
     "thread with descriptors of its own": call(clone, 0x10900, 0, 0, 0, 0),
     "thread that is traced": call(clone, 0x12F00, 0, 0, 0, 0),
-    "thread in a new namespace": call(clone, 0x10F00 | 0x20000, 0, 0, 0, 0), "CLONE_NEWUSER": call(clone, 0x10000000 | 17, 0, 0, 0, 0),
+    "thread in a new namespace": call(clone, 0x10F00 | 0x20000, 0, 0, 0, 0),
+    "CLONE_NEWUSER": call(clone, 0x10000000 | 17, 0, 0, 0, 0),
     "prlimit of the parent": call(prlimit, os.getppid(), 7, new, 0),
     "TIOCSTI": call(16 if x86 else 29, 0, 0x5412, b"x"),
     "F_SETPIPE_SZ": call(72 if x86 else 25, w, 1031, 1 << 20), "F_SETOWN": call(72 if x86 else 25, r, 8, os.getppid()),
@@ -476,9 +477,19 @@ def test_limits_of_the_namespaces_cannot_be_lifted(off: tuple[str, ...]) -> None
     """An ordinary user's program is user 0 of its namespaces, which may write some settings without a capability."""
     if "namespaces" in off:
         pytest.skip("they are taken away")
-    names = ("kernel/shmmni", "kernel/shmall", "kernel/msgmni", "kernel/sem", "user/max_user_namespaces", "kernel/hostname")
+    names = (
+        "kernel/shmmni", "kernel/shmall", "kernel/msgmni", "kernel/sem", "user/max_user_namespaces", "kernel/hostname",
+    )  # fmt: skip
     text = f"result = [n for n in {names} if succeeds(lambda: open('/proc/sys/' + n, 'w').write('9 9 9 9'))]"
     assert as_ordinary_user([text], off) == [[OK, "[]"]]
+
+
+@pytest.mark.parametrize("prefix", ["/usr", "/usr/local"])
+def test_a_prefix_of_the_whole_system_is_not_readable(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "base_prefix", prefix)
+    monkeypatch.setattr(sys, "base_exec_prefix", prefix)
+    found = sandbox._readable([])
+    assert prefix not in found and f"{prefix}/lib" in found
 
 
 @pytest.mark.parametrize("version", [1, 2])

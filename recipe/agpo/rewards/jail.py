@@ -727,7 +727,8 @@ def seccomp(confined: bool, counted: bool, truncates: bool) -> "int | None":
     def op(kind: int, jump_true: int, jump_false: int, value: int) -> None:
         code.append(struct.pack("HBBI", kind, jump_true, jump_false, value & 0xFFFFFFFF))
 
-    refuse, allow, missing, ask = ((0x06, 0, 0, value) for value in (ERRNO | errno.EPERM, ALLOW, ERRNO | errno.ENOSYS, ASK))
+    results = (ERRNO | errno.EPERM, ALLOW, ERRNO | errno.ENOSYS, ASK)
+    refuse, allow, missing, ask = ((0x06, 0, 0, value) for value in results)
 
     def argument(index: int) -> tuple:
         return (0x20, 0, 0, 16 + 8 * index)  # its lower half: the kernel takes these arguments as 32 bits
@@ -738,7 +739,9 @@ def seccomp(confined: bool, counted: bool, truncates: bool) -> "int | None":
         return [argument(index), *tests, refuse, allow]
 
     def opening(index: int) -> list:
-        emptied = [(0x54, 0, 0, os.O_TRUNC | os.O_ACCMODE), (0x15, 1, 0, os.O_TRUNC), (0x15, 0, 1, os.O_TRUNC | 3), refuse]
+        emptied = [
+            (0x54, 0, 0, os.O_TRUNC | os.O_ACCMODE), (0x15, 1, 0, os.O_TRUNC), (0x15, 0, 1, os.O_TRUNC | 3), refuse,
+        ]  # fmt: skip
         return [argument(index), (0x45, 0, 1, no_write), refuse, *([] if truncates else emptied), opened]
 
     checked = numbers(CHECKED)
