@@ -203,6 +203,12 @@ def test_the_question_is_not_its_own_integral(verifier: Verifier, drawn) -> None
         assert verifier.verify(f"<answer>{echo}</answer>", gold(name, entry), "gym").outcome == 0.0
 
 
+def test_a_near_miss_of_a_countdown_is_wrong(verifier: Verifier) -> None:
+    entry = {"answer": "900*1 + (200 - 200)", "metadata": {"numbers": [900, 1, 200, 200], "target": 900}}
+    for answer, outcome in (("900*1 + 200 - 200", 1.0), ("900 + 1/(200*200)", 0.0)):
+        assert verifier.verify(f"<answer>{answer}</answer>", gold("countdown", entry), "gym").outcome == outcome, answer
+
+
 def test_other_spellings_of_a_right_answer(verifier: Verifier) -> None:
     entry = {"answer": "x**2/2 + C", "metadata": {"variable": "x", "integrand": "x"}}
     for answer in ("C + x*x/2", "0.5*x**2 + C", "(x**2 - 1)/2", "x**2/2 + log(E) - cos(pi)*C"):

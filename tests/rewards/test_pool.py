@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from recipe.agpo.rewards import confined, sandbox
 from recipe.agpo.rewards import pool as pool_module
 from recipe.agpo.rewards.pool import PoolClosed, WorkerPool
 from recipe.agpo.rewards.verdict import CRASHED, LOST, OK, RAISED, TIMEOUT
@@ -186,6 +187,17 @@ def test_a_confined_job_costs_its_worker_nothing(pool: WorkerPool, job: str, sta
     done = pool.submit(JOBS + job, [], limit, confined=True).result()
     assert (done.status, done.value) == (status, None), done
     assert pool.submit(JOBS + "pid", []).result().value in before
+
+
+@pytest.mark.parametrize("error", ["SandboxFailed", "SandboxUnavailable", "OSError"])
+def test_a_confined_job_that_could_not_be_run_is_lost(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process could be started, there was no room for its folder, it was given no processor: not its doing."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise {"OSError": OSError}.get(error) or getattr(sandbox, error)("on purpose")
+
+    monkeypatch.setattr(sandbox, "call", fails)
+    assert confined.run(len, ["a"], 1.0, 64)["status"] == LOST
 
 
 def test_a_confined_job_gives_its_value(pool: WorkerPool) -> None:

@@ -478,15 +478,18 @@ def test_limits_of_the_namespaces_cannot_be_lifted(off: tuple[str, ...]) -> None
     if "namespaces" in off:
         pytest.skip("they are taken away")
     names = (
-        "kernel/shmmni",
-        "kernel/shmall",
-        "kernel/msgmni",
-        "kernel/sem",
-        "user/max_user_namespaces",
-        "kernel/hostname",
-    )
+        "kernel/shmmni", "kernel/shmall", "kernel/msgmni", "kernel/sem", "user/max_user_namespaces", "kernel/hostname",
+    )  # fmt: skip
     text = f"result = [n for n in {names} if succeeds(lambda: open('/proc/sys/' + n, 'w').write('9 9 9 9'))]"
     assert as_ordinary_user([text], off) == [[OK, "[]"]]
+
+
+@pytest.mark.parametrize("prefix", ["/usr", "/usr/local"])
+def test_a_prefix_of_the_whole_system_is_not_readable(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "base_prefix", prefix)
+    monkeypatch.setattr(sys, "base_exec_prefix", prefix)
+    found = sandbox._readable([])
+    assert prefix not in found and f"{prefix}/lib" in found
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -672,15 +675,6 @@ def test_removing_a_folder_whatever_is_in_it(tmp_path: Path) -> None:
     sandbox._remove(str(folder))
     assert os.listdir(tmp_path) == ["outside"]
     assert os.listdir(outside) == ["kept"] and os.stat(outside).st_mode & 0o777 == 0o711
-
-
-def test_folders_of_runs_that_were_killed_are_removed_later(own_temporary_folder: Path) -> None:
-    old, new = own_temporary_folder / "agpo-run-old", own_temporary_folder / "agpo-run-new"
-    for folder in (old, new, own_temporary_folder / "others"):
-        (folder / "inner").mkdir(parents=True)
-        os.utime(folder, (1, 1) if folder != new else None)
-    run("")
-    assert sorted(os.listdir(own_temporary_folder)) == ["agpo-run-new", "others"]
 
 
 @without("namespaces", "seccomp")

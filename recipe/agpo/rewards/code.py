@@ -61,7 +61,8 @@ def run_tests(
     outputs, failure, limit = [], "", False
     for number, test in enumerate(tests, 1):
         ran = run(program, test["input"], sandbox.Limits(seconds, memory_mb))
-        outputs.append(f"{ran.status}:{' '.join(ran.stdout.split())}" if ran.status == sandbox.OK else ran.status)
+        if number <= VOTING_TESTS:
+            outputs.append(f"{ran.status}:{' '.join(ran.stdout.split())}" if ran.status == sandbox.OK else ran.status)
         if ran.status != sandbox.OK:
             limit = ran.status in sandbox.LIMITS
             failure = f"test {number}: {ran.status} {ran.detail[-200:]}"
@@ -69,7 +70,7 @@ def run_tests(
             failure = f"test {number}: wrong output"
         if failure:
             break
-    voted = "all" if not failure else "\n".join(outputs[:VOTING_TESTS])
+    voted = "all" if not failure else "\n".join(outputs)
     key = hashlib.sha256(voted.encode("utf-8", "replace")).hexdigest()[:16]
     return {"passed": not failure, "limit": limit, "key": key, "detail": failure}
 

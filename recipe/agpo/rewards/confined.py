@@ -52,7 +52,8 @@ def run(
     except (sandbox.SandboxUnavailable, sandbox.SandboxFailed, OSError) as error:  # no process, no room for a folder
         return {"status": LOST, "detail": f"{type(error).__name__}: {error}"[:500]}
     if ran.status == sandbox.TIME:
-        return {"status": TIMEOUT, "detail": f"no result after {limit_s:g} s of processor time"}
+        words = f"no result after {limit_s:g} s of processor time, or {limit_s * WALL:g} s in which it slept"
+        return {"status": TIMEOUT, "detail": words}
     if ran.status != sandbox.OK or not ran.stdout.startswith(secret):
         return {"status": CRASHED, "detail": f"no result ({ran.status}): {ran.detail}"[:500]}
     try:

@@ -185,7 +185,7 @@ def supervise(settings: dict, body: "Callable[[], object]") -> None:
         body()
     except SystemExit:
         raise
-    except BaseException as error:  # shown without our own frames
+    except BaseException as error:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
@@ -727,9 +727,8 @@ def seccomp(confined: bool, counted: bool, truncates: bool) -> "int | None":
     def op(kind: int, jump_true: int, jump_false: int, value: int) -> None:
         code.append(struct.pack("HBBI", kind, jump_true, jump_false, value & 0xFFFFFFFF))
 
-    refuse, allow, missing, ask = (
-        (0x06, 0, 0, value) for value in (ERRNO | errno.EPERM, ALLOW, ERRNO | errno.ENOSYS, ASK)
-    )
+    results = (ERRNO | errno.EPERM, ALLOW, ERRNO | errno.ENOSYS, ASK)
+    refuse, allow, missing, ask = ((0x06, 0, 0, value) for value in results)
 
     def argument(index: int) -> tuple:
         return (0x20, 0, 0, 16 + 8 * index)  # its lower half: the kernel takes these arguments as 32 bits
@@ -741,11 +740,8 @@ def seccomp(confined: bool, counted: bool, truncates: bool) -> "int | None":
 
     def opening(index: int) -> list:
         emptied = [
-            (0x54, 0, 0, os.O_TRUNC | os.O_ACCMODE),
-            (0x15, 1, 0, os.O_TRUNC),
-            (0x15, 0, 1, os.O_TRUNC | 3),
-            refuse,
-        ]
+            (0x54, 0, 0, os.O_TRUNC | os.O_ACCMODE), (0x15, 1, 0, os.O_TRUNC), (0x15, 0, 1, os.O_TRUNC | 3), refuse,
+        ]  # fmt: skip
         return [argument(index), (0x45, 0, 1, no_write), refuse, *([] if truncates else emptied), opened]
 
     checked = numbers(CHECKED)

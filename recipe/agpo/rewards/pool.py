@@ -305,6 +305,8 @@ def _bury(child: subprocess.Popen[bytes]) -> int:
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
+    if child.returncode is not None:
+        return  # waited for: its number may be somebody else's by now
     try:
         os.killpg(child.pid, 9)
     except ProcessLookupError:

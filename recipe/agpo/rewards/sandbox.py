@@ -13,9 +13,9 @@ seccomp       a list of the system calls that a program needs; all others are re
               changes of owner, mode, times and attributes, ptrace, mounts, shared memory, ...
 ============  ==========================================================================================
 
-Always: no capabilities, no new privileges, resource limits, an empty environment, limits on CPU time and on time by
-the clock, an output limit, and nothing that outlives the verdict. What each layer promises, and what is left when one
-of them is missing: docs/sandbox.md. Instead of this module any callable like :func:`run` can be used.
+Always: no capabilities, no new privileges, resource limits, nothing of the caller's environment, limits on CPU time and
+on time by the clock, an output limit, and nothing that outlives the verdict. What each layer promises, and what is
+left when one of them is missing: docs/sandbox.md. Instead of this module any callable like :func:`run` can be used.
 """
 
 from __future__ import annotations
@@ -329,9 +329,9 @@ def _readable(more: Sequence[str]) -> list[str]:
         *(os.path.abspath(path) for path in more),
     }  # fmt: skip
     # A whole system prefix would make every program's files readable.
-    return sorted(path for path in paths if path not in ("/", "/usr")) + (
-        [f"/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}"] if sys.base_prefix == "/usr" else []
-    )
+    whole = {"/", "/usr", "/usr/local"}
+    paths |= {f"{prefix}/{name}" for prefix in paths & whole for name in ("lib", "lib64")}
+    return sorted(paths - whole)
 
 
 def _converse(
