@@ -531,9 +531,10 @@ kept = []
 def fill():
     try:
         {}
-    finally:
-        time.sleep(1)
-        os._exit(1)
+    except OSError as error:
+        if error.errno == errno.EPERM: os._exit(1)
+    time.sleep(30)
+    os._exit(1)
 threading.Thread(target=fill).start()
 _libc.pthread_exit(0)
 """
@@ -554,7 +555,7 @@ _libc.pthread_exit(0)
         "        os.close(f)\n        time.sleep(9)\ntime.sleep(9)",
         LAST_THREAD.format(
             "for _ in range(61): kept.append(os.memfd_create('x'))\n"
-            "        for f in kept: os.write(f, bytes(15 << 20))\n        os.write(1, b'had it all')"
+            "        for f in kept: os.write(f, bytes(15 << 20))\n        time.sleep(5); os.write(1, b'had it all')"
         ),
     ],
     ids=["memfds", "processes", "System V", "shared mappings", "mapped memfds", "first thread ended"],
@@ -562,7 +563,7 @@ _libc.pthread_exit(0)
 def test_memory_of_the_program_as_a_whole(program: str, off: tuple[str, ...]) -> None:
     before = Path("/proc/sysvipc/shm").read_text()
     limits = Limits(seconds=20.0, memory_mb=256, wall_s=10.0)  # threads without memory may wait for each other
-    ran = attack(program + "\nprint('had it all')", off, limits)
+    ran = attack(program + "\ntime.sleep(5)\nprint('had it all')", off, limits)
     assert ran.status in (MEMORY, ERROR, TIME) and "had it all" not in ran.stdout, ran
     assert Path("/proc/sysvipc/shm").read_text() == before
 
@@ -575,7 +576,7 @@ threading.stack_size(32768)
 started = 0
 try:
     for _ in range(200):
-        threading.Thread(target=time.sleep, args=(2,), daemon=True).start()
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
         started += 1
 finally:
     os.write(1, str(started).encode())
@@ -700,6 +701,7 @@ def test_time_without_a_processor_is_not_the_programs_doing(starved: float, stat
 import time
 from recipe.agpo.rewards import jail, sandbox
 jail.Supervisor.starved = lambda self: {starved}
+jail.STARVED = {10 if starved > 100 else 1000}
 limits = sandbox.Limits(seconds=5, wall_s=0.15)
 def nap(text):
     time.sleep({60 if starved > 100 else 0.6})
@@ -713,6 +715,7 @@ except Exception as error:
     assert done.stdout.strip() == status
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="the kernel does not say")
 def test_time_without_a_processor_is_measured() -> None:
     """Two programs of one thread each that compute on one processor wait for each other."""
     code = """
