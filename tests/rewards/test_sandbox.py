@@ -60,6 +60,7 @@ def test_threads_deep_recursion_and_exit_work() -> None:
         ("x = bytearray(10**9)", MEMORY),
         ("x = []\nwhile True: x.append('x' * 10**6)", MEMORY),
         ("while True: print('x' * 1000)", OUTPUT),
+        ("import sys\nwhile True: print('x' * 1000, file=sys.stderr)", OUTPUT),
         ("raise ValueError('no')", ERROR),
         ("import os\nos.abort()", ERROR),
         ("def f(): f()\nf()", ERROR),

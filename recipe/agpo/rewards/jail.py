@@ -231,13 +231,14 @@ class Supervisor:
                 break
             if stopped or used > settings["cpu_s"]:
                 end = "time"
-            elif time.monotonic() > deadline:
+            elif (now := time.monotonic()) > deadline:
                 # What it spent waiting for a processor is not its doing.
-                deadline = began + settings["wall_s"] + self.starved()
-                if time.monotonic() > deadline:
+                allowed = settings["wall_s"] + self.starved()
+                if now - began > allowed:
                     end = "time"
-                elif time.monotonic() > began + settings["wall_s"] * STARVED:
+                elif now - began > settings["wall_s"] * STARVED:
                     end = "starved"
+                deadline = min(began + allowed, now + settings["wall_s"])
             end = end or self.exceeded()
         os.kill(program, signal.SIGKILL)
         _, status, usage = os.wait4(program, 0)

@@ -47,9 +47,9 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "processes": ("namespaces", "seccomp"),
 }
 _UNUSABLE: set[str] = set()  # layers that this machine has only in part, found out when they are used
-PREFIX = "agpo-run-"
-ABANDONED_S = 24 * 3600.0  # no run lasts as long
 STDERR_BYTES = 8_192
+_PREFIX = "agpo-run-"
+STALE_S = 3600.0  # after that an unlocked folder is nobody's
 GRACE_S = 10.0  # for a supervisor to end what it supervises
 
 OK, ERROR, TIME, MEMORY, OUTPUT, DISK = "ok", "error", "time", "memory", "output", "disk"
@@ -72,7 +72,7 @@ class Limits:
     Attributes:
         seconds: CPU time of the program as a whole, so that a busy machine changes no verdict.
         memory_mb: address space; with :func:`call`, beyond what the calling process has.
-        output_mb: of stdout.
+        output_mb: of stdout, and as much of stderr.
         disk_mb: all files of its folder together.
         files: their number, folders included.
         wall_s: time by the clock, for programs that wait; default ``5 * seconds + 5``. Time in which the program could
@@ -244,8 +244,10 @@ def _run(
 ) -> Ran:
     """Start a supervisor with the four descriptors stdin, stdout, stderr and status, and talk with its program."""
     began, needed = time.monotonic(), REQUIRED if require is None else require
-    _remove_abandoned(tempfile.gettempdir())
-    folder = os.path.realpath(tempfile.mkdtemp(prefix=PREFIX))
+    _sweep()
+    folder = os.path.realpath(tempfile.mkdtemp(prefix=_PREFIX))
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     ours, theirs = _pipes()
     try:
         settings = {
@@ -264,7 +266,7 @@ def _run(
             os.close(theirs.pop())
         status, stdout, stderr, answer, broken = _converse(child, ours, stdin.encode("utf-8", "replace"), limits, began)
     finally:
-        for descriptor in [*ours, *theirs]:
+        for descriptor in [*ours, *theirs, lock]:
             os.close(descriptor)
         _remove(folder)
     lines = answer.splitlines()  # the first says whether the program began, the last what became of it
@@ -346,6 +348,7 @@ def _converse(
     most, view = int(limits.output_mb * 2**20), memoryview(stdin)
     texts: dict[int, bytearray] = {out_end: bytearray(), error_end: bytearray(), status_end: bytearray()}
     status, deadline, told = OK, began + jail.STARVED * limits.wall + GRACE_S, False
+    taken = {out_end: 0, error_end: 0, status_end: 0}  # bytes
 
     def read(descriptor: int) -> bool:
         """Take what is there; False at the end."""
@@ -354,9 +357,13 @@ def _converse(
         except BlockingIOError:
             return False
         texts[descriptor] += chunk
+        taken[descriptor] += len(chunk)
         if descriptor == error_end:
             del texts[descriptor][:-STDERR_BYTES]
         return bool(chunk)
+
+    def too_much() -> bool:
+        return max(taken[out_end], taken[error_end]) > most
 
     def stop_feeding() -> None:
         selector.unregister(feed)
@@ -370,15 +377,15 @@ def _converse(
                 selector.register(descriptor, selectors.EVENT_READ)
             while status_end in selector.get_map():
                 events = selector.select(max(0.0, deadline - time.monotonic()))
-                if not told and (len(texts[out_end]) > most or time.monotonic() > deadline):
-                    status, told = OUTPUT if len(texts[out_end]) > most else _STARVED, True
+                if not told and (too_much() or time.monotonic() > deadline):
+                    status, told = OUTPUT if too_much() else _STARVED, True
                     os.kill(child, signal.SIGTERM)
                     deadline = time.monotonic() + GRACE_S
                 elif told and time.monotonic() > deadline:
                     break
                 for key, _ in events:
                     if key.fd != feed:
-                        if told and key.fd == out_end or not read(key.fd):
+                        if told and key.fd != status_end or not read(key.fd):
                             selector.unregister(key.fd)
                         continue
                     try:
@@ -393,9 +400,9 @@ def _converse(
     finally:
         code = _wait(child)
     for descriptor in (out_end, error_end):
-        while len(texts[out_end]) <= most and read(descriptor):
+        while not too_much() and read(descriptor):
             pass
-    if len(texts[out_end]) > most:
+    if too_much():
         status = OUTPUT
     answer, broken = bytes(texts[status_end]), code == jail.BROKEN
     return status, bytes(texts[out_end][:most]), bytes(texts[error_end]), answer, broken
@@ -416,6 +423,21 @@ def _wait(child: int) -> int | None:
                 os.kill(child, signal.SIGKILL)
             time.sleep(0.001)
     return None
+
+
+@functools.cache
+def _sweep() -> None:
+    """Once a process: remove the folders of processes that were killed while a program ran. Those in use are locked."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_mtime > time.time() - STALE_S:
+                continue
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(str(folder))
+            finally:
+                os.close(lock)
 
 
 def _remove(folder: str) -> None:
@@ -440,18 +462,6 @@ def _remove(folder: str) -> None:
         finally:
             os.close(top)
         os.rmdir(folder)
-
-
-@functools.cache
-def _remove_abandoned(parent: str) -> None:
-    """Remove our folders of runs whose caller was killed; once in the life of a process."""
-    with os.scandir(parent) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                state = entry.stat(follow_symlinks=False)
-                old = time.time() - state.st_mtime > ABANDONED_S
-                if entry.name.startswith(PREFIX) and old and state.st_uid == os.geteuid():
-                    _remove(entry.path)
 
 
 def _unlinked(name: str, folder: int) -> bool:
