@@ -40,10 +40,18 @@ CASES = (
     GroupCase("all right", [1, 1, 1, 1], ["a", "a", "a", "a"], 4, 1.0, 0.0, 0.0, 0.0),
     GroupCase("all wrong, split", [0, 0, 0, 0], ["a", "b", "c", "d"], 4, 0.0, 0.0, 0.0, 2 * math.log(2)),
     GroupCase("no answer read", [0, 0, 1, 1], [None, "", "a", "a"], 4, 0.5, math.sqrt(1 / 3), 0.0, math.log(2)),
-    GroupCase("one failed", [1, _NAN, 0, 0], ["a", "x", "b", "b"], 3, 1 / 3, math.sqrt(1 / 3), math.sqrt(3),
-              math.log(3) - 2 / 3 * math.log(2)),
+    GroupCase(
+        "one failed",
+        [1, _NAN, 0, 0],
+        ["a", "x", "b", "b"],
+        3,
+        1 / 3,
+        math.sqrt(1 / 3),
+        math.sqrt(3),
+        math.log(3) - 2 / 3 * math.log(2),
+    ),
     GroupCase("one valid", [_NAN, _NAN, 1, _NAN], ["x", "y", "a", "z"], 1, 1.0, 0.0, 0.0, 0.0),
-)  # fmt: skip
+)
 
 
 def contract_config() -> AGPOConfig:

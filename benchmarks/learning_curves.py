@@ -45,11 +45,19 @@ def main() -> int:
             folder = arguments.runs / f"{method}-seed{seed}"
             code = run.main(
                 [
-                    "--method", method, "--seed", str(seed), "--steps", str(math.ceil(arguments.steps / cost)),
-                    "--out", str(folder), f"trainer.test_freq={max(1, arguments.every // cost)}",
-                    f"trainer.save_freq={arguments.every}", *arguments.overrides,
+                    "--method",
+                    method,
+                    "--seed",
+                    str(seed),
+                    "--steps",
+                    str(math.ceil(arguments.steps / cost)),
+                    "--out",
+                    str(folder),
+                    f"trainer.test_freq={max(1, arguments.every // cost)}",
+                    f"trainer.save_freq={arguments.every}",
+                    *arguments.overrides,
                 ]
-            )  # fmt: skip
+            )
             if code:
                 return code
             curves.append({"method": method, "seed": seed, "points": curve(folder)})
@@ -77,8 +85,10 @@ def write(curves: list[dict[str, Any]], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     budget = min(c["points"][-1][0] for c in curves)
     methods = list(dict.fromkeys(c["method"] for c in curves))
-    rows = ["| method | runs | accuracy at start | accuracy at the budget, each run | mean | 95 % interval |",
-            "|---|---|---|---|---|---|"]  # fmt: skip
+    rows = [
+        "| method | runs | accuracy at start | accuracy at the budget, each run | mean | 95 % interval |",
+        "|---|---|---|---|---|---|",
+    ]
     for method in methods:
         ends = [at(c["points"], budget) for c in curves if c["method"] == method]
         starts = [c["points"][0][1] for c in curves if c["method"] == method]

@@ -131,11 +131,20 @@ def build_model(seed: int, hidden: int = 128, layers: int = 2) -> Any:
     torch.manual_seed(seed)
     return Qwen2ForCausalLM(
         Qwen2Config(
-            vocab_size=264, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
-            pad_token_id=PAD, eos_token_id=END, bos_token_id=None, attn_implementation="sdpa",
+            vocab_size=264,
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            pad_token_id=PAD,
+            eos_token_id=END,
+            bos_token_id=None,
+            attn_implementation="sdpa",
         )
-    )  # fmt: skip
+    )
 
 
 def encode(prompts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -255,9 +264,12 @@ def sample(
         full = torch.cat([full, torch.ones(rows, 1, dtype=torch.long, device=device)], -1)
         position = position + 1
         output = model(
-            input_ids=token[:, None], attention_mask=full, position_ids=position,
-            past_key_values=output.past_key_values, use_cache=True,
-        )  # fmt: skip
+            input_ids=token[:, None],
+            attention_mask=full,
+            position_ids=position,
+            past_key_values=output.past_key_values,
+            use_cache=True,
+        )
     verdicts = [task.score(p, decode(r[m.bool()])) for p, r, m in zip(problems, response, mask, strict=True)]
     return Rollout(
         ids_BT=torch.cat([ids, torch.where(mask.bool(), response, PAD)], -1),
@@ -301,9 +313,11 @@ def log_probs(model: Any, rollout: Rollout, own_temperature: bool) -> Tensor:
     end = rollout.ids_BT.shape[1] - length + used
     position = (rollout.attention_BT.cumsum(-1) - 1).clamp(min=0)
     logits = model(
-        input_ids=rollout.ids_BT[:, :end], attention_mask=rollout.attention_BT[:, :end],
-        position_ids=position[:, :end], logits_to_keep=used + 1,
-    ).logits[:, :-1]  # fmt: skip
+        input_ids=rollout.ids_BT[:, :end],
+        attention_mask=rollout.attention_BT[:, :end],
+        position_ids=position[:, :end],
+        logits_to_keep=used + 1,
+    ).logits[:, :-1]
     tau = rollout.temperature_B if own_temperature else 1.0
     target = rollout.ids_BT[:, end - used : end]
     scored = agpo_core.log_probs_at(logits, target, tau) * rollout.mask_BR[:, :used]
@@ -398,9 +412,15 @@ class Method:
         agpo, prompt = self.agpo, rollout.prompt_B
         everyone = torch.ones(len(prompt), dtype=torch.bool)
         worth = agpo_core.response_advantages(
-            rollout.outcome_B, rollout.outcome_B, prompt, everyone, rollout.tokens_B.cpu(), rollout.truncated_B,
-            advantage=agpo.advantage, length=agpo.length,
-        )  # fmt: skip
+            rollout.outcome_B,
+            rollout.outcome_B,
+            prompt,
+            everyone,
+            rollout.tokens_B.cpu(),
+            rollout.truncated_B,
+            advantage=agpo.advantage,
+            length=agpo.length,
+        )
         entropy = float(rollout.entropy_BR.sum() / rollout.mask_BR.sum())
         self.signals = StepSignals(policy_entropy=entropy)
         clip = self.controller.decide_clip(stats, self.signals)
@@ -415,13 +435,24 @@ class Method:
             "entropy": entropy,
             "length": float(rollout.tokens_B.float().mean()),
             "truncated": float(rollout.truncated_B.float().mean()),
-            "tau": float(tau_P.mean()), "tau_min": float(tau_P.min()), "tau_max": float(tau_P.max()),
-            "eps": float(high_P.mean()), "eps_min": float(high_P.min()), "eps_max": float(high_P.max()),
-        }  # fmt: skip
+            "tau": float(tau_P.mean()),
+            "tau_min": float(tau_P.min()),
+            "tau_max": float(tau_P.max()),
+            "eps": float(high_P.mean()),
+            "eps_min": float(high_P.min()),
+            "eps_max": float(high_P.max()),
+        }
         return Step(
-            rollout, worth.advantages.float(), low_P[prompt], high_P[prompt], weight, worth.in_loss, generated, stats,
+            rollout,
+            worth.advantages.float(),
+            low_P[prompt],
+            high_P[prompt],
+            weight,
+            worth.in_loss,
+            generated,
+            stats,
             metrics,
-        )  # fmt: skip
+        )
 
     def loss(self, model: Any, step: Step, rows: Tensor, old: Tensor) -> tuple[Tensor, Any, Tensor]:
         """(loss, what the surrogate measured, weight per row) of one update."""
@@ -432,9 +463,14 @@ class Method:
             part.tokens_B.cpu(), step.in_loss_B[rows], torch.zeros(len(rows), dtype=torch.long), self.loop.aggregation
         )
         out = agpo_core.clipped_surrogate(
-            log_probs(model, part, agpo.logprob_temperature == "own"), old[rows], step.advantage_B[rows].to(device),
-            part.mask_BR, step.low_B[rows], step.high_B[rows], dual_clip=self.loop.dual_clip,
-        )  # fmt: skip
+            log_probs(model, part, agpo.logprob_temperature == "own"),
+            old[rows],
+            step.advantage_B[rows].to(device),
+            part.mask_BR,
+            step.low_B[rows],
+            step.high_B[rows],
+            dual_clip=self.loop.dual_clip,
+        )
         if agpo.loss.adaptive != "none":
             # Whole groups are in one update here, so their losses are known at once.
             losses = agpo_core.group_losses(

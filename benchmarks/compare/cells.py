@@ -110,9 +110,13 @@ def run_cell(cell: Cell, cache: Path, device: str = "cpu") -> dict[str, Any]:
     task = GymTask(cell.task)
     model = warm_model(task, cell.seed, cache).to(device)
     loop = LoopConfig(
-        lr=cell.lr, clip_low=cell.clip, clip_high=cell.clip, seed=cell.seed, budget=budget,
+        lr=cell.lr,
+        clip_low=cell.clip,
+        clip_high=cell.clip,
+        seed=cell.seed,
+        budget=budget,
         eval_every=budget // EVALUATIONS,
-    )  # fmt: skip
+    )
     if "clip_high" in changes:
         changes = changes | {"clip_high": cell.clip * changes["clip_high"] / CLIP}
     agpo = dict(settings)

@@ -40,8 +40,11 @@ def cells(methods: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], gr
 
     return [
         Cell(task, method, seed, lr, clip)
-        for seed in seeds for task in tasks for lr, clip in settings(task) for method in methods
-    ]  # fmt: skip
+        for seed in seeds
+        for task in tasks
+        for lr, clip in settings(task)
+        for method in methods
+    ]
 
 
 def done(path: Path) -> dict[str, dict[str, Any]]:

@@ -113,9 +113,15 @@ def probes(**signals: list[float]) -> ProbeStats:
     skewness = torch.tensor(signals.get("skewness", [0.3] * count)).double()
     zero = torch.zeros(count, dtype=torch.float64)
     return ProbeStats(
-        torch.full((count,), 4), zero + 0.5, value["dispersion"], skewness, value["vote_entropy"],
-        value["dispersion"], skewness, value["vote_entropy"],
-    )  # fmt: skip
+        torch.full((count,), 4),
+        zero + 0.5,
+        value["dispersion"],
+        skewness,
+        value["vote_entropy"],
+        value["dispersion"],
+        skewness,
+        value["vote_entropy"],
+    )
 
 
 def warm_state(config: AGPOConfig) -> ControllerState:
@@ -126,9 +132,14 @@ def warm_state(config: AGPOConfig) -> ControllerState:
 
     return dataclasses.replace(
         ControllerState.initial(config),
-        uncertainty=seen(1.0, 0.4), dispersion=seen(0.5, 0.25), vote_entropy=seen(0.5, 0.25), skewness=seen(0.3, 0.2),
-        entropy=seen(0.5, 0.0), step_kl=seen(config.clip.kl_target, 0.0), step=1,
-    )  # fmt: skip
+        uncertainty=seen(1.0, 0.4),
+        dispersion=seen(0.5, 0.25),
+        vote_entropy=seen(0.5, 0.25),
+        skewness=seen(0.3, 0.2),
+        entropy=seen(0.5, 0.0),
+        step_kl=seen(config.clip.kl_target, 0.0),
+        step=1,
+    )
 
 
 def controllers_png(path: Path) -> None:

@@ -21,8 +21,12 @@ class RunConfig(AGPOConfig):
     """The method's settings, and those of its run in verl."""
 
     not_deciding: ClassVar[tuple[str, ...]] = (
-        "reward_timeout_s", "decisions_file", "on_config_change", "token_budget", "lr_schedule",
-    )  # fmt: skip
+        "reward_timeout_s",
+        "decisions_file",
+        "on_config_change",
+        "token_budget",
+        "lr_schedule",
+    )
 
     reward_timeout_s: float = option(60.0, "Longest wait for the outcome of one probe response, in seconds.", gt=0.0)
     outcome_key: str | None = option(

@@ -78,13 +78,19 @@ class Engine(engine_module.MegatronEngineWithLMHead):
         self.module, self.enable_routing_replay = [model], False
         self.tf_config = SimpleNamespace(calculate_per_token_loss=False)
         self.engine_config = SimpleNamespace(
-            dynamic_context_parallel=False, use_fused_kernels=False, use_remove_padding=True, pad_to_length=False,
-            pad_bshd_to_minibatch_max=False, context_parallel_size=1, entropy_from_logits_with_chunking=False,
-        )  # fmt: skip
+            dynamic_context_parallel=False,
+            use_fused_kernels=False,
+            use_remove_padding=True,
+            pad_to_length=False,
+            pad_bshd_to_minibatch_max=False,
+            context_parallel_size=1,
+            entropy_from_logits_with_chunking=False,
+        )
         self.model_config = SimpleNamespace(
-            mtp=SimpleNamespace(enable=False, enable_train=False), hf_config=SimpleNamespace(model_type="none"),
+            mtp=SimpleNamespace(enable=False, enable_train=False),
+            hf_config=SimpleNamespace(model_type="none"),
             tokenizer=SimpleNamespace(pad_token_id=0),
-        )  # fmt: skip
+        )
         self.micro_batch = micro_batch
 
     def _get_context_parallel_layout(self, _: object) -> str:
@@ -114,17 +120,26 @@ def batch(micro_batch: int) -> TensorDict:
     }
     data = TensorDict(columns, batch_size=len(LENGTHS))
     tu.assign_non_tensor(
-        data, use_dynamic_bsz=False, micro_batch_size_per_gpu=micro_batch, global_batch_size=len(LENGTHS),
+        data,
+        use_dynamic_bsz=False,
+        micro_batch_size_per_gpu=micro_batch,
+        global_batch_size=len(LENGTHS),
         calculate_entropy=True,
-    )  # fmt: skip
+    )
     return data
 
 
 def loss(mode: str, adaptive: str) -> ActorLoss:
     config = ActorConfig(
-        strategy="megatron", rollout_n=2, ppo_mini_batch_size=2, ppo_micro_batch_size_per_gpu=1, loss_agg_mode=mode,
-        clip_ratio_low=0.2, clip_ratio_high=0.2, policy_loss=PolicyLossConfig(loss_mode="agpo"),
-    )  # fmt: skip
+        strategy="megatron",
+        rollout_n=2,
+        ppo_mini_batch_size=2,
+        ppo_micro_batch_size_per_gpu=1,
+        loss_agg_mode=mode,
+        clip_ratio_low=0.2,
+        clip_ratio_high=0.2,
+        policy_loss=PolicyLossConfig(loss_mode="agpo"),
+    )
     return ActorLoss(config, LossConfig(adaptive=adaptive, floor=0.3))
 
 
@@ -186,8 +201,10 @@ def main() -> None:
     modes = ("token-mean", "seq-mean-token-mean")
     updates = {
         f"{mode} {adaptive} {size}": update(size, mode, adaptive)
-        for mode in modes for adaptive in ("none", "exp") for size in (1, 2, 4)
-    }  # fmt: skip
+        for mode in modes
+        for adaptive in ("none", "exp")
+        for size in (1, 2, 4)
+    }
     print(json.dumps({"log_probs": log_probs(), "updates": updates, "direct": {mode: direct(mode) for mode in modes}}))
 
 

@@ -25,8 +25,11 @@ def engine() -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", Path(__file__).parent / "megatron_engine.py"],
         env=os.environ | {"AGPO_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{ROOT}"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

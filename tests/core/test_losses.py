@@ -341,8 +341,13 @@ def test_wrong_arguments(change: dict, words: str) -> None:
 def test_aggregate_closed_form_and_dirty_padding() -> None:
     loss = torch.tensor([[1.0, 2.0, NAN], [3.0, INF, NAN], [NAN, NAN, NAN]], requires_grad=True)
     mask = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0]])
-    expected = {"token-sum": 6, "token-mean": 2, "seq-mean-token-sum": 3, "seq-mean-token-mean": 2.25,
-                "seq-mean-token-sum-norm": 1}  # fmt: skip
+    expected = {
+        "token-sum": 6,
+        "token-mean": 2,
+        "seq-mean-token-sum": 3,
+        "seq-mean-token-mean": 2.25,
+        "seq-mean-token-sum-norm": 1,
+    }
     for mode, value in expected.items():
         assert aggregate(loss, mask, mode).item() == pytest.approx(value)  # type: ignore[arg-type]
     assert aggregate(loss, mask, "seq-mean-token-sum-norm", norm_length=6).item() == pytest.approx(0.5)
@@ -395,9 +400,14 @@ def verl_vanilla(
     algos = pytest.importorskip("verl.trainer.ppo.core_algos")
     workers = pytest.importorskip("verl.workers.config")
     config = workers.ActorConfig(
-        strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1,
-        clip_ratio=low, clip_ratio_low=low, clip_ratio_high=high, clip_ratio_c=dual,
-    )  # fmt: skip
+        strategy="fsdp2",
+        rollout_n=1,
+        ppo_micro_batch_size_per_gpu=1,
+        clip_ratio=low,
+        clip_ratio_low=low,
+        clip_ratio_high=high,
+        clip_ratio_c=dual,
+    )
     advantages = b["advantages"].unsqueeze(1).expand_as(b["log_prob"])
     return algos.compute_policy_loss_vanilla(
         b["old_log_prob"], b["log_prob"], advantages, b["mask"], mode, config, weights

@@ -134,9 +134,14 @@ def test_length_never_beats_correctness(outcomes: list[float], data: Any, weight
     lengths = data.draw(st.lists(st.integers(1, 4096), min_size=n, max_size=n))
     truncated = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
     out = shaped(
-        outcomes, [0] * n, lengths=lengths, truncated=truncated, length=LengthConfig(weight=weight),
-        scale=scale, zero_variance=rule,
-    )  # fmt: skip
+        outcomes,
+        [0] * n,
+        lengths=lengths,
+        truncated=truncated,
+        length=LengthConfig(weight=weight),
+        scale=scale,
+        zero_variance=rule,
+    )
     right = [i for i in range(n) if outcomes[i] == 1.0]
     others = [i for i in range(n) if outcomes[i] < 1.0]
     assert float(out.length.abs().max()) <= weight + 1e-12
@@ -179,8 +184,14 @@ def test_an_empty_batch_has_empty_advantages(weight: float, rule: str, all_right
 
 @pytest.mark.parametrize("rule", ["keep", "signed", "mask", "signed_mask"])
 def test_a_group_of_which_nothing_counts(rule: str) -> None:
-    got = shaped([1.0, 1.0, 1.0, 0.0], [0, 0, 1, 1], mask=[False, False, True, True], lengths=[1, 9, 5, 5],
-                 length=LengthConfig(weight=0.1), zero_variance=rule)  # fmt: skip
+    got = shaped(
+        [1.0, 1.0, 1.0, 0.0],
+        [0, 0, 1, 1],
+        mask=[False, False, True, True],
+        lengths=[1, 9, 5, 5],
+        length=LengthConfig(weight=0.1),
+        zero_variance=rule,
+    )
     assert got.advantages[:2].tolist() == [0.0, 0.0] and not got.in_loss[:2].any()
     assert got.advantages[2] > 0 and got.in_loss[2:].all()
 
@@ -188,8 +199,14 @@ def test_a_group_of_which_nothing_counts(rule: str) -> None:
 def test_rewards_in_half_precision_give_finite_advantages() -> None:
     rewards = torch.tensor([6e4, -6e4, 6e4], dtype=torch.float16)
     got = response_advantages(
-        rewards, torch.tensor([1.0, 0.0, 1.0]), [0, 0, 0], torch.ones(3, dtype=torch.bool), torch.ones(3),
-        torch.zeros(3, dtype=torch.bool), advantage=AdvantageConfig(scale="none"), length=NO_LENGTH,
-    )  # fmt: skip
+        rewards,
+        torch.tensor([1.0, 0.0, 1.0]),
+        [0, 0, 0],
+        torch.ones(3, dtype=torch.bool),
+        torch.ones(3),
+        torch.zeros(3, dtype=torch.bool),
+        advantage=AdvantageConfig(scale="none"),
+        length=NO_LENGTH,
+    )
     assert got.advantages.tolist() == [40000.0, -65504.0, 40000.0]
     assert group_advantages(rewards, [0, 0, 0], scale="none").tolist() == [40000.0, -65504.0, 40000.0]

@@ -37,9 +37,16 @@ def test_packed_equals_padded(mode: str, width: int | None) -> None:
         return torch.nn.functional.pad(packed(values), (0, space), value=fill)
 
     got, ours = policy_loss(
-        row(new, math.nan), row(old, 0.0), per_token(advantage, ids), row(mask, 0), per_token(eps, ids),
-        per_token(eps, ids), mode=mode, norm_length=7, sequence_BT=ids,  # type: ignore[arg-type]
-    )  # fmt: skip
+        row(new, math.nan),
+        row(old, 0.0),
+        per_token(advantage, ids),
+        row(mask, 0),
+        per_token(eps, ids),
+        per_token(eps, ids),
+        mode=mode,
+        norm_length=7,
+        sequence_BT=ids,  # type: ignore[arg-type]
+    )
     assert got.item() == pytest.approx(expected.item(), rel=1e-12)
     assert {k: v.item() for k, v in ours.items()} == pytest.approx({k: v.item() for k, v in their.items()})
     theirs = torch.autograd.grad(expected, new, retain_graph=True)[0]

@@ -200,8 +200,12 @@ def test_bad_rows_are_counted_and_listed(tmp_path: Path) -> None:
     (manifest,) = prepare_few("gsm8k", str(write_jsonl(tmp_path / "train.jsonl", records)), tmp_path)
     skipped = {reason: count for reason, count in manifest["counts"]["skipped"].items() if count}
     assert skipped == {
-        "bad_json": 3, "bad_row": 6, "unparseable_gold": 1, "duplicate": 1, "conflicting_duplicate": 1,
-    }  # fmt: skip
+        "bad_json": 3,
+        "bad_row": 6,
+        "unparseable_gold": 1,
+        "duplicate": 1,
+        "conflicting_duplicate": 1,
+    }
     assert manifest["counts"]["read"] == 14 and manifest["counts"]["written"] == 2 and adds_up(manifest)
     listed = [json.loads(line) for line in (tmp_path / "gsm8k" / "train.skipped.jsonl").read_text().splitlines()]
     assert len(listed) == 12 and listed == manifest["skipped"]
@@ -389,9 +393,22 @@ def test_a_set_is_not_written_over_its_source(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../x", "..", "a/b", "/tmp/x", "reasoning_gym:../x", "reasoning_gym:a/b", "reasoning_gym:..", "reasoning_gym:a:..",
-     "", ".", ".x", "a\x00b", "x" * 300],
-)  # fmt: skip
+    [
+        "../x",
+        "..",
+        "a/b",
+        "/tmp/x",
+        "reasoning_gym:../x",
+        "reasoning_gym:a/b",
+        "reasoning_gym:..",
+        "reasoning_gym:a:..",
+        "",
+        ".",
+        ".x",
+        "a\x00b",
+        "x" * 300,
+    ],
+)
 def test_names_that_lead_elsewhere_are_refused_before_anything_is_made(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(DataError):
@@ -508,11 +525,19 @@ def test_hub_is_streamed_at_one_commit(tmp_path: Path, monkeypatch: pytest.Monke
     manifests = prepare_few("gsm8k", "hub", tmp_path)
     assert [(m["split"], m["rows"]) for m in manifests] == [("train", 2), ("test", 1)]
     assert calls[0] == {
-        "name": "openai/gsm8k", "config": "main", "split": "train", "revision": "c0ffee", "streaming": True,
-    }  # fmt: skip
+        "name": "openai/gsm8k",
+        "config": "main",
+        "split": "train",
+        "revision": "c0ffee",
+        "streaming": True,
+    }
     assert manifests[0]["source"] == {
-        "kind": "hub", "id": "openai/gsm8k", "config": "main", "revision": "c0ffee", "splits": ["train"],
-    }  # fmt: skip
+        "kind": "hub",
+        "id": "openai/gsm8k",
+        "config": "main",
+        "revision": "c0ffee",
+        "splits": ["train"],
+    }
 
 
 def test_hub_split_of_a_test_only_benchmark_is_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,8 +129,13 @@ def help_of(*program: str) -> str:
         environment["PYTHONPATH"] = os.environ["AGPO_TRL"]
     shown = subprocess.run(
         [sys.executable, *program, "--help"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
     assert shown.returncode == 0, shown.stderr
     return shown.stdout
 

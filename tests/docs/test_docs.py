@@ -65,10 +65,15 @@ def test_gpu_command_composes_and_passes_the_checks(tmp_path):
     with initialize_config_dir(str(ROOT / "recipe/agpo/config"), version_base=None):
         config = compose(
             "agpo_trainer",
-            [*overrides, f"data.train_files={train}", f"data.val_files={val}", f"trainer.default_local_dir={tmp_path}",
-             "+reward.custom_reward_function.reward_kwargs.kind=math",  # the stand-in rows name no verifier
-             "hydra.searchpath=[pkg://verl.trainer.config]"],
-        )  # fmt: skip
+            [
+                *overrides,
+                f"data.train_files={train}",
+                f"data.val_files={val}",
+                f"trainer.default_local_dir={tmp_path}",
+                "+reward.custom_reward_function.reward_kwargs.kind=math",  # the stand-in rows name no verifier
+                "hydra.searchpath=[pkg://verl.trainer.config]",
+            ],
+        )
     assert find_problems(config) == []
     assert find_warnings(config) == []
 

@@ -85,9 +85,12 @@ class Judge:
 
 
 def task(
-    benchmarks: Sequence[Benchmark], asked: Protocol = SAMPLED, chunk: int = 2, limit: int | None = None,
+    benchmarks: Sequence[Benchmark],
+    asked: Protocol = SAMPLED,
+    chunk: int = 2,
+    limit: int | None = None,
     judge: Judge | None = None,
-) -> run.Task:  # fmt: skip
+) -> run.Task:
     identity = (judge or Judge()).identity()
     head: Header = run.header(
         "model", {"weights": "w1"}, {"engine": "stand-in"}, "plain", benchmarks, asked, limit, identity

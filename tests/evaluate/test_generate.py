@@ -83,8 +83,10 @@ def test_every_sample_is_a_request_with_its_own_seed_whatever_the_chunks(vllm, t
     assert whole[2].prompt_tokens == 5 and whole[2].responses[0].tokens == 3
     params = parts._llm.requests[0][1]
     assert {name: params[name] for name in ("temperature", "top_p", "max_tokens")} == {
-        "temperature": 1.0, "top_p": 1.0, "max_tokens": 20,
-    }  # fmt: skip
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_tokens": 20,
+    }
 
 
 def test_greedy_asks_once_without_a_seed(vllm, tmp_path):

@@ -32,9 +32,22 @@ def inputs(tmp_path_factory):
 def command(inputs, out, *extra):
     model, val = inputs
     return [
-        sys.executable, "-m", "recipe.agpo.cli", "eval", "--model", str(model), "--data", str(val), "--out", str(out),
-        "--platform", "cpu", "--max-tokens", "24", *extra,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "recipe.agpo.cli",
+        "eval",
+        "--model",
+        str(model),
+        "--data",
+        str(val),
+        "--out",
+        str(out),
+        "--platform",
+        "cpu",
+        "--max-tokens",
+        "24",
+        *extra,
+    ]
 
 
 def run(inputs, out, *extra):

@@ -15,14 +15,25 @@ WRONG = {
     "benchmarks.sandbox_cost": [["--runs", "0"]],
     "benchmarks.learning_curves": [["--steps", "0"], ["--every", "-1"], ["--seeds", "x"], ["--methods", "x"]],
     "benchmarks.verifier_speed": [["--responses", "0"], ["--workers", "-1"], ["--time-limit", "nan"]],
-    "benchmarks.verifier_pairs": [["--changes", "0"], ["--math500", "{none}"], ["--math500", "{pipe}"],
-                                  ["--math-verify", "{none}"]],
+    "benchmarks.verifier_pairs": [
+        ["--changes", "0"],
+        ["--math500", "{none}"],
+        ["--math500", "{pipe}"],
+        ["--math-verify", "{none}"],
+    ],
     "benchmarks.verifier_forms": [[], ["--golds", "{none}"], ["--labelled", "{folder}"]],
     "benchmarks.compare.run": [["--jobs", "0"], ["--seeds", "x"], ["--grid", "x"]],
-    "examples.inprocess_grpo": [["--agpo", "wat"], ["--agpo", "clip.wat=1"], ["--agpo", "temperature=7"],
-                                ["--device", "wat"], ["--out", "{none}/x"], ["--group", "0"], ["--budget", "-1"],
-                                ["--lr", "nan"]],
-}  # fmt: skip
+    "examples.inprocess_grpo": [
+        ["--agpo", "wat"],
+        ["--agpo", "clip.wat=1"],
+        ["--agpo", "temperature=7"],
+        ["--device", "wat"],
+        ["--out", "{none}/x"],
+        ["--group", "0"],
+        ["--budget", "-1"],
+        ["--lr", "nan"],
+    ],
+}
 
 
 @pytest.mark.parametrize(("module", "arguments"), [(name, each) for name, tried in WRONG.items() for each in tried])

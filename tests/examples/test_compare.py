@@ -19,9 +19,17 @@ from examples.inprocess_grpo import LoopConfig
 def record(method: str, seed: int, accuracy: float, **other: Any) -> dict[str, Any]:
     means = {name: 0.1 for name in ("length", "entropy", "zero_variance", "clipped", "gradient_cosine")}
     return {
-        "task": "spell_backward", "method": method, "seed": seed, "lr": 1e-4, "clip": 0.2, "steps": 3, "seconds": 1.0,
-        "curve": [[0, 0.2], [100, accuracy - 0.1], *[[200, accuracy]] * 3], "means": means, "last": means,
-    } | other  # fmt: skip
+        "task": "spell_backward",
+        "method": method,
+        "seed": seed,
+        "lr": 1e-4,
+        "clip": 0.2,
+        "steps": 3,
+        "seconds": 1.0,
+        "curve": [[0, 0.2], [100, accuracy - 0.1], *[[200, accuracy]] * 3],
+        "means": means,
+        "last": means,
+    } | other
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -97,8 +105,10 @@ def test_all_tasks_together_and_where_the_rate_ended() -> None:
     tasks = ("spell_backward", "chain_sum")
     records = [
         record(m, s, a + s / 100, task=task)
-        for task in tasks for m, a in (("grpo", 0.5), ("agpo", 0.6)) for s in range(2)
-    ]  # fmt: skip
+        for task in tasks
+        for m, a in (("grpo", 0.5), ("agpo", 0.6))
+        for s in range(2)
+    ]
     records += [record("clip", 0, 0.9)]
     records += [record("agpo", 0, 0.6, lr=lr, last={"lr_scale": 3e-5 / lr}) for lr in (3e-4, 1e-3, 3e-3)]
     page = summary.pooled_table(records, tasks)
@@ -112,8 +122,9 @@ def test_the_picture_compares_methods_on_the_same_seeds() -> None:
     many = {s: record("grpo", s, 0.5) for s in range(8)}
     few = {"grpo": many, "agpo": {s: many[s] for s in range(3, 8)}, "form": {0: many[0]}}
     assert {m: sorted(r) for m, r in summary._on_the_same_seeds(few).items()} == {
-        "grpo": [3, 4, 5, 6, 7], "agpo": [3, 4, 5, 6, 7],
-    }  # fmt: skip
+        "grpo": [3, 4, 5, 6, 7],
+        "agpo": [3, 4, 5, 6, 7],
+    }
     assert set(summary._on_the_same_seeds({"grpo": {0: many[0]}, "agpo": {1: many[1]}})) == {"grpo", "agpo"}
 
 

@@ -70,10 +70,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     for backend in BACKENDS:
         environment = os.environ | knobs(folder, backend) | {"MODEL_PATH": str(folder / "model")}
         subprocess.run(
-            ["bash", "scripts/run_agpo_qwen14b.sh", *changes(backend),
-             f"data.train_files={train}", f"data.val_files={val}"],
-            cwd=ROOT, env=environment, check=True, timeout=1800,
-        )  # fmt: skip
+            [
+                "bash",
+                "scripts/run_agpo_qwen14b.sh",
+                *changes(backend),
+                f"data.train_files={train}",
+                f"data.val_files={val}",
+            ],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            timeout=1800,
+        )
         out = folder / backend
         lines = [json.loads(line) for path in out.glob("metrics.*.jsonl") for line in path.open()]
         decisions = (out / "checkpoints/agpo_decisions.jsonl").read_text().splitlines()

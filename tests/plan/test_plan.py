@@ -83,10 +83,17 @@ def test_a_baseline_differs_in_its_method_only(model: str) -> None:
 
 def test_knobs_reach_the_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in {
-        "DATA_DIR": str(tmp_path), "TRAIN": "gsm8k math", "VAL": "aime24", "OUT": "elsewhere", "GPUS": "4",
-        "NODES": "2", "TOKEN_BUDGET": "1000000", "LOGGERS": "console,wandb", "TENSOR_PARALLEL": "4",
+        "DATA_DIR": str(tmp_path),
+        "TRAIN": "gsm8k math",
+        "VAL": "aime24",
+        "OUT": "elsewhere",
+        "GPUS": "4",
+        "NODES": "2",
+        "TOKEN_BUDGET": "1000000",
+        "LOGGERS": "console,wandb",
+        "TENSOR_PARALLEL": "4",
         "MODEL_PATH": "/models/mine",
-    }.items():  # fmt: skip
+    }.items():
         monkeypatch.setenv(name, value)
     config = plan("run_grpo_qwen14b.sh", "data.train_batch_size=128")
     assert list(config.data.train_files) == [f"{tmp_path}/gsm8k/train.parquet", f"{tmp_path}/math/train.parquet"]
@@ -129,17 +136,32 @@ def test_parameters_of_a_small_model_are_counted_exactly() -> None:
     model = build_model(ModelConfig(), seed=0)
     c = model.config
     shape = Shape(
-        c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads,
-        c.hidden_size // c.num_attention_heads, c.intermediate_size, c.vocab_size, tied=True, qkv_bias=True,
-    )  # fmt: skip
+        c.hidden_size,
+        c.num_hidden_layers,
+        c.num_attention_heads,
+        c.num_key_value_heads,
+        c.hidden_size // c.num_attention_heads,
+        c.intermediate_size,
+        c.vocab_size,
+        tied=True,
+        qkv_bias=True,
+    )
     assert shape.parameters == sum(p.numel() for p in model.parameters())
 
 
 def test_shape_of_a_local_model(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({
-        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
-        "vocab_size": 100, "model_type": "llama",
-    }))  # fmt: skip
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "hidden_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "intermediate_size": 128,
+                "vocab_size": 100,
+                "model_type": "llama",
+            }
+        )
+    )
     config = plan("run_agpo_qwen14b.sh", f"actor_rollout_ref.model.path={tmp_path}")
     assert estimate.shape_of(config) == Shape(64, 2, 4, 4, 16, 128, 100)
     unknown = plan("run_agpo_qwen14b.sh", "actor_rollout_ref.model.path=somebody/model")
@@ -188,17 +210,26 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert "grpo of verl" in capsys.readouterr().out
     assert main(["plan", "scripts/run_agpo_qwen14b.sh", "--diff", "scripts/run_grpo_qwen14b.sh"]) == 0
     assert "algorithm.adv_estimator: agpo | grpo" in capsys.readouterr().out
-    for wrong in (["plan"], ["plan", "no_such"], ["plan", "scripts/no.sh"], ["plan", "no.yaml"],
-                  ["plan", "qwen14b", "data.no_such_key=1"]):  # fmt: skip
+    for wrong in (
+        ["plan"],
+        ["plan", "no_such"],
+        ["plan", "scripts/no.sh"],
+        ["plan", "no.yaml"],
+        ["plan", "qwen14b", "data.no_such_key=1"],
+    ):
         assert main(wrong) == 2, wrong
         assert "agpo plan" in capsys.readouterr().err
 
 
 def test_dry_run_starts_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
-        ["bash", "scripts/run_agpo_qwen14b.sh", "a=1"], cwd=ROOT, capture_output=True, text=True, check=True,
+        ["bash", "scripts/run_agpo_qwen14b.sh", "a=1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
         env=os.environ | {"AGPO_DRY_RUN": "1", "OUT": str(tmp_path / "out")},
-    )  # fmt: skip
+    )
     assert done.stdout.splitlines()[-1] == "a=1", "what the user adds comes last"
     assert not (tmp_path / "out").exists()
 

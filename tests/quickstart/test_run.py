@@ -34,9 +34,24 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize(
     "argument",
-    ["--steps=0", "--steps=-3", "--steps=x", "--steps=" + "9" * 400, "--seed=-1", "--seed=1.5", "--seed=" + "9" * 20,
-     "--method=wat", "--nonsense", "--nonsense=1", "word", "=1", "a b=1", "-x=1", "--config-name=other"],
-)  # fmt: skip
+    [
+        "--steps=0",
+        "--steps=-3",
+        "--steps=x",
+        "--steps=" + "9" * 400,
+        "--seed=-1",
+        "--seed=1.5",
+        "--seed=" + "9" * 20,
+        "--method=wat",
+        "--nonsense",
+        "--nonsense=1",
+        "word",
+        "=1",
+        "a b=1",
+        "-x=1",
+        "--config-name=other",
+    ],
+)
 def test_arguments_that_make_no_sense(argument: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert argument.lstrip("-").partition("=")[2][:20] in refused([argument], capsys)
     assert list(tmp_path.iterdir()) == []

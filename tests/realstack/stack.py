@@ -169,14 +169,19 @@ def start(
     attempt = len(list(folder.glob("metrics.*.jsonl")))
     metrics, log, marker = folder / f"metrics.{attempt}.jsonl", folder / f"log.{attempt}.txt", new_run_id()
     command = [
-        sys.executable, "-m", module, *config,
-        f"data.train_files={train}", f"data.val_files={val}",
+        sys.executable,
+        "-m",
+        module,
+        *config,
+        f"data.train_files={train}",
+        f"data.val_files={val}",
         f"actor_rollout_ref.model.path={model}",
         f"reward.custom_reward_function.path={HERE / 'planted.py' if outcomes else 'pkg://recipe.agpo.quickstart.task'}",
         f"reward.custom_reward_function.name={outcomes or 'compute_score'}",
         f"trainer.default_local_dir={folder / 'checkpoints'}",
-        *base, *overrides,
-    ]  # fmt: skip
+        *base,
+        *overrides,
+    ]
     environment = (
         os.environ
         | cpu_env()

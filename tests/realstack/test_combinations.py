@@ -80,8 +80,10 @@ def until_the_end(run, end):
         assert code == 0, run.tail()
     else:
         assert code != 0 and run.checkpoint()[0] >= 1
-        causes = {"vLLM dies": ["vLLM rollout server died"],
-                  "no verdicts": ["no response got a reward", "verifier is down"]}[end]  # fmt: skip
+        causes = {
+            "vLLM dies": ["vLLM rollout server died"],
+            "no verdicts": ["no response got a reward", "verifier is down"],
+        }[end]
         assert all(cause in run.log for cause in causes), run.tail()
         assert "continues from global_step_" in run.log
     if end == "no verdicts":

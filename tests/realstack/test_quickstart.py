@@ -34,10 +34,23 @@ def _short_warm_start(cache):
 def _start(folder, steps):
     environment = os.environ | stack.python_env() | {"AGPO_NO_SETUP": "1"}
     return subprocess.Popen(
-        ["bash", "scripts/run_agpo_quickstart.sh", "--out", str(folder), "--steps", str(steps),
-         "--cache", str(folder.parent / "cache"), *SMALL],
-        cwd=stack.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [
+            "bash",
+            "scripts/run_agpo_quickstart.sh",
+            "--out",
+            str(folder),
+            "--steps",
+            str(steps),
+            "--cache",
+            str(folder.parent / "cache"),
+            *SMALL,
+        ],
+        cwd=stack.ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def _logged_step(folder):

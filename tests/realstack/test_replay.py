@@ -34,8 +34,12 @@ ADAPTIVE = (
 ENDLESS = (*ADAPTIVE, "trainer.total_training_steps=400", f"trainer.save_freq={SAVED}")
 
 COMPARED = (
-    "actor/pg_loss", "actor/grad_norm", "agpo/signal/policy_entropy", "agpo/loss/weight_mean", "agpo/masked_share",
-)  # fmt: skip
+    "actor/pg_loss",
+    "actor/grad_norm",
+    "agpo/signal/policy_entropy",
+    "agpo/loss/weight_mean",
+    "agpo/masked_share",
+)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +121,11 @@ def test_a_restarted_run_decides_the_same_until_the_disk_is_full(whole, inputs):
     assert min(steps) == SAVED + 1, "went on from the checkpoint"
     assert [d for d in resumed.decisions() if d["step"] <= LAST] == whole.decisions
     for step in range(SAVED + 1, LAST + 1):
-        for key in (*COMPARED, "agpo/step_kl", "agpo/tokens/generated_cumulative", "agpo/state/updates",
-                    "agpo/step_size/scale"):  # fmt: skip
+        for key in (
+            *COMPARED,
+            "agpo/step_kl",
+            "agpo/tokens/generated_cumulative",
+            "agpo/state/updates",
+            "agpo/step_size/scale",
+        ):
             assert steps[step][key] == whole.steps[step][key], (step, key)

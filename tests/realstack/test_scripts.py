@@ -26,13 +26,25 @@ def script(tmp_path):
     marker = new_run_id()
 
     def run(name, *overrides, **knobs):
-        environment = os.environ | stack.python_env() | knobs | {
-            "CPU": "1", "OUT": str(tmp_path), "AGPO_NO_SETUP": "1", MARKER: marker,
-        }  # fmt: skip
+        environment = (
+            os.environ
+            | stack.python_env()
+            | knobs
+            | {
+                "CPU": "1",
+                "OUT": str(tmp_path),
+                "AGPO_NO_SETUP": "1",
+                MARKER: marker,
+            }
+        )
         done = subprocess.run(
             ["bash", f"scripts/{name}", *overrides],
-            cwd=stack.ROOT, env=environment, capture_output=True, text=True, timeout=2 * stack.START_LIMIT,
-        )  # fmt: skip
+            cwd=stack.ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=2 * stack.START_LIMIT,
+        )
         assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
         lines = [json.loads(line) for path in tmp_path.glob("metrics.*.jsonl") for line in path.open()]
         return done.stdout, {line["step"]: line["data"] for line in lines}

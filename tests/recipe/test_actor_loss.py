@@ -374,7 +374,9 @@ def test_without_an_adaptive_loss_nothing_is_passed_forward() -> None:
 def test_floored_groups_are_counted() -> None:
     columns = clip_columns([0.1] * 4, [0.28] * 4) | {GROUP_WEIGHT: torch.tensor([0.0, 0.0, 1.0, 0.5])}
     _, metrics, gradient = MicroBatch().run(actor_loss, actor_config(), **columns)
-    sums = {name: metrics[f"{METRIC_PREFIX}{name}"].aggregate() for name in
-            ("adaptive_rows", "adaptive_weight_sum", "floored_rows")}  # fmt: skip
+    sums = {
+        name: metrics[f"{METRIC_PREFIX}{name}"].aggregate()
+        for name in ("adaptive_rows", "adaptive_weight_sum", "floored_rows")
+    }
     assert sums == {"adaptive_rows": 4.0, "adaptive_weight_sum": 1.5, "floored_rows": 2.0}
     assert not gradient[: sum(MicroBatch.lengths[0]) + sum(MicroBatch.lengths[1])].any()

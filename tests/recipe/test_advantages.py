@@ -174,9 +174,12 @@ def test_verls_own_multi_trajectory_call_reaches_ours() -> None:
 def of(outcomes: list[float], **other: Any) -> RowContext:
     rows = len(outcomes)
     return RowContext(
-        [f"s{i}" for i in range(rows)], [True] * rows, [True] * rows, torch.tensor(outcomes),
+        [f"s{i}" for i in range(rows)],
+        [True] * rows,
+        [True] * rows,
+        torch.tensor(outcomes),
         **{"tokens": torch.full((rows,), 3), "truncated": torch.zeros(rows, dtype=torch.bool)} | other,
-    )  # fmt: skip
+    )
 
 
 def computed(
@@ -214,9 +217,13 @@ def test_what_leaves_the_loss_and_the_length_part_come_back() -> None:
 
 def test_rows_of_one_session_share_what_its_last_row_got() -> None:
     context = RowContext(
-        ["a", "a", "b"], [False, True, True], [True] * 3, torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0, 9, 9]),
+        ["a", "a", "b"],
+        [False, True, True],
+        [True] * 3,
+        torch.tensor([1.0, 1.0, 0.0]),
+        torch.tensor([0, 9, 9]),
         torch.zeros(3, dtype=torch.bool),
-    )  # fmt: skip
+    )
     advantages, made = computed({}, [0.0, 1.0, 0.0], context, ["p"] * 3)
     assert advantages[0] == advantages[1] > 0 > advantages[2]
     assert made.in_loss.tolist() == [True] * 3

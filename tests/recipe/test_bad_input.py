@@ -103,7 +103,7 @@ CONTENTS: dict[str, bytes] = {
     "yaml without its default": b"defaults:\n  - nowhere\n",
     **{f"row: {name}": json.dumps(row).encode() + b"\n" for name, row in ROWS.items()},
     **{f"parquet row: {name}": parquet_bytes({k: [v] for k, v in row.items()}) for name, row in ROWS.items()},
-}  # fmt: skip
+}
 
 
 def put(path: Path, what: str) -> Path:
@@ -157,14 +157,28 @@ def commands(tmp: Path, good: Path) -> dict[str, tuple[str, Make]]:
         "data prepare json": (".json", lambda f, o: ["data", "prepare", "sat_math", "--from", f, "--out", o]),
         "data prepare parquet": (".parquet", lambda f, o: ["data", "prepare", "amc23", "--from", f, "--out", o]),
         "data prepare --custom": (
-            ".jsonl", lambda f, o: ["data", "prepare", "cmath", "--from", f, "--split", "test", "--custom", "--out", o]
+            ".jsonl",
+            lambda f, o: ["data", "prepare", "cmath", "--from", f, "--split", "test", "--custom", "--out", o],
         ),
         "data prepare --against": (
-            ".parquet", lambda f, o: ["data", "prepare", "gsm8k", "--from", good, "--out", o, "--against", f]
+            ".parquet",
+            lambda f, o: ["data", "prepare", "gsm8k", "--from", good, "--out", o, "--against", f],
         ),
         "data prepare --tokenizer": (
-            "", lambda f, o: ["data", "prepare", "gsm8k", "--from", good, "--out", o, "--max-prompt-tokens", "5",
-                              "--tokenizer", f]
+            "",
+            lambda f, o: [
+                "data",
+                "prepare",
+                "gsm8k",
+                "--from",
+                good,
+                "--out",
+                o,
+                "--max-prompt-tokens",
+                "5",
+                "--tokenizer",
+                f,
+            ],
         ),
         "data check train": (".parquet", lambda f, o: ["data", "check", f, "--against", good]),
         "data check jsonl": (".jsonl", lambda f, o: ["data", "check", f, "--against", good]),
@@ -172,31 +186,58 @@ def commands(tmp: Path, good: Path) -> dict[str, tuple[str, Make]]:
         "data show": (".parquet", lambda f, o: ["data", "show", f]),
         "data show jsonl": (".jsonl", lambda f, o: ["data", "show", f]),
         "data mix": (
-            ".parquet", lambda f, o: ["data", "mix", f"{f.parent.name}=1", "--from", f.parent.parent, "--split", f.stem,
-                                      "--out", o, "--size", 3]
+            ".parquet",
+            lambda f, o: [
+                "data",
+                "mix",
+                f"{f.parent.name}=1",
+                "--from",
+                f.parent.parent,
+                "--split",
+                f.stem,
+                "--out",
+                o,
+                "--size",
+                3,
+            ],
         ),
         "data mix manifest": (
-            ".manifest.json", lambda f, o: ["data", "mix", f"{f.parent.name}=1", "--from", f.parent.parent, "--split",
-                                            beside(good, f), "--out", o, "--size", 3]
+            ".manifest.json",
+            lambda f, o: [
+                "data",
+                "mix",
+                f"{f.parent.name}=1",
+                "--from",
+                f.parent.parent,
+                "--split",
+                beside(good, f),
+                "--out",
+                o,
+                "--size",
+                3,
+            ],
         ),
         "eval --data": (".parquet", lambda f, o: [*evaluation, "--data", f, "--out", o]),
         "eval --compare": ("", lambda f, o: [*evaluation, "--data", good, "--out", o, "--compare", f]),
         "eval --compare header": (
-            "header.json", lambda f, o: [*evaluation, "--data", good, "--out", o, "--compare", finished(f.parent)]
+            "header.json",
+            lambda f, o: [*evaluation, "--data", good, "--out", o, "--compare", finished(f.parent)],
         ),
         "eval --compare verdicts": (
-            "verdicts.jsonl", lambda f, o: [*evaluation, "--data", good, "--out", o, "--compare", finished(f.parent)]
+            "verdicts.jsonl",
+            lambda f, o: [*evaluation, "--data", good, "--out", o, "--compare", finished(f.parent)],
         ),
         "eval --model": ("", lambda f, o: ["eval", "--model", f, "--data", good, "--out", o]),
         "eval --model config": (
-            "config.json", lambda f, o: ["eval", "--model", weights(f.parent), "--data", good, "--out", o]
+            "config.json",
+            lambda f, o: ["eval", "--model", weights(f.parent), "--data", good, "--out", o],
         ),
         "eval --reward": (".py", lambda f, o: [*evaluation, "--data", good, "--out", o, "--reward", f"{f}:judge"]),
         "report file": (".jsonl", lambda f, o: ["report", f, "--out", o / "r.html"]),
         "plan yaml": (".yaml", lambda f, o: ["plan", f]),
         "plan --diff": (".yaml", lambda f, o: ["plan", "qwen14b", "--diff", f]),
         "plan script": (".sh", lambda f, o: ["plan", f]),
-    }  # fmt: skip
+    }
 
 
 def weights(folder: Path) -> Path:
@@ -276,9 +317,19 @@ def is_fine(name: str, what: str) -> bool:
 
 
 PLANNED = [
-    "empty", "noise", "zeros", "bad UTF-8", "UTF-16", "nested", "nested object", "huge number", "null", "text",
-    *(what for what in THINGS if what.startswith(("yaml", "a ", "an "))), "nothing",
-]  # fmt: skip
+    "empty",
+    "noise",
+    "zeros",
+    "bad UTF-8",
+    "UTF-16",
+    "nested",
+    "nested object",
+    "huge number",
+    "null",
+    "text",
+    *(what for what in THINGS if what.startswith(("yaml", "a ", "an "))),
+    "nothing",
+]
 DIFFED = ["yaml", "nested", "bad UTF-8", "a pipe", "nothing"]
 SCRIPTS = ["empty", "noise", "bad UTF-8", "a folder", "a pipe", "nothing"]
 BAD_PROMPTS = [name for name in ROWS if "prompt" in name]
@@ -315,8 +366,14 @@ def test_a_report_on_broken_files_is_a_report(what: str, tmp_path: Path, capsys:
     run.mkdir()
     (run / "metrics.jsonl").write_text(line + "\n")
     step = run / "checkpoints" / "global_step_1"
-    for place in ("metrics.2.jsonl", "run.json", "rollouts/1.jsonl", "checkpoints/agpo_decisions.jsonl",
-                  step / "agpo_state.json", step / "agpo_ledger.json"):  # fmt: skip
+    for place in (
+        "metrics.2.jsonl",
+        "run.json",
+        "rollouts/1.jsonl",
+        "checkpoints/agpo_decisions.jsonl",
+        step / "agpo_state.json",
+        step / "agpo_ledger.json",
+    ):
         put(run / place, what)
     code, out, said = ended(["report", run, "--out", tmp_path / "report.html"], capsys)
     assert (code, said) == (0, "") and "run: 1 steps" in out
@@ -383,11 +440,24 @@ def test_numbers(number: str, tmp_path: Path, good: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize(
     "override",
-    ["data.train_batch_size=abc", "data.train_batch_size=[1]", f"data.train_batch_size={HUGE}", "trainer.nnodes=null",
-     "algorithm.agpo=5", "algorithm.agpo.clip=x", "algorithm.agpo.token_budget=-1", "actor_rollout_ref.model.path=null",
-     "actor_rollout_ref=7", "no.such.key=1", "=", "data.val_files={a: 1}", "trainer.logger=1",
-     "data.train_batch_size=${nowhere}", "data.max_prompt_length=1e999"],
-)  # fmt: skip
+    [
+        "data.train_batch_size=abc",
+        "data.train_batch_size=[1]",
+        f"data.train_batch_size={HUGE}",
+        "trainer.nnodes=null",
+        "algorithm.agpo=5",
+        "algorithm.agpo.clip=x",
+        "algorithm.agpo.token_budget=-1",
+        "actor_rollout_ref.model.path=null",
+        "actor_rollout_ref=7",
+        "no.such.key=1",
+        "=",
+        "data.val_files={a: 1}",
+        "trainer.logger=1",
+        "data.train_batch_size=${nowhere}",
+        "data.max_prompt_length=1e999",
+    ],
+)
 def test_overrides_of_wrong_types(override: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, said = ended(["plan", "qwen14b", override], capsys)
     if code != 2:

@@ -71,8 +71,12 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
-    for path, words in ((tmp_path / "pipe", "named pipe"), (tmp_path / "folder", "a folder"),
-                        (Path("/dev/null"), "device"), (tmp_path / "file" / "x", "is a file")):  # fmt: skip
+    for path, words in (
+        (tmp_path / "pipe", "named pipe"),
+        (tmp_path / "folder", "a folder"),
+        (Path("/dev/null"), "device"),
+        (tmp_path / "file" / "x", "is a file"),
+    ):
         with pytest.raises((FileError, NotADirectoryError), match=words):
             write_text(path, "x")
     assert names(tmp_path) == ["file", "folder", "pipe"]

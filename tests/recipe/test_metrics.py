@@ -30,8 +30,10 @@ SUMS = {
         "nonfinite_tokens": 1.0,
     }.items()
 }
-ADAPTIVE_LOSS = {f"{METRIC_PREFIX}{key}": v for key, v in
-                 {"adaptive_rows": 8.0, "adaptive_weight_sum": 6.0, "floored_rows": 2.0}.items()}  # fmt: skip
+ADAPTIVE_LOSS = {
+    f"{METRIC_PREFIX}{key}": v
+    for key, v in {"adaptive_rows": 8.0, "adaptive_weight_sum": 6.0, "floored_rows": 2.0}.items()
+}
 
 
 def clipped(groups: StepGroups, state: ControllerState, config: RunConfig) -> StepGroups:

@@ -66,19 +66,21 @@ def hover(view: QWebEngineView, x: float, y: float) -> None:
     target = view.focusProxy() or view
     place = QPointF(x, y)
     event = QMouseEvent(
-        QMouseEvent.Type.MouseMove, place, target.mapToGlobal(QPoint(int(x), int(y))), Qt.MouseButton.NoButton,
-        Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier,
-    )  # fmt: skip
+        QMouseEvent.Type.MouseMove,
+        place,
+        target.mapToGlobal(QPoint(int(x), int(y))),
+        Qt.MouseButton.NoButton,
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+    )
     QApplication.sendEvent(target, event)
 
 
 def painted(image: QImage) -> bool:
     """Whether something stands in the lowest quarter of a picture."""
     colours = {
-        image.pixel(x, y)
-        for y in range(3 * image.height() // 4, image.height(), 7)
-        for x in range(0, image.width(), 7)
-    }  # fmt: skip
+        image.pixel(x, y) for y in range(3 * image.height() // 4, image.height(), 7) for x in range(0, image.width(), 7)
+    }
     return len(colours) > 2
 
 

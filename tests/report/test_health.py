@@ -141,9 +141,17 @@ def test_baseline_answers_what_verl_logs(tmp_path: Path) -> None:
     found = findings(read_run(runs.grpo_run(tmp_path)))
     measured = {f.check.name for f in found if f.verdict is not Verdict.UNKNOWN}
     assert measured == {
-        "entropy_lost", "entropy_grown", "drift", "clip_fraction", "clip_idle", "cut_off", "learner_gap", "gradients",
-        "missing_steps", "bad_lines",
-    }  # fmt: skip
+        "entropy_lost",
+        "entropy_grown",
+        "drift",
+        "clip_fraction",
+        "clip_idle",
+        "cut_off",
+        "learner_gap",
+        "gradients",
+        "missing_steps",
+        "bad_lines",
+    }
     assert overall(found) is Verdict.OK
 
 

@@ -113,10 +113,23 @@ def test_every_curve_of_a_full_run_is_drawn(tmp_path: Path) -> None:
     parsed = Parsed(page([read_run(runs.agpo_run(tmp_path, 30))]))
     titles = re.findall(r"(.+?)\.", "\n".join(a["aria-label"] or "" for t, a in parsed.tags if a.get("role") == "img"))
     for title in (
-        "Accuracy, sums", "Reward", "Response length", "Policy entropy", "Step KL", "Clipped tokens",
-        "Sampler against learner", "Temperature tau", "Clip ratio eps, lower", "Prompts at a bound", "Reasons",
-        "Over prompts", "Tokens by use", "Verdicts", "Prompts solved", "Generated tokens",
-    ):  # fmt: skip
+        "Accuracy, sums",
+        "Reward",
+        "Response length",
+        "Policy entropy",
+        "Step KL",
+        "Clipped tokens",
+        "Sampler against learner",
+        "Temperature tau",
+        "Clip ratio eps, lower",
+        "Prompts at a bound",
+        "Reasons",
+        "Over prompts",
+        "Tokens by use",
+        "Verdicts",
+        "Prompts solved",
+        "Generated tokens",
+    ):
         assert title in titles, title
     assert "Not in the log" not in parsed.text
 

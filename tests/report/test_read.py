@@ -57,8 +57,9 @@ def test_damaged_lines_are_counted_and_named(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert run.steps == 3
     assert {note.name: note.bad for note in run.files} == {
-        "metrics.000.jsonl": [5, 6, 7, 8, 9, 10], "agpo_decisions.jsonl": [13],
-    }  # fmt: skip
+        "metrics.000.jsonl": [5, 6, 7, 8, 9, 10],
+        "agpo_decisions.jsonl": [13],
+    }
 
 
 def test_values_that_are_no_finite_numbers_are_left_out(tmp_path: Path) -> None:

@@ -15,8 +15,24 @@ from recipe.agpo.rewards.canonical import canonical, same
 from recipe.agpo.rewards.extract import MAX_CHARACTERS, final_answer, last_line, last_value, tidy
 from recipe.agpo.rewards.verdict import Work
 
-HALVES = ("1/2", "0.5", ".50", "\\frac12", "\\frac{1}{2}", "\\dfrac{1}{2}", "$0.5$", "½", "二分之一", "2/4", "x = 0.5",
-          "5e-1", "5\\times10^{-1}", "\\left(\\frac{1}{2}\\right)", "0.5 cm", "０.５")  # fmt: skip
+HALVES = (
+    "1/2",
+    "0.5",
+    ".50",
+    "\\frac12",
+    "\\frac{1}{2}",
+    "\\dfrac{1}{2}",
+    "$0.5$",
+    "½",
+    "二分之一",
+    "2/4",
+    "x = 0.5",
+    "5e-1",
+    "5\\times10^{-1}",
+    "\\left(\\frac{1}{2}\\right)",
+    "0.5 cm",
+    "０.５",
+)
 HOSTILE = {
     "braces": "{" * 10_000,
     "closed braces": "\\boxed{" + "{" * 9_000 + "}" * 9_001,
@@ -154,9 +170,17 @@ def test_golds_that_can(gold: str) -> None:
 
 @pytest.mark.parametrize(
     ("unit", "dimension", "factor"),
-    [("cm", "length", 0.01), ("km", "length", 1000.0), ("kJ", "energy", 1000.0), ("minutes", "time", 60.0),
-     ("m^2", "area", 1.0), ("cm^{3}", "volume", 1e-6), ("mL", "volume", 1e-6), ("nm", "length", 1e-9)],
-)  # fmt: skip
+    [
+        ("cm", "length", 0.01),
+        ("km", "length", 1000.0),
+        ("kJ", "energy", 1000.0),
+        ("minutes", "time", 60.0),
+        ("m^2", "area", 1.0),
+        ("cm^{3}", "volume", 1e-6),
+        ("mL", "volume", 1e-6),
+        ("nm", "length", 1e-9),
+    ],
+)
 def test_units(unit: str, dimension: str, factor: float) -> None:
     found = numeric.dimension(unit)
     assert found is not None and found[0] == dimension and found[1] == pytest.approx(factor)

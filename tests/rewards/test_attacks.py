@@ -28,10 +28,20 @@ def attacks(target: str) -> list[str]:
     spelled = []
     for code in (write, descriptors, grader):
         spelled += [
-            code, f"eval({code!r})", f"1 + {code}", f"(2 * ({code}))", f"x = {code}", f"\\frac{{{code}}}{{2}}",
-            f"\\operatorname{{eval}}({code!r})", f"\\text{{{code}}}", f"\\mathrm{{S}}({code!r})", f"\\sqrt{{{code}}}",
-            f"\\begin{{pmatrix}}{code} & 1\\end{{pmatrix}}", f"\\{{{code}, 1\\}}", f"sympify({code!r})",
-        ]  # fmt: skip
+            code,
+            f"eval({code!r})",
+            f"1 + {code}",
+            f"(2 * ({code}))",
+            f"x = {code}",
+            f"\\frac{{{code}}}{{2}}",
+            f"\\operatorname{{eval}}({code!r})",
+            f"\\text{{{code}}}",
+            f"\\mathrm{{S}}({code!r})",
+            f"\\sqrt{{{code}}}",
+            f"\\begin{{pmatrix}}{code} & 1\\end{{pmatrix}}",
+            f"\\{{{code}, 1\\}}",
+            f"sympify({code!r})",
+        ]
     return spelled
 
 
@@ -43,8 +53,11 @@ def verifier() -> Iterator[Verifier]:
 
 @pytest.mark.parametrize("kind", sorted(GOLDS))
 def test_answers_that_attack_are_wrong_and_change_nothing(verifier: Verifier, kind: str, tmp_path: Path) -> None:
-    responses = [form % attack for attack in attacks(str(tmp_path / "written"))
-                 for form in ("\\boxed{%s}", "$%s$", "The answer is $%s$", "<answer>%s</answer>")]  # fmt: skip
+    responses = [
+        form % attack
+        for attack in attacks(str(tmp_path / "written"))
+        for form in ("\\boxed{%s}", "$%s$", "The answer is $%s$", "<answer>%s</answer>")
+    ]
     found = verifier.verify_many([Item(response, GOLDS[kind], kind) for response in responses])
     wrong = [(r, v) for r, v in zip(responses, found, strict=True) if v.outcome != 0.0 or not v.judged]
     assert wrong == []
@@ -71,9 +84,13 @@ def test_math_verify_compiles_nothing_but_arithmetic() -> None:
     )
     texts = [*attacks("/nowhere/written"), "1 + 2*3 = x", "open('x')", "(1 + 2) * 3"]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, input=json.dumps(texts), capture_output=True,
-        text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=ROOT,
+        input=json.dumps(texts),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     compiled = [source for source in json.loads(done.stdout) if source != "from sympy import *"]  # parse_expr's own
     assert compiled, "the hook sees what is compiled"
     # What is left are sympy's constructors of numbers, between operators and brackets.

@@ -51,13 +51,28 @@ def test_remarks_and_statements(response: str, answer: str) -> None:
 @pytest.mark.parametrize(
     ("joint", "answer"),
     [
-        (", ", "4, 11"), (" and ", "4, 11"), ("、", "4, 11"), ("和", "4, 11"), ("; ", "4, 11"), ("$ and $", "4, 11"),
-        ("\\) or \\(", "4, 11"), (" \\quad \\text{and} \\quad ", "4, 11"), ("\\text{ or }", "4, 11"),
-        ("$, or maybe $", "4, 11"), (",\n", "4, 11"), ("\\]\nand\n\\[y = ", "4, 11"), ("，以及", "4, 11"),
-        (". Then ", "11"), (" so ", "11"), ("\n\n", "11"), (" ", "11"), (" = ", "11"),
-        (" and hence ", "11"), ("", "11"),
+        (", ", "4, 11"),
+        (" and ", "4, 11"),
+        ("、", "4, 11"),
+        ("和", "4, 11"),
+        ("; ", "4, 11"),
+        ("$ and $", "4, 11"),
+        ("\\) or \\(", "4, 11"),
+        (" \\quad \\text{and} \\quad ", "4, 11"),
+        ("\\text{ or }", "4, 11"),
+        ("$, or maybe $", "4, 11"),
+        (",\n", "4, 11"),
+        ("\\]\nand\n\\[y = ", "4, 11"),
+        ("，以及", "4, 11"),
+        (". Then ", "11"),
+        (" so ", "11"),
+        ("\n\n", "11"),
+        (" ", "11"),
+        (" = ", "11"),
+        (" and hence ", "11"),
+        ("", "11"),
     ],
-)  # fmt: skip
+)
 def test_boxes_are_joined_alike_in_responses_and_in_golds(joint: str, answer: str) -> None:
     solution = f"We find $\\boxed{{4}}{joint}\\boxed{{11}}$."
     found = final_answer(solution)
@@ -132,9 +147,17 @@ def test_denials_and_hedges(answer: str, kept: str | None, left_open: bool) -> N
 
 @pytest.mark.parametrize(
     "response",
-    ["The answer is 72 but maybe 73.", "So 72 is not the answer.", "\\boxed{\\text{not }72}", "not \\boxed{72}",
-     "\\boxed{72} is not the answer", "The answer is 72. Or maybe the answer is 73.", "So it is 73 or 72", "72不对"],
-)  # fmt: skip
+    [
+        "The answer is 72 but maybe 73.",
+        "So 72 is not the answer.",
+        "\\boxed{\\text{not }72}",
+        "not \\boxed{72}",
+        "\\boxed{72} is not the answer",
+        "The answer is 72. Or maybe the answer is 73.",
+        "So it is 73 or 72",
+        "72不对",
+    ],
+)
 @pytest.mark.parametrize("module", [maths, numeric])
 def test_what_is_denied_or_left_open_is_wrong_for_each_of_its_numbers(module, response: str) -> None:
     for number in ("72", "73"):
@@ -165,9 +188,22 @@ def test_invisible_characters_are_those_that_unicode_calls_control_or_format() -
 
 @pytest.mark.parametrize(
     "token",
-    ["</s>", "<s>", "<eos>", "<|im_end|>", "<|endoftext|>", "<｜end▁of▁sentence｜>", "<end_of_turn>",
-     "[EOS]", "[/INST]", "<EOS>", "<pad>", "<|eot_id|>", "[SEP]"],
-)  # fmt: skip
+    [
+        "</s>",
+        "<s>",
+        "<eos>",
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<｜end▁of▁sentence｜>",
+        "<end_of_turn>",
+        "[EOS]",
+        "[/INST]",
+        "<EOS>",
+        "<pad>",
+        "<|eot_id|>",
+        "[SEP]",
+    ],
+)
 def test_tokens_of_a_tokeniser_are_no_part_of_an_answer(token: str) -> None:
     for response in (f"The answer is 7{token}", f"\\boxed{{7}}{token}{token}", f"#### 7{token}\n"):
         found = final_answer(response)
@@ -186,12 +222,54 @@ def test_formulas() -> None:
 
 
 FRAGMENTS = (
-    "answer is ", "answer to a ", "answer (", "answer, ", "#### ", "# ", "**Answer**\n", "答案是", "选",
-    "\\boxed{", "\\boxed{1},", "\\boxed 1 ", "$", "$1", "$1$ and ", "\\(", "\\[", "\\[ \\( ",
-    "\\begin{math}", "\\text{", "& ", "not 1 ", "1, not ", "1 or ", "1 but maybe ", "because ",
-    "1 is wrong ", "<think>", "</think>", "<", "<|a", "\u200b", "1,", "- ", "12 pi ", "A ", "A B ",
-    "(A) ", "A is ", "only A ", "A错误", "\n", ". ", "**", "(", "or the answer is ", "where $x>0$ ",
-)  # fmt: skip
+    "answer is ",
+    "answer to a ",
+    "answer (",
+    "answer, ",
+    "#### ",
+    "# ",
+    "**Answer**\n",
+    "答案是",
+    "选",
+    "\\boxed{",
+    "\\boxed{1},",
+    "\\boxed 1 ",
+    "$",
+    "$1",
+    "$1$ and ",
+    "\\(",
+    "\\[",
+    "\\[ \\( ",
+    "\\begin{math}",
+    "\\text{",
+    "& ",
+    "not 1 ",
+    "1, not ",
+    "1 or ",
+    "1 but maybe ",
+    "because ",
+    "1 is wrong ",
+    "<think>",
+    "</think>",
+    "<",
+    "<|a",
+    "\u200b",
+    "1,",
+    "- ",
+    "12 pi ",
+    "A ",
+    "A B ",
+    "(A) ",
+    "A is ",
+    "only A ",
+    "A错误",
+    "\n",
+    ". ",
+    "**",
+    "(",
+    "or the answer is ",
+    "where $x>0$ ",
+)
 
 
 def judged_s(fragment: str, length: int) -> float:

@@ -68,17 +68,38 @@ def attacks(target: Path) -> list[str]:
         "[setattr(c, 'score_answer', lambda *a: 1.0) for c, _ in __import__('reasoning_gym').factory.DATASETS.values()]"
     )
     return [
-        write, system, descriptors, scorer,
-        f"eval({system!r})", f"exec({scorer!r})", f'sympify("{system}")', f"S({descriptors!r})",
-        f"parse_expr({scorer!r})", f"(lambda: {write})()", f"f'{{{system}}}'", f"open({str(target)!r}, 'w').write('x')",
+        write,
+        system,
+        descriptors,
+        scorer,
+        f"eval({system!r})",
+        f"exec({scorer!r})",
+        f'sympify("{system}")',
+        f"S({descriptors!r})",
+        f"parse_expr({scorer!r})",
+        f"(lambda: {write})()",
+        f"f'{{{system}}}'",
+        f"open({str(target)!r}, 'w').write('x')",
         f"Symbol.__class__.__base__.__subclasses__()[0] or {write}",
         f"x.__init__.__globals__['__builtins__'] or {write}",
-        f"({write}, 1)[1]", f"[{write}]", f"{{1: {write}}}", f"[x for x in [{write}]]", f"(y := {write})",
-        f"1 if {write} else 2", f"sqrt({write})", f"Integral({write}, x)", f"eval(\n{system!r})",
+        f"({write}, 1)[1]",
+        f"[{write}]",
+        f"{{1: {write}}}",
+        f"[x for x in [{write}]]",
+        f"(y := {write})",
+        f"1 if {write} else 2",
+        f"sqrt({write})",
+        f"Integral({write}, x)",
+        f"eval(\n{system!r})",
         f"\uff45val({system!r})",  # a fullwidth letter, which Python reads as e
-        f"__builtins__['eval']({system!r})", f"exp(x, {write})", f"log(*[{write}])", f"sin(x={write})",
-        f"'A'.join(['B', {write} and 'C'])", f"lambdify(x, {system!r})()", f"Function({system!r})(x)",
-    ]  # fmt: skip
+        f"__builtins__['eval']({system!r})",
+        f"exp(x, {write})",
+        f"log(*[{write}])",
+        f"sin(x={write})",
+        f"'A'.join(['B', {write} and 'C'])",
+        f"lambdify(x, {system!r})()",
+        f"Function({system!r})(x)",
+    ]
 
 
 def test_every_data_set_was_looked_at() -> None:
@@ -99,8 +120,12 @@ def test_own_answers_score_as_they_do_directly(verifier: Verifier, drawn) -> Non
         (*what, outcome) for what, outcome in zip(expected, found, strict=True) if outcome != pytest.approx(what[2])
     ] == []
     assert {name for name, _, marks in expected if marks == 1.0} == set(RULES) - {
-        "boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour",  # have no answer of their own
-    }  # fmt: skip
+        "boxnet",
+        "graph_color",
+        "propositional_logic",
+        "rubiks_cube",
+        "rush_hour",  # have no answer of their own
+    }
 
 
 def test_answers_that_attack_are_wrong_and_change_nothing(verifier: Verifier, drawn, tmp_path: Path) -> None:
@@ -112,11 +137,19 @@ def test_answers_that_attack_are_wrong_and_change_nothing(verifier: Verifier, dr
         own, reference = entry["answer"], gold(name, entry)
         spelled = [*texts, *map("\\boxed{{{}}}".format, texts)]
         if RULES[name].evaluates:  # others look for a number or a word in the text
-            spelled += [form.format(a=attack, own=own) for attack in texts for form in (
-                "<answer>{own} + {a}</answer>", "<answer>{a} + {own}</answer>", "<answer>{own}, {a}</answer>",
-                "<answer>{own}\n{a}</answer>", "<answer>[{own}, {a}]</answer>", "<answer>({own}) * ({a})</answer>",
-                "<answer>{own} # {a}</answer>",
-            )]  # fmt: skip
+            spelled += [
+                form.format(a=attack, own=own)
+                for attack in texts
+                for form in (
+                    "<answer>{own} + {a}</answer>",
+                    "<answer>{a} + {own}</answer>",
+                    "<answer>{own}, {a}</answer>",
+                    "<answer>{own}\n{a}</answer>",
+                    "<answer>[{own}, {a}]</answer>",
+                    "<answer>({own}) * ({a})</answer>",
+                    "<answer>{own} # {a}</answer>",
+                )
+            ]
         items += [Item(response, reference, "gym") for response in spelled]
     found = verifier.verify_many(items)
     assert [
@@ -129,8 +162,10 @@ def test_answers_that_attack_are_wrong_and_change_nothing(verifier: Verifier, dr
     for name, rows in drawn.items():
         entry, marks = rows[1]
         if marks == 1.0:
-            right, wrong = (verifier.verify(f"<answer>{text}</answer>", gold(name, entry), "gym")
-                            for text in (entry["answer"], "wrong: 987654321"))  # fmt: skip
+            right, wrong = (
+                verifier.verify(f"<answer>{text}</answer>", gold(name, entry), "gym")
+                for text in (entry["answer"], "wrong: 987654321")
+            )
             assert (right.outcome, wrong.outcome) == (1.0, 0.0), name
 
 
@@ -155,9 +190,13 @@ def test_plain_scorers_evaluate_nothing(drawn) -> None:
     tasks = [json.loads(gold(name, entry)) for name, entry in rows.items()]
     texts = ["1", "[1]", '{"a": 1}', "x", "1 + 1", "__import__('os').getpid()", "eval('1')", "'a'", "(1, 2)", "a=1"]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, input=json.dumps([tasks, texts]),
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=ROOT,
+        input=json.dumps([tasks, texts]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     # These two evaluate a part of the entry, which its rule has checked; ast.parse compiles nothing that runs.
     lines = [line for line in done.stdout.splitlines() if not line.startswith(("bitwise_arithmetic", "number_sorting"))]
     assert lines == []
@@ -248,19 +287,85 @@ def test_entries_of_a_composite_are_scored_by_their_own_data_set(verifier: Verif
 
 def test_what_the_grammars_take() -> None:
     assert all(map(arithmetic, ["1", "-(2 + 3)*4/5 - 6", " 1+2 ", "(((1)))"]))
-    refused = ["", "2**3", "2^3", "1.5", "1e3", "1_0", "1j", "x", "1,2", "1 if 1 else 2", "not 1", "1//2",
-               "1%2", "(1", "1\n+2", "٣", "1" * 41, "(" * 41 + "1" + ")" * 41, "1+" * 3000 + "1", "-" * 30 + "1",
-               "()", "1 2", "1 # 2"]  # fmt: skip
+    refused = [
+        "",
+        "2**3",
+        "2^3",
+        "1.5",
+        "1e3",
+        "1_0",
+        "1j",
+        "x",
+        "1,2",
+        "1 if 1 else 2",
+        "not 1",
+        "1//2",
+        "1%2",
+        "(1",
+        "1\n+2",
+        "٣",
+        "1" * 41,
+        "(" * 41 + "1" + ")" * 41,
+        "1+" * 3000 + "1",
+        "-" * 30 + "1",
+        "()",
+        "1 2",
+        "1 # 2",
+    ]
     assert [text for text in refused if arithmetic(text)] == []
     names, functions = frozenset("x"), frozenset({"sin"})
     taken = ["x**2", "sin(x)", "2**x", "x**(1/2)", "x**-3", "(x**10)**10", "1.5e3*x", "sin(sin(x))**2"]
     assert [text for text in taken if not formula(text, names, functions)] == []
-    refused = ["y", "sin", "cos(x)", "sin(x, x)", "sin(*x)", "sin(x=1)", "sin()", "x(2)", "x.real", "x[0]", "x**9**9",
-               "x**1001", "((x**100)**100)**100", "1e999", "1e-999", "x if x else x", "x, x", "sin(x)(x)", "lambda: x",
-               "x**(9**9)", "x@x", "x//x", "x and x", "x == x", "'x'", "True", "None", "x**1e9",
-               "sin(\"x\")"]  # fmt: skip
+    refused = [
+        "y",
+        "sin",
+        "cos(x)",
+        "sin(x, x)",
+        "sin(*x)",
+        "sin(x=1)",
+        "sin()",
+        "x(2)",
+        "x.real",
+        "x[0]",
+        "x**9**9",
+        "x**1001",
+        "((x**100)**100)**100",
+        "1e999",
+        "1e-999",
+        "x if x else x",
+        "x, x",
+        "sin(x)(x)",
+        "lambda: x",
+        "x**(9**9)",
+        "x@x",
+        "x//x",
+        "x and x",
+        "x == x",
+        "'x'",
+        "True",
+        "None",
+        "x**1e9",
+        'sin("x")',
+    ]
     assert [text for text in refused if formula(text, names, functions)] == []
     assert literal("[[1, -2], (3, 'Q')]", "[Q_]") and literal("()", "")
-    refused = ["[x]", "['QQ']", "{1: 2}", "{1}", "[1.5]", "[1 + 1]", "[*[1]]", "[b'Q']", "[f'Q']", "1", "'Q'", "[True]",
-               "[[" * 30 + "]]" * 30, "[None]", "[1][0]", "[1 for _ in [1]]", "[...]"]  # fmt: skip
+    refused = [
+        "[x]",
+        "['QQ']",
+        "{1: 2}",
+        "{1}",
+        "[1.5]",
+        "[1 + 1]",
+        "[*[1]]",
+        "[b'Q']",
+        "[f'Q']",
+        "1",
+        "'Q'",
+        "[True]",
+        "[[" * 30 + "]]" * 30,
+        "[None]",
+        "[1][0]",
+        "[1 for _ in [1]]",
+        "[...]",
+    ]
     assert [text for text in refused if literal(text, "[Q_]")] == []

@@ -178,9 +178,17 @@ def test_a_killed_owner_leaves_no_worker_behind() -> None:
 
 @pytest.mark.parametrize(
     ("job", "status"),
-    [("busy", TIMEOUT), ("sleep", TIMEOUT), ("exit", CRASHED), ("kill_itself", CRASHED), ("eat_memory", CRASHED),
-     ("fail", RAISED), ("fail_beyond_exception", RAISED), ("unserialisable", RAISED)],
-)  # fmt: skip
+    [
+        ("busy", TIMEOUT),
+        ("sleep", TIMEOUT),
+        ("exit", CRASHED),
+        ("kill_itself", CRASHED),
+        ("eat_memory", CRASHED),
+        ("fail", RAISED),
+        ("fail_beyond_exception", RAISED),
+        ("unserialisable", RAISED),
+    ],
+)
 def test_a_confined_job_costs_its_worker_nothing(pool: WorkerPool, job: str, status: str) -> None:
     limit = 0.1 if status == TIMEOUT else 5.0
     before = {pool.submit(JOBS + "pid", []).result().value for _ in range(8)}

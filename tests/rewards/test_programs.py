@@ -67,17 +67,37 @@ def fenced(source: str, label: str = "python", fence: str = "```", indent: str =
         ("Yes", "YES", False),
         ("1.2.30", "1.2.3", False),
     ],
-)  # fmt: skip
+)
 def test_when_outputs_are_equal(ours: str, expected: str, equal: bool) -> None:
     assert same_output(ours, expected) is equal
 
 
 @pytest.mark.parametrize(
     "label",
-    ["python", "Python", "py", "py3", "python3", "python3.11", "python 3", "py311", "{.python}", "{python}", "ipython",
-     "{.python .numberLines}", "{#a .python}", "python title=\"a\"", "python,linenos", "lang=python", "python:main.py",
-     "main.py", "pypy3", " python ", ""],
-)  # fmt: skip
+    [
+        "python",
+        "Python",
+        "py",
+        "py3",
+        "python3",
+        "python3.11",
+        "python 3",
+        "py311",
+        "{.python}",
+        "{python}",
+        "ipython",
+        "{.python .numberLines}",
+        "{#a .python}",
+        'python title="a"',
+        "python,linenos",
+        "lang=python",
+        "python:main.py",
+        "main.py",
+        "pypy3",
+        " python ",
+        "",
+    ],
+)
 def test_labels_that_mean_python(label: str) -> None:
     assert find_program(f"So:\n{fenced(SOLUTION, label)}\n") == (SOLUTION, True)
 
@@ -107,7 +127,7 @@ def test_labels_that_mean_something_else(label: str) -> None:
         "<think>\n" + fenced(OTHER) + "\n</think>\n" + fenced(SOLUTION),
         "```python\nprint('never closed\n\nOnce more:\n" + fenced(SOLUTION),
     ],
-)  # fmt: skip
+)
 def test_fences_of_every_kind(response: str) -> None:
     found, in_fence = find_program(response)
     assert (found.replace("\r", ""), in_fence) == (SOLUTION, True)
@@ -150,7 +170,7 @@ def test_code_without_a_fence_counts_without_the_form() -> None:
         fenced(OTHER, ""),
         fenced("echo 1 | python solution.py", "bash"),
     ],
-)  # fmt: skip
+)
 def test_what_stands_behind_the_solution_does_not_replace_it(behind: str) -> None:
     assert find_program(f"{fenced(SOLUTION)}\nFor example:\n{behind}\n") == (SOLUTION, True)
     assert find_program(f"For example:\n{behind}\nThe program:\n{fenced(SOLUTION)}") == (SOLUTION, True)
@@ -165,9 +185,22 @@ def test_the_last_of_several_solutions_counts() -> None:
     assert find_program(fenced(SOLUTION) + "\nBetter:\n" + fenced(broken)) == (broken, True)
 
 
-@pytest.mark.parametrize("source", ["-" * 100_000 + "1", "(" * 100_000, "x" + ".a" * 60_000, "1" + "+1" * 60_000,
-                                    "[" * 90 + "]" * 90, "x\x00y", "if 1:\n" * 100, "\ud800", "- " * 50_000,
-                                    "f(" * 90 + ")" * 90, "not " * 30_000 + "1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "-" * 100_000 + "1",
+        "(" * 100_000,
+        "x" + ".a" * 60_000,
+        "1" + "+1" * 60_000,
+        "[" * 90 + "]" * 90,
+        "x\x00y",
+        "if 1:\n" * 100,
+        "\ud800",
+        "- " * 50_000,
+        "f(" * 90 + ")" * 90,
+        "not " * 30_000 + "1",
+    ],
+)
 def test_a_program_that_is_hard_to_parse_is_still_found(source: str) -> None:
     assert find_program(fenced(source))[0] == source
     assert find_program(fenced(SOLUTION) + "\n" + fenced(source))[1]

@@ -57,43 +57,65 @@ def cases() -> dict[str, Case]:
     return {
         # The two wrong answers are one vote: only symbolic comparison can tell.
         "math": Case(
-            "math", "\\frac{1}{2}",
+            "math",
+            "\\frac{1}{2}",
             ("So it is $\\boxed{\\sqrt{18}}$.", "Hence \\boxed{3\\sqrt{2}}", "The answer is 50\\%.", "#### 0.5"),
             (0.0, 0.0, 1.0, 1.0),
         ),
         "choice": Case(
-            "choice", "B", ("因此，故选：B", "答案为C", "The answer is (B).", "The result is 8, so 8 cm."),
-            (1.0, 0.0, 1.0, 1.0), options,
+            "choice",
+            "B",
+            ("因此，故选：B", "答案为C", "The answer is (B).", "The result is 8, so 8 cm."),
+            (1.0, 0.0, 1.0, 1.0),
+            options,
         ),
         "numeric": Case(
-            "numeric", "1.6e3",
-            ("The answer is $1.6 \\times 10^{3}$ m", "The answer is 1.7e3 m",
-             "\\boxed{1.6\\text{ km}}", "I don't know."),
-            (1.0, 0.0, 1.0, 0.0), {"rel_tol": 0.01, "abs_tol": 0, "unit": "m"}, (OK, OK, OK, NO_ANSWER),
+            "numeric",
+            "1.6e3",
+            (
+                "The answer is $1.6 \\times 10^{3}$ m",
+                "The answer is 1.7e3 m",
+                "\\boxed{1.6\\text{ km}}",
+                "I don't know.",
+            ),
+            (1.0, 0.0, 1.0, 0.0),
+            {"rel_tol": 0.01, "abs_tol": 0, "unit": "m"},
+            (OK, OK, OK, NO_ANSWER),
         ),
         "text": Case(
-            "text", "Lake Geneva",
+            "text",
+            "Lake Geneva",
             ("The answer is lake  geneva.", "The answer is Lake Zurich", "\\boxed{LAKE GENEVA}", "The answer is lake."),
-            (1.0, 0.0, 1.0, 0.0), {"normalise": True},
+            (1.0, 0.0, 1.0, 0.0),
+            {"normalise": True},
         ),
         "code": Case(
-            "code", tests, (PRINT_SUM, ENDLESS, OPENS_FILE, "print it yourself"),
-            (1.0, 0.0, 0.0, 0.0), {"language": "python3", "time_limit_s": 5.0, "memory_limit_mb": 256},
+            "code",
+            tests,
+            (PRINT_SUM, ENDLESS, OPENS_FILE, "print it yourself"),
+            (1.0, 0.0, 0.0, 0.0),
+            {"language": "python3", "time_limit_s": 5.0, "memory_limit_mb": 256},
             (OK, LIMIT, OK, NO_ANSWER),
         ),
         "gym": Case(
-            "gym", gym,
-            (f"<answer>{answer}</answer>", "<answer>no number</answer>", f"The answer is {answer}",
-             "<answer>-1</answer>"),
+            "gym",
+            gym,
+            (
+                f"<answer>{answer}</answer>",
+                "<answer>no number</answer>",
+                f"The answer is {answer}",
+                "<answer>-1</answer>",
+            ),
             (1.0, 0.0, 1.0, 0.0),
         ),
         "gold": Case("math", "", ("\\boxed{1}",) * 4, (None,) * 4, {}, (BAD_GOLD,) * 4),
         "costly": Case(
-            "math", "x^2+1",
+            "math",
+            "x^2+1",
             ("\\boxed{x^2+1}", COSTLY, "\\boxed{x^2-1}", "\\boxed{1+x^2}"),
             (1.0, 0.0, 0.0, 1.0),
         ),
-    }  # fmt: skip
+    }
 
 
 # An ordinary looking answer that sympy would expand for more than 40 s: wrong, and not "not judged".
@@ -127,12 +149,15 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[outcomes.
     folder = tmp_path_factory.mktemp("tokenizer")
     build_tokenizer().save_pretrained(folder)
     with initialize_config_dir(str(CONFIG_FOLDER), version_base=None):
-        config = compose("quickstart", [
-            "hydra.searchpath=[pkg://verl.trainer.config]",
-            f"actor_rollout_ref.model.path={folder}",
-            "reward.custom_reward_function.path=pkg://recipe.agpo.rewards",
-            "+reward.custom_reward_function.reward_kwargs={time_limit_s:6.0}",
-        ])  # fmt: skip
+        config = compose(
+            "quickstart",
+            [
+                "hydra.searchpath=[pkg://verl.trainer.config]",
+                f"actor_rollout_ref.model.path={folder}",
+                "reward.custom_reward_function.path=pkg://recipe.agpo.rewards",
+                "+reward.custom_reward_function.reward_kwargs={time_limit_s:6.0}",
+            ],
+        )
     agpo = RunConfig()
 
     async def score_all() -> dict[str, list[outcomes.Scored]]:
@@ -141,9 +166,12 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[outcomes.
         async def score(case: Case, text: str) -> outcomes.Scored:
             answer = await worker.compute_score(row(case, text, worker.input_tokenizer))
             return outcomes.judge(
-                answer["reward_score"], answer["reward_extra_info"], text,
-                outcome_key=agpo.outcome_key, vote_key=agpo.vote_key,
-            )  # fmt: skip
+                answer["reward_score"],
+                answer["reward_extra_info"],
+                text,
+                outcome_key=agpo.outcome_key,
+                vote_key=agpo.vote_key,
+            )
 
         groups = [asyncio.gather(*(score(case, text) for text in case.responses)) for case in cases().values()]
         return dict(zip(cases(), map(list, await asyncio.gather(*groups)), strict=True))

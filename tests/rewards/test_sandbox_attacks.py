@@ -166,9 +166,13 @@ def test_limits_priorities_and_names_of_others(off: tuple[str, ...]) -> None:
     import resource
 
     here = (
-        os.sched_getaffinity(0), resource.getrlimit(resource.RLIMIT_NOFILE), os.uname().nodename,
-        os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), Path("/proc/sysvipc/shm").read_text(),
-    )  # fmt: skip
+        os.sched_getaffinity(0),
+        resource.getrlimit(resource.RLIMIT_NOFILE),
+        os.uname().nodename,
+        os.getpriority(os.PRIO_PROCESS, 0),
+        os.sched_getscheduler(0),
+        Path("/proc/sysvipc/shm").read_text(),
+    )
     program = f"""
 import resource
 x86 = os.uname().machine == "x86_64"
@@ -189,9 +193,13 @@ print(
 """
     ran = attack(program, off)
     after = (
-        os.sched_getaffinity(0), resource.getrlimit(resource.RLIMIT_NOFILE), os.uname().nodename,
-        os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), Path("/proc/sysvipc/shm").read_text(),
-    )  # fmt: skip
+        os.sched_getaffinity(0),
+        resource.getrlimit(resource.RLIMIT_NOFILE),
+        os.uname().nodename,
+        os.getpriority(os.PRIO_PROCESS, 0),
+        os.sched_getscheduler(0),
+        Path("/proc/sysvipc/shm").read_text(),
+    )
     assert ran.status == OK and here == after, ran
     if "seccomp" not in off:
         assert "True" not in ran.stdout, ran.stdout
@@ -199,28 +207,97 @@ print(
 
 # Name -> numbers on x86_64 and aarch64. Each would reach something outside, or what no limit bounds.
 REFUSED = {
-    "chmod": (90, None), "fchmod": (91, 52), "chown": (92, None), "utimensat": (280, 88), "setxattr": (188, 5),
-    "socket": (41, 198), "socketpair": (53, 199), "fork": (57, None), "vfork": (58, None), "execve": (59, 221),
-    "execveat": (322, 281), "ptrace": (101, 117), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
-    "chroot": (161, 51), "unshare": (272, 97), "setns": (308, 268), "fsopen": (430, 430), "fsconfig": (431, 431),
-    "fsmount": (432, 432), "fspick": (433, 433), "open_tree": (428, 428), "move_mount": (429, 429),
-    "mount_setattr": (442, 442), "open_tree_attr": (467, 467), "fanotify_init": (300, 262), "inotify_init1": (294, 26),
-    "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "msgget": (68, 186),
-    "semget": (64, 190), "mq_open": (240, 180), "swapon": (167, 224), "acct": (163, 89), "quotactl": (179, 60),
-    "syslog": (103, 116), "sethostname": (170, 161), "setdomainname": (171, 162), "settimeofday": (164, 170),
-    "clock_settime": (227, 112), "adjtimex": (159, 171), "clock_adjtime": (305, 266), "reboot": (169, 142),
-    "kexec_load": (246, 104), "init_module": (175, 105), "bpf": (321, 280), "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282), "io_uring_setup": (425, 425), "keyctl": (250, 219), "add_key": (248, 217),
-    "request_key": (249, 218), "setsid": (112, 157), "setpgid": (109, 154), "capset": (126, 91), "setuid": (105, 146),
-    "setgroups": (116, 159), "personality": (135, 92), "sched_setaffinity": (203, 122), "sched_setattr": (314, 274),
-    "sched_setscheduler": (144, 119), "setpriority": (141, 140), "ioprio_set": (251, 30), "migrate_pages": (256, 238),
-    "move_pages": (279, 239), "process_vm_writev": (311, 271), "process_madvise": (440, 440), "pidfd_open": (434, 434),
-    "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424), "rt_sigqueueinfo": (129, 138), "tkill": (200, 130),
-    "kcmp": (312, 272), "mlock": (149, 228), "mlockall": (151, 230), "linkat": (265, 37), "mknodat": (259, 33),
-    "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "flock": (73, 32), "sync": (162, 81),
-    "seccomp": (317, 277), "landlock_create_ruleset": (444, 444), "openat2": (437, 437), "fallocate": (285, 47),
-    "unknown to us": (472, 472), "of the future": (900, 900), "x32": (0x40000000 + 39, 0x40000000 + 39),
-}  # fmt: skip
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "chown": (92, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "fork": (57, None),
+    "vfork": (58, None),
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "ptrace": (101, 117),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "mount_setattr": (442, 442),
+    "open_tree_attr": (467, 467),
+    "fanotify_init": (300, 262),
+    "inotify_init1": (294, 26),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "mq_open": (240, 180),
+    "swapon": (167, 224),
+    "acct": (163, 89),
+    "quotactl": (179, 60),
+    "syslog": (103, 116),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "reboot": (169, 142),
+    "kexec_load": (246, 104),
+    "init_module": (175, 105),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "keyctl": (250, 219),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "setsid": (112, 157),
+    "setpgid": (109, 154),
+    "capset": (126, 91),
+    "setuid": (105, 146),
+    "setgroups": (116, 159),
+    "personality": (135, 92),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setscheduler": (144, 119),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438),
+    "pidfd_send_signal": (424, 424),
+    "rt_sigqueueinfo": (129, 138),
+    "tkill": (200, 130),
+    "kcmp": (312, 272),
+    "mlock": (149, 228),
+    "mlockall": (151, 230),
+    "linkat": (265, 37),
+    "mknodat": (259, 33),
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
+    "flock": (73, 32),
+    "sync": (162, 81),
+    "seccomp": (317, 277),
+    "landlock_create_ruleset": (444, 444),
+    "openat2": (437, 437),
+    "fallocate": (285, 47),
+    "unknown to us": (472, 472),
+    "of the future": (900, 900),
+    "x32": (0x40000000 + 39, 0x40000000 + 39),
+}
 
 
 @without("seccomp")
@@ -410,8 +487,11 @@ print(json.dumps(results))
         os.chmod(folder, 0o777)
         done = subprocess.run(
             [sys.executable, "-c", code, json.dumps([TOOLS + text for text in texts])],
-            capture_output=True, text=True, check=True, env=os.environ | {"TMPDIR": folder},
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"TMPDIR": folder},
+        )
         assert os.listdir(folder) == []
     found: list[list[str]] = json.loads(done.stdout)
     return found
@@ -477,8 +557,13 @@ def test_limits_of_the_namespaces_cannot_be_lifted(off: tuple[str, ...]) -> None
     if "namespaces" in off:
         pytest.skip("they are taken away")
     names = (
-        "kernel/shmmni", "kernel/shmall", "kernel/msgmni", "kernel/sem", "user/max_user_namespaces", "kernel/hostname",
-    )  # fmt: skip
+        "kernel/shmmni",
+        "kernel/shmall",
+        "kernel/msgmni",
+        "kernel/sem",
+        "user/max_user_namespaces",
+        "kernel/hostname",
+    )
     text = f"result = [n for n in {names} if succeeds(lambda: open('/proc/sys/' + n, 'w').write('9 9 9 9'))]"
     assert as_ordinary_user([text], off) == [[OK, "[]"]]
 

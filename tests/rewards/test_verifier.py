@@ -105,9 +105,16 @@ def test_which_program_of_a_response_counts(verifier: Verifier) -> None:
 
 
 def test_programs_that_behave_alike_vote_alike(verifier: Verifier) -> None:
-    key = {body: verifier.verify(program(body), TESTS, "code").vote_key for body in (
-        "print(sum(map(int, input().split())))", "a, b = input().split()\nprint(int(a) + int(b))", "print(4)",
-        "print(2 + 2)", "print(5)")}  # fmt: skip
+    key = {
+        body: verifier.verify(program(body), TESTS, "code").vote_key
+        for body in (
+            "print(sum(map(int, input().split())))",
+            "a, b = input().split()\nprint(int(a) + int(b))",
+            "print(4)",
+            "print(2 + 2)",
+            "print(5)",
+        )
+    }
     keys = list(key.values())
     assert keys[0] == keys[1] and keys[2] == keys[3] and len(set(keys)) == 3
 
@@ -227,8 +234,9 @@ def test_whose_fault_it_is(monkeypatch: pytest.MonkeyPatch, job, response, gold,
 
 def test_a_bad_reference_answer_costs_its_time_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def judge(response, gold, args):
-        return Work("tests.rewards.jobs:hang_on", ["slow", "slow"], lambda _: Judgement(1.0, True, ""), 0.2,
-                    ["slow", "slow"])  # fmt: skip
+        return Work(
+            "tests.rewards.jobs:hang_on", ["slow", "slow"], lambda _: Judgement(1.0, True, ""), 0.2, ["slow", "slow"]
+        )
 
     monkeypatch.setattr(maths_module, "judge", judge)
     with WorkerPool(workers=1) as pool:

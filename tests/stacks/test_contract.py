@@ -205,11 +205,17 @@ def test_verl(tmp_path: Path) -> None:
     def groups_of(outcomes: Outcomes, keys: Keys, signals: StepSignals, config: AGPOConfig) -> StepGroups:
         rows = [
             Row(
-                uid=f"{p:03d}", session=g, outcome=outcomes[p][g], vote_key=keys[p][g] or "", role=PROBE,
-                status="lost" if math.isnan(outcomes[p][g]) else "ok", entropy=signals.policy_entropy or 0.0,
+                uid=f"{p:03d}",
+                session=g,
+                outcome=outcomes[p][g],
+                vote_key=keys[p][g] or "",
+                role=PROBE,
+                status="lost" if math.isnan(outcomes[p][g]) else "ok",
+                entropy=signals.policy_entropy or 0.0,
             )
-            for p in range(len(outcomes)) for g in range(len(outcomes[p]))
-        ]  # fmt: skip
+            for p in range(len(outcomes))
+            for g in range(len(outcomes[p]))
+        ]
         return gather(rows, config)
 
     def clip(
@@ -236,9 +242,12 @@ def test_verl(tmp_path: Path) -> None:
 
     def loss(log_prob: torch.Tensor, old: torch.Tensor, adv: torch.Tensor, mask: torch.Tensor, *eps: Any) -> Any:
         config = ActorConfig(
-            strategy="fsdp2", rollout_n=4, ppo_mini_batch_size=4, ppo_micro_batch_size_per_gpu=4,
+            strategy="fsdp2",
+            rollout_n=4,
+            ppo_mini_batch_size=4,
+            ppo_micro_batch_size_per_gpu=4,
             policy_loss=PolicyLossConfig(loss_mode="agpo"),
-        )  # fmt: skip
+        )
         for name, column in zip(("clip_ratio_low", "clip_ratio_high"), eps, strict=True):
             object.__setattr__(config, name, column.unsqueeze(-1))
         return agpo_policy_loss(old, log_prob, adv.unsqueeze(-1).expand_as(old), mask, "token-mean", config)[0]
@@ -308,10 +317,16 @@ def test_trl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         scored = (log_prob, torch.zeros_like(old), None)
         monkeypatch.setattr(trl.GRPOTrainer, "_get_per_token_logps_and_entropies", lambda *args, **kwargs: scored)
         columns = {
-            "prompt_ids": torch.zeros(4, 1).long(), "prompt_mask": torch.ones(4, 1).long(),
-            "completion_ids": torch.zeros(4, 3).long(), "completion_mask": mask, "old_per_token_logps": old,
-            "advantages": adv, TAU: torch.ones(4), EPS_LOW: eps[0], EPS_HIGH: eps[1],
-        }  # fmt: skip
+            "prompt_ids": torch.zeros(4, 1).long(),
+            "prompt_mask": torch.ones(4, 1).long(),
+            "completion_ids": torch.zeros(4, 3).long(),
+            "completion_mask": mask,
+            "old_per_token_logps": old,
+            "advantages": adv,
+            TAU: torch.ones(4),
+            EPS_LOW: eps[0],
+            EPS_HIGH: eps[1],
+        }
         return trainer._compute_loss(trainer.model, columns)
 
     in_trl = Integration(

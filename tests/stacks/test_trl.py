@@ -298,9 +298,15 @@ def test_the_loss_is_that_of_agpo_core(batch: tuple[Any, dict[str, Any]], monkey
     found = loss_of(trainer, inputs | {EPS_LOW: low, EPS_HIGH: high})
     assert trainer._scored is not None
     wanted, metrics = policy_loss(
-        trainer._scored[0], inputs["old_per_token_logps"], inputs["advantages"], inputs["completion_mask"], low, high,
-        dual_clip=None, mode="seq-mean-token-mean",
-    )  # fmt: skip
+        trainer._scored[0],
+        inputs["old_per_token_logps"],
+        inputs["advantages"],
+        inputs["completion_mask"],
+        low,
+        high,
+        dual_clip=None,
+        mode="seq-mean-token-mean",
+    )
     assert metrics["clip_fraction_low"] > 0 and metrics["clip_fraction_high"] > 0
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 

@@ -120,9 +120,11 @@ def _connected_rows(ranks: int, folder: Path | None, where: str) -> Iterator[Row
         yield _collective_row(workers)
     except ray.exceptions.GetTimeoutError:
         yield Row(
-            "ranks", FAIL, f"{ranks} processes did not answer in {RAY_TIMEOUT_S:.0f} s",
+            "ranks",
+            FAIL,
+            f"{ranks} processes did not answer in {RAY_TIMEOUT_S:.0f} s",
             "see `ray status`: another job may hold the GPUs",
-        )  # fmt: skip
+        )
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
         fix = "look at the network between the nodes: NCCL_DEBUG=INFO, NCCL_SOCKET_IFNAME"

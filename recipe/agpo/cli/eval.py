@@ -129,9 +129,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     template = f"chat {model.template_hash()}" if settings.template == "chat" else "plain"
     header = runs.header(
-        arguments.model, model.fingerprint(), settings.identity(), template, benchmarks, protocol, arguments.limit,
+        arguments.model,
+        model.fingerprint(),
+        settings.identity(),
+        template,
+        benchmarks,
+        protocol,
+        arguments.limit,
         judging.identity(),
-    )  # fmt: skip
+    )
     chunk = arguments.chunk or max(1, generate.CHUNK_RESPONSES[platform] // protocol.samples)
     task = runs.Task(benchmarks, protocol, header, pass_at, maj_at, chunk)
     try:

@@ -19,10 +19,16 @@ from recipe.agpo.files import kind_of, parse_json, read_text
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MANY_FILES = 20  # above this the manifest keeps one hash over all of them
 _SPLIT_WORDS = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "eval": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "eval": "test",
+    "testing": "test",
+}
 _NOT_DATA = re.compile(r"^\.|\.manifest\.json$|\.skipped\.jsonl$|^dataset_infos?\.json$|^state\.json$")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

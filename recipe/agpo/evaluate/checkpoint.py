@@ -17,10 +17,18 @@ from recipe.agpo.files import FileError, read_json
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # Files that affect how the weights are used: shape, tokenizer, chat template, end tokens.
 SETTINGS = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-    "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
     "chat_template.json",
-)  # fmt: skip
+)
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 SAMPLE_BYTES = 1 << 20
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

@@ -124,12 +124,17 @@ def _curves(rows: Sequence[Result]) -> list[str]:
 def _comparison(comparison: Result) -> list[str]:
     body = [
         [
-            row["name"], str(row["problems"]), _interval(row["difference"], signed=True),
-            str(row["wins"]), str(row["losses"]), str(row["ties"]), f"{row['p_value']:.2g}",
+            row["name"],
+            str(row["problems"]),
+            _interval(row["difference"], signed=True),
+            str(row["wins"]),
+            str(row["losses"]),
+            str(row["ties"]),
+            f"{row['p_value']:.2g}",
             f"{row['only_here']} / {row['only_there']}",
         ]
         for row in comparison["benchmarks"]
-    ]  # fmt: skip
+    ]
     lines = [
         f"## Against {comparison['other_model']} ({comparison['other']})",
         "",

@@ -91,9 +91,15 @@ def _arguments(target: str) -> tuple[str, list[str]]:
         )
     environment = {"AGPO_PYTHON": sys.executable, **os.environ, "AGPO_DRY_RUN": "1"}
     process = subprocess.Popen(
-        ["bash", "--", target], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
-    )  # fmt: skip
+        ["bash", "--", target],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
     try:
         said, complained = process.communicate(timeout=SCRIPT_S)
     except subprocess.TimeoutExpired:

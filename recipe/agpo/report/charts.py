@@ -127,9 +127,15 @@ def empty_panel(title: str, unit: str, missing: str) -> str:
 
 
 def _figure(
-    title: str, unit: str, reads: str, body: str, axis: Axis, data: list[dict[str, list[float]]], said: str,
+    title: str,
+    unit: str,
+    reads: str,
+    body: str,
+    axis: Axis,
+    data: list[dict[str, list[float]]],
+    said: str,
     kind: str = "line",
-) -> str:  # fmt: skip
+) -> str:
     curves = escape(json.dumps(data, separators=(",", ":")))
     cursor = f'<line class="cursor" x1="0" x2="0" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>' if data else ""
     return (

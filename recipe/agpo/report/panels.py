@@ -185,11 +185,16 @@ def _controller(frame: Frame, index: int, name: str, title: str) -> list[str]:
     return [
         line_panel(title, "per step", curves, frame.steps, guides=guides, missing=NO_CONTROLLER),
         histogram_panel(
-            "Over prompts", "last fifth, share", values, colour, low=low, high=high,
+            "Over prompts",
+            "last fifth, share",
+            values,
+            colour,
+            low=low,
+            high=high,
             missing="no decisions of it (agpo_decisions.jsonl)",
         ),
         stack_panel("Reasons", "share of prompts", reasons, REASONS, frame.steps, missing=NO_CONTROLLER),
-    ]  # fmt: skip
+    ]
 
 
 # title, unit, key: parts that most runs leave off, so only what some run has logged is shown
@@ -214,10 +219,17 @@ def _tokens(frame: Frame) -> Section:
     budgets = sorted({budget for run in frame.runs if (budget := measures.token_budget(run))})
     guides = [Guide(float(budget), "budget") for budget in budgets]
     shared = [
-        line_panel("Generated tokens", "cumulative", cumulative, frame.steps, guides=guides, from_zero=True,
-                   missing="agpo/tokens/generated_cumulative"),
+        line_panel(
+            "Generated tokens",
+            "cumulative",
+            cumulative,
+            frame.steps,
+            guides=guides,
+            from_zero=True,
+            missing="agpo/tokens/generated_cumulative",
+        ),
         frame.panel("Time per step", "seconds", "perf/time_per_step", from_zero=True),
-    ]  # fmt: skip
+    ]
     by_run = [
         [stack_panel("Tokens by use", "per step", _use_of_tokens(run), TOKENS, frame.steps, missing=OUR_LOG)]
         for run in frame.runs

@@ -55,9 +55,21 @@ _REPEATING = re.compile(
 )
 _ORDINAL = re.compile(r"\s*(?:\^\s*\{?\s*)?(?:th|st|nd|rd)\s*\}?(?![a-zA-Z])")
 _MAGNITUDES = {
-    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
-    "lakh": 10**5, "crore": 10**7, "百": 10**2, "千": 10**3, "万": 10**4, "亿": 10**8, "萬": 10**4, "億": 10**8,
-}  # fmt: skip
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+    "lakh": 10**5,
+    "crore": 10**7,
+    "百": 10**2,
+    "千": 10**3,
+    "万": 10**4,
+    "亿": 10**8,
+    "萬": 10**4,
+    "億": 10**8,
+}
 _MAGNITUDE = re.compile(
     rf"\s*(?:({'|'.join(m for m in _MAGNITUDES if m.isascii())})s?(?![a-zA-Z])"
     r"|(百(?!分)|千(?![米克瓦卡焦帕赫伏安升字])|[万亿萬億]))",

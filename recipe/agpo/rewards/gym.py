@@ -77,8 +77,11 @@ def _readings(response: str) -> tuple[list[str], bool]:
                 break
     tidied = found.text if found else ""
     # The box or tag must be the one whose content is the final answer.
-    exact = [raw.strip() if "\n" not in raw.strip() else raw.strip("\n").rstrip() for raw in verbatim
-             if not found or tidy(readable(raw)) == tidied]  # fmt: skip
+    exact = [
+        raw.strip() if "\n" not in raw.strip() else raw.strip("\n").rstrip()
+        for raw in verbatim
+        if not found or tidy(readable(raw)) == tidied
+    ]
     answers = list(dict.fromkeys(answer for answer in (tidied, *exact[:1]) if answer.strip()))
     if answers:
         return answers, True

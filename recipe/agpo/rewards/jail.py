@@ -530,8 +530,11 @@ def enter_namespaces(settings: dict) -> bool:
     # No user namespaces within, where capabilities could be had again. Without seccomp: no System V memory, messages
     # or semaphores, which belong to no process and have no size limit.
     for name, text in (
-        ("user/max_user_namespaces", "0"), ("kernel/shmmni", "0"), ("kernel/msgmni", "0"), ("kernel/sem", "0 0 0 0"),
-    ):  # fmt: skip
+        ("user/max_user_namespaces", "0"),
+        ("kernel/shmmni", "0"),
+        ("kernel/msgmni", "0"),
+        ("kernel/sem", "0 0 0 0"),
+    ):
         with contextlib.suppress(OSError), open(f"/proc/sys/{name}", "w", encoding="ascii") as file:
             file.write(text)
     return True
@@ -641,9 +644,17 @@ def confine(settings: dict, spaces: bool) -> tuple:
 
 def limits(settings: dict, processes: bool) -> None:
     wanted = {
-        "AS": settings["memory"], "CPU": int(settings["cpu_s"]) + 2, "FSIZE": settings["disk"] + SLACK_BYTES,
-        "NOFILE": 64, "CORE": 1, "MEMLOCK": 0, "MSGQUEUE": 0, "SIGPENDING": 256, "NICE": 0, "RTPRIO": 0,
-    }  # fmt: skip
+        "AS": settings["memory"],
+        "CPU": int(settings["cpu_s"]) + 2,
+        "FSIZE": settings["disk"] + SLACK_BYTES,
+        "NOFILE": 64,
+        "CORE": 1,
+        "MEMLOCK": 0,
+        "MSGQUEUE": 0,
+        "SIGPENDING": 256,
+        "NICE": 0,
+        "RTPRIO": 0,
+    }
     if processes:
         wanted["NPROC"] = THREADS
     for name, value in wanted.items():
@@ -741,8 +752,11 @@ def seccomp(confined: bool, counted: bool, truncates: bool) -> "int | None":
 
     def opening(index: int) -> list:
         emptied = [
-            (0x54, 0, 0, os.O_TRUNC | os.O_ACCMODE), (0x15, 1, 0, os.O_TRUNC), (0x15, 0, 1, os.O_TRUNC | 3), refuse,
-        ]  # fmt: skip
+            (0x54, 0, 0, os.O_TRUNC | os.O_ACCMODE),
+            (0x15, 1, 0, os.O_TRUNC),
+            (0x15, 0, 1, os.O_TRUNC | 3),
+            refuse,
+        ]
         return [argument(index), (0x45, 0, 1, no_write), refuse, *([] if truncates else emptied), opened]
 
     checked = numbers(CHECKED)

@@ -57,13 +57,40 @@ class Union:
 Node = Leaf | Items | Relation | Union
 
 _SIGNS = {
-    "=": "=", ":=": "=", "==": "=", "\\approx": "~", "≈": "~", "\\sim": "~", "\\simeq": "~", "\\doteq": "~", "~=": "~",
-    "<": "<", ">": ">", "\\lt": "<", "\\gt": ">", "<=": "<=", ">=": ">=", "\\le": "<=", "\\leq": "<=",
-    "\\leqslant": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=", "≤": "<=", "≥": ">=", "!=": "!=", "≠": "!=",
-    "\\ne": "!=", "\\neq": "!=", "\\in": "in", "∈": "in",
-}  # fmt: skip
-_SIGN = re.compile(r"\\(?:approx|simeq|sim|doteq|lt|gt|leqslant|leq|le|geqslant|geq|ge|neq|ne|in)(?![a-zA-Z])"
-                   r"|~=|:=|==|<=|>=|!=|[=<>≈≤≥≠∈]")  # fmt: skip
+    "=": "=",
+    ":=": "=",
+    "==": "=",
+    "\\approx": "~",
+    "≈": "~",
+    "\\sim": "~",
+    "\\simeq": "~",
+    "\\doteq": "~",
+    "~=": "~",
+    "<": "<",
+    ">": ">",
+    "\\lt": "<",
+    "\\gt": ">",
+    "<=": "<=",
+    ">=": ">=",
+    "\\le": "<=",
+    "\\leq": "<=",
+    "\\leqslant": "<=",
+    "\\ge": ">=",
+    "\\geq": ">=",
+    "\\geqslant": ">=",
+    "≤": "<=",
+    "≥": ">=",
+    "!=": "!=",
+    "≠": "!=",
+    "\\ne": "!=",
+    "\\neq": "!=",
+    "\\in": "in",
+    "∈": "in",
+}
+_SIGN = re.compile(
+    r"\\(?:approx|simeq|sim|doteq|lt|gt|leqslant|leq|le|geqslant|geq|ge|neq|ne|in)(?![a-zA-Z])"
+    r"|~=|:=|==|<=|>=|!=|[=<>≈≤≥≠∈]"
+)
 _SEPARATOR = re.compile(
     r"\s*(?:[,、]\s*)?(?:(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|(?<=[\d)}])or(?=[A-Z(])|[和或及与且])\s*|\s*[,、]\s*"
 )
@@ -75,9 +102,16 @@ _SYSTEM = re.compile(r"\s*\\begin\{(?:cases|aligned)\}([^&]*)\\end\{(?:cases|ali
 _CONDITION = re.compile(r"(?<=[\w)}])\s*\(\s*([a-zA-Z]\s*(?:\\in(?![a-zA-Z])|∈)[^()]{1,40})\)\s*$")
 _OPENING, _CLOSING = "([{⟨", ")]}⟩"
 _BRACKETS = (
-    ("\\{", "\\}", "set"), ("\\lbrace", "\\rbrace", "set"), ("\\langle", "\\rangle", "()"), ("⟨", "⟩", "()"),
-    ("{", "}", "set"), ("(", ")", "()"), ("[", "]", "[]"), ("(", "]", "(]"), ("[", ")", "[)"),
-)  # fmt: skip
+    ("\\{", "\\}", "set"),
+    ("\\lbrace", "\\rbrace", "set"),
+    ("\\langle", "\\rangle", "()"),
+    ("⟨", "⟩", "()"),
+    ("{", "}", "set"),
+    ("(", ")", "()"),
+    ("[", "]", "[]"),
+    ("(", "]", "(]"),
+    ("[", ")", "[)"),
+)
 GREEK = (
     "alpha|beta|gamma|Gamma|delta|Delta|epsilon|varepsilon|zeta|eta|theta|Theta|vartheta|iota|kappa|lambda|Lambda|mu|nu"
     "|xi|Xi|rho|varrho|sigma|Sigma|tau|upsilon|phi|Phi|varphi|chi|psi|Psi|omega|Omega|ell|hbar|pi|Pi"

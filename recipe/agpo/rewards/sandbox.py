@@ -326,10 +326,20 @@ def _readable(more: Sequence[str]) -> list[str]:
     """Where the interpreter and its libraries lie, and ``more``."""
     interpreter = os.path.realpath(sys.executable)
     paths = {
-        sys.base_prefix, sys.base_exec_prefix, str(Path(interpreter).parent), "/usr/lib", "/usr/lib64", "/lib",
-        "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/zero",
+        sys.base_prefix,
+        sys.base_exec_prefix,
+        str(Path(interpreter).parent),
+        "/usr/lib",
+        "/usr/lib64",
+        "/lib",
+        "/lib64",
+        "/usr/share/zoneinfo",
+        "/etc/ld.so.cache",
+        "/etc/localtime",
+        "/dev/urandom",
+        "/dev/zero",
         *(os.path.abspath(path) for path in more),
-    }  # fmt: skip
+    }
     # A whole system prefix would make every program's files readable.
     whole = {"/", "/usr", "/usr/local"}
     paths |= {f"{prefix}/{name}" for prefix in paths & whole for name in ("lib", "lib64")}

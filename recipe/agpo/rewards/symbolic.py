@@ -71,8 +71,19 @@ _STAR_POWER = re.compile(r"(?:\*\*|\^)\s*(-?\d{2,}|-\d)")
 _LETTER = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 _DECIMAL_POWER = re.compile(r"\^\s*\{\s*(-?\d{0,4})\.(\d{1,6})\s*\}")
 _BASED = re.compile(r"\(?\s*([0-9A-Za-z]+)\s*\)?\s*_\s*(?:(\d)|\{\s*(?:\\text\s*\{)?\s*(\w+)\s*\}?\s*\})")
-_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-          "twelve": 12, "sixteen": 16}  # fmt: skip
+_BASES = {
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "twelve": 12,
+    "sixteen": 16,
+}
 _EMPTY = re.compile(r"\\(?:emptyset|varnothing)|∅")
 _CLOCK = re.compile(r"\d{1,2}(?::\d{2}){1,2}")
 _INTEGERS = frozenset("nkmNKM")

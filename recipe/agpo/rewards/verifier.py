@@ -39,11 +39,23 @@ KINDS = ("math", "choice", "numeric", "text", "code", "gym")
 _MODULES = {kind: f"recipe.agpo.rewards.{'maths' if kind == 'math' else kind}" for kind in KINDS}
 # Beginnings of data_source names, for data sets that other tools have prepared.
 _SOURCES = {
-    "openai/gsm8k": "math", "gsm8k": "math", "lighteval/math": "math", "hendrycks": "math", "math": "math",
-    "aime": "math", "amc": "math", "cmath": "math", "gaokao_math_cloze": "math", "gaokao_math_qa": "choice",
-    "mmlu": "choice", "sat_math": "choice", "minerva": "numeric", "ocw": "numeric", "code_contests": "code",
+    "openai/gsm8k": "math",
+    "gsm8k": "math",
+    "lighteval/math": "math",
+    "hendrycks": "math",
+    "math": "math",
+    "aime": "math",
+    "amc": "math",
+    "cmath": "math",
+    "gaokao_math_cloze": "math",
+    "gaokao_math_qa": "choice",
+    "mmlu": "choice",
+    "sat_math": "choice",
+    "minerva": "numeric",
+    "ocw": "numeric",
+    "code_contests": "code",
     "reasoning_gym": "gym",
-}  # fmt: skip
+}
 _MERGEABLE = ("x:", "n:")
 _CONTROLS = 10_000  # remembered: which reference answers can be judged
 _CLASSES = "recipe.agpo.rewards.symbolic:classes"

@@ -73,9 +73,11 @@ class AllocationBarrier:
             return
         order = sorted(current.expected)
         extra = allocate(
-            [current.probes[p][0] for p in order], [current.probes[p][1] for p in order], config=self._config,
+            [current.probes[p][0] for p in order],
+            [current.probes[p][1] for p in order],
+            config=self._config,
             **self._sizes,
-        )  # fmt: skip
+        )
         current.extra = dict(zip(order, extra, strict=True))
         current.complete.set()
 

@@ -114,9 +114,14 @@ class ActorLoss:
         rows = data.select("response_mask", "old_log_probs", "advantages").to_padded_tensor()
         low, high = _clip_ratios(config)
         out = clipped_surrogate(
-            log_prob, rows["old_log_probs"], rows["advantages"], rows["response_mask"].bool(), low, high,
+            log_prob,
+            rows["old_log_probs"],
+            rows["advantages"],
+            rows["response_mask"].bool(),
+            low,
+            high,
             dual_clip=config.get("clip_ratio_c", 3.0),
-        )  # fmt: skip
+        )
         return group_losses(out.loss_BT, out.mask, data[GROUP], groups, config.loss_agg_mode)
 
 
