@@ -176,7 +176,10 @@ def test_an_empty_environment_gives_rows(arguments: list[str]) -> None:
     """No site-packages at all: no Ray, no torch, no verl."""
     code = ALONE.format(root=str(doctor.REPOSITORY))
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-B", "-c", code, "doctor", *arguments], capture_output=True, text=True, timeout=300
+        [sys.executable, "-I", "-S", "-B", "-c", code, "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 1 and done.stderr == "" and "Traceback" not in done.stdout
     assert "FAIL  verl" in done.stdout and "FAIL  ray" in done.stdout

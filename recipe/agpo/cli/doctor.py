@@ -118,7 +118,9 @@ def python_row() -> Row:
     if low <= sys.version_info[:2] < high:
         return Row("python", OK, version)
     wanted = f"{low[0]}.{low[1]} to {high[0]}.{high[1] - 1}"
-    fix = f"use Python {wanted}, for example: python{low[0]}.{low[1]} -m venv agpo; verl stops below {high[0]}.{high[1]}"
+    fix = (
+        f"use Python {wanted}, for example: python{low[0]}.{low[1]} -m venv agpo; verl stops below {high[0]}.{high[1]}"
+    )
     return Row("python", FAIL, version, f"{fix}, and nothing else is checked with this one")
 
 

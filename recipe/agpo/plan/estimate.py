@@ -153,9 +153,7 @@ def _states(node: DictConfig, engine: str, count: int, ranks: int, lora: bool) -
     else:
         weights, gradients, optimiser = 4 * count / ranks, 4 * count / ranks, 8 * count / ranks
     offload = settings if isinstance(settings, DictConfig) else {}
-    return States(
-        weights, gradients, optimiser, not offload.get("param_offload"), not offload.get("optimizer_offload")
-    )
+    return States(weights, gradients, optimiser, not offload.get("param_offload"), not offload.get("optimizer_offload"))
 
 
 def _split(settings: DictConfig) -> int:

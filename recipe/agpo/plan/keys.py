@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from omegaconf import DictConfig, OmegaConf
 
 _REFUSED = (re.compile(r"Could not override '([^']+)'"), re.compile(r"full_key: (\S+)"))
-_CHOICE = re.compile(r"Could not find '(?P<group>[^']+)/(?P<asked>[^'/]+)'\s+Available options in '[^']*':(?P<known>.*)", re.S)
+_CHOICE = re.compile(
+    r"Could not find '(?P<group>[^']+)/(?P<asked>[^'/]+)'\s+Available options in '[^']*':(?P<known>.*)", re.S
+)
 
 
 def misspelt(compose: Callable[[list[str]], DictConfig], overrides: Sequence[str]) -> list[str]:
@@ -73,7 +75,9 @@ def nearest_key(key: str, keys: Sequence[str]) -> str | None:
     if ends:
         return min(ends, key=len)
     last = key.rpartition(".")[2]
-    same = difflib.get_close_matches(key, [known for known in keys if known.rpartition(".")[2] == last], n=1, cutoff=0.5)
+    same = difflib.get_close_matches(
+        key, [known for known in keys if known.rpartition(".")[2] == last], n=1, cutoff=0.5
+    )
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
     if same or close:
         return max(same + close, key=lambda known: difflib.SequenceMatcher(None, key, known).ratio())

@@ -33,7 +33,6 @@ OF_VERL: tuple[Check, ...] = (
     names.files,
     names.loggers,
     resources.model,
-    rows.named,
     prompts.data,
     prompts.splits,
     rows.column_names,
@@ -137,11 +136,13 @@ def find_problems(config: DictConfig) -> list[str]:
         readable = False
         found.append(verl_settings.with_prefix(str(error)))
     values = _made(VALUES, config, agpo, quiet=False)
-    found += values
+    found += values + _made((rows.named,), config, agpo, quiet=bool(values))
     checks = list(OF_VERL if values else (*ARITHMETIC, *OF_VERL))
     if readable:
         checks += EVERY_RUN
         checks += AGPO_RUNS if is_agpo(config) else ()
+    if values:
+        checks = [check for check in checks if check is not verl_settings.rollout]  # it computes with them
     # A key that has been reported, or its section, is not reported again.
     told = tuple({key for key in map(_key, found) if key})
     return found + [p for p in _made(checks, config, agpo, quiet=bool(values)) if not _below(_key(p), told)]

@@ -82,12 +82,15 @@ def _replicas(config: DictConfig, role: Role) -> Iterator[str]:
     """torchtitan is told the number of replicas; the other engines compute it."""
     if role.engine != "torchtitan" or role.gpus % role.replica:
         return
-    shards, copies = f"{role.key}.torchtitan.data_parallel_shard_size", f"{role.key}.torchtitan.data_parallel_replicate_size"
+    shards, copies = (
+        f"{role.key}.torchtitan.data_parallel_shard_size",
+        f"{role.key}.torchtitan.data_parallel_replicate_size",
+    )
     told = int(OmegaConf.select(config, shards)) * int(OmegaConf.select(config, copies))
     if told != role.ranks:
         yield (
-            f"{shards} x {copies} = {told}: {role.gpus} GPU(s) / {role.replica} of a replica are {role.ranks} ranks. Set "
-            f"{shards}={role.ranks} and {copies}=1."
+            f"{shards} x {copies} = {told}: {role.gpus} GPU(s) / {role.replica} of a replica are {role.ranks} ranks. "
+            f"Set {shards}={role.ranks} and {copies}=1."
         )
 
 
@@ -151,13 +154,18 @@ def _rollout(config: DictConfig) -> Iterator[str]:
     rollout = config.actor_rollout_ref.rollout
     if rollout.pipeline_model_parallel_size > 1:
         yield (
-            f"{ROLLOUT}.pipeline_model_parallel_size={rollout.pipeline_model_parallel_size}: verl's rollout servers have "
-            f"no pipeline. Set {ROLLOUT}.pipeline_model_parallel_size=1."
+            f"{ROLLOUT}.pipeline_model_parallel_size={rollout.pipeline_model_parallel_size}: verl's rollout servers "
+            f"have no pipeline. Set {ROLLOUT}.pipeline_model_parallel_size=1."
         )
         return
     tensor, data = int(rollout.tensor_model_parallel_size), int(rollout.data_parallel_size)
     expert = rollout.get("expert_parallel_size")
-    if OmegaConf.select(config, f"{ROLLOUT}.name") != "trtllm" and expert is not None and expert > 1 and expert != tensor * data:
+    if (
+        OmegaConf.select(config, f"{ROLLOUT}.name") != "trtllm"
+        and expert is not None
+        and expert > 1
+        and expert != tensor * data
+    ):
         yield (
             f"{ROLLOUT}.expert_parallel_size={expert}: verl wants it to be tensor_model_parallel_size x "
             f"data_parallel_size = {tensor * data}. Set {ROLLOUT}.expert_parallel_size={tensor * data}."
@@ -169,9 +177,7 @@ def _rollout(config: DictConfig) -> Iterator[str]:
 
         def accepts(t: int, total: int = total, node: int = node) -> bool:
             size = t * data
-            return (
-                total % size == 0 and (node % size == 0 or size % node == 0) and (heads is None or heads % t == 0)
-            )
+            return total % size == 0 and (node % size == 0 or size % node == 0) and (heads is None or heads % t == 0)
 
         if accepts(tensor):
             continue
@@ -289,11 +295,13 @@ class _Sizes:
         if batch * self.n % multiple:
             yield (
                 f"{BATCH}={batch} x {ROLLOUT}.n={self.n} = {batch * self.n} rows are no multiple of {multiple}, which "
-                f"verl asks for with {self.gpus} GPU(s). Nearest valid: {either(multiples(batch, self._unit(multiple)))}."
+                f"verl asks for with {self.gpus} GPU(s). Nearest valid: "
+                f"{either(multiples(batch, self._unit(multiple)))}."
             )
         read = self.values[READ]
         if read and batch % read:
-            yield f"{READ}={read}: does not divide {BATCH}={batch}. Nearest valid: {either(closest(read, divisors(batch)))}."
+            near = either(closest(read, divisors(batch)))
+            yield f"{READ}={read}: does not divide {BATCH}={batch}. Nearest valid: {near}."
 
     def _micros(self) -> Iterator[str]:
         micro, mini, share = self.values[MICRO], self.values[MINI], self._share()
@@ -307,8 +315,8 @@ class _Sizes:
             size, rows = self.values[key], self._padded()
             if size and rows % ranks == 0 and (share := rows // ranks) % size:
                 yield (
-                    f"{key}={size} does not divide a rank's share of the batch ({rows} rows / {ranks} ranks = {share}). "
-                    f"Nearest divisors of {share}: {either(closest(size, divisors(share)))}."
+                    f"{key}={size} does not divide a rank's share of the batch ({rows} rows / {ranks} ranks = "
+                    f"{share}). Nearest divisors of {share}: {either(closest(size, divisors(share)))}."
                 )
 
     def _unit(self, multiple: int) -> int:

@@ -104,8 +104,8 @@ def engine(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if strategy == "torchtitan" and agpo.logprob_temperature == "own" and agpo.adaptive:
         # Its logits are [tokens, vocabulary] and the column is [rows]: torch cannot divide one by the other.
         yield (
-            f"{key}=torchtitan: verl's torchtitan engine divides the logits of all rows by one temperature, and fails on "
-            "a temperature per response. Set algorithm.agpo.logprob_temperature=corrected and "
+            f"{key}=torchtitan: verl's torchtitan engine divides the logits of all rows by one temperature, and fails "
+            "on a temperature per response. Set algorithm.agpo.logprob_temperature=corrected and "
             f"algorithm.rollout_correction.rollout_is=token and {ROLLOUT}.calculate_log_probs=True, or "
             "algorithm.agpo.logprob_temperature=uncorrected."
         )
@@ -197,7 +197,9 @@ def _entries(file: Path) -> set[str] | None:
         entries: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except Exception:  # whatever a YAML parser raises
         return None
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and "name" in e and "_target_" in e for e in entries):
+    if not isinstance(entries, list) or not all(
+        isinstance(e, dict) and "name" in e and "_target_" in e for e in entries
+    ):
         return None
     return {str(entry["name"]) for entry in entries}
 
@@ -275,8 +277,8 @@ def sampling(config: DictConfig) -> Iterator[str]:
     val = rollout.val_kwargs
     if not val.do_sample and val.temperature is not None and val.temperature > 0:
         yield (
-            f"{ROLLOUT}.val_kwargs.do_sample=False with {ROLLOUT}.val_kwargs.temperature={val.temperature:g}: verl "
-            f"{_V1} does not read do_sample, and validation samples at this temperature. Set "
+            f"{ROLLOUT}.val_kwargs.do_sample=False with {ROLLOUT}.val_kwargs.temperature={val.temperature:g}: "
+            f"verl {_V1} does not read do_sample, and validation samples at this temperature. Set "
             f"{ROLLOUT}.val_kwargs.temperature=0 for greedy answers, or {ROLLOUT}.val_kwargs.do_sample=True to say what "
             "happens."
         )

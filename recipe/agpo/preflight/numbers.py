@@ -69,8 +69,8 @@ class Rule:
         )
 
     def fixed(self, value: Any, default: Any) -> Any:
-        """A value to paste: the whole part, the nearest end of the range, or the default."""
-        if isinstance(value, float) and self.whole and _finite(value) and self.accepts(int(value)):
+        """A value to paste: the same number without a fraction of 0, else the default or an end of the range."""
+        if isinstance(value, float) and self.whole and value.is_integer() and self.accepts(int(value)):
             return int(value)
         candidates = [self.fix, default, self.low, self.high]
         return next((c for c in candidates if c is not None and self.accepts(c)), "null" if self.optional else 1)
@@ -93,6 +93,7 @@ _POSITIVE = Rule(whole=False, above=0)
 _NOT_NEGATIVE = Rule(whole=False, low=0)
 _CLIP = Rule(fix=0.2, whole=False, low=0)
 
+BATCH, MINI = "data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size"
 ROLLOUT, ACTOR, REF = "actor_rollout_ref.rollout", "actor_rollout_ref.actor", "actor_rollout_ref.ref"
 
 RULES: dict[str, Rule] = {
@@ -206,7 +207,9 @@ def rules(config: DictConfig) -> dict[str, Rule]:
         if trained:
             found |= {f"{prefix}.optim.{name}": rule for name, rule in OPTIMISER.items()}
             found |= _sizes(config, prefix, "use_dynamic_bsz", "ppo_micro_batch_size", "ppo_max_token_len_per_gpu")
-    reference = OmegaConf.select(config, f"{ACTOR}.use_kl_loss") or OmegaConf.select(config, "algorithm.use_kl_in_reward")
+    reference = OmegaConf.select(config, f"{ACTOR}.use_kl_loss") or OmegaConf.select(
+        config, "algorithm.use_kl_in_reward"
+    )
     for prefix, used in ((ROLLOUT, True), (REF, bool(reference))):
         if used:
             found |= _sizes(
@@ -217,7 +220,11 @@ def rules(config: DictConfig) -> dict[str, Rule]:
                 "log_prob_max_token_len_per_gpu",
             )
     if has_critic(config):
-        found |= {"critic.ppo_mini_batch_size": _COUNT, "critic.ppo_epochs": _COUNT, "critic.cliprange_value": _POSITIVE}
+        found |= {
+            "critic.ppo_mini_batch_size": _COUNT,
+            "critic.ppo_epochs": _COUNT,
+            "critic.cliprange_value": _POSITIVE,
+        }
         # Not in verl's YAML; 32,768 where it is left out.
         found["critic.ppo_infer_max_token_len_per_gpu"] = Rule(fix=32768, low=1, high=MOST_TOKENS)
     if OmegaConf.select(config, "trainer.val_only") is True:
@@ -248,8 +255,8 @@ def numbers(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
         there, value = _value(config, key)
         if there and not rule.accepts(value):
             fix = rule.fixed(value, defaults.get(key))
-            if key == "data.train_batch_size":
-                fix = _batch(config, fix)
+            if key in (BATCH, MINI) and not (isinstance(value, float) and fix == value):
+                fix = _fitting(config, key, fix)
             yield f"{key}={shown(value)}: {rule.expected()}. Set {key}={fix}."
     for key, default in defaults.items():
         if key in known or key.startswith(NOT_OURS) or NOT_OURS_PARTS & set(key.split(".")):
@@ -259,10 +266,12 @@ def numbers(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
             yield f"{key}={shown(value)}: {problem}. Set {key}={default}."
 
 
-def _batch(config: DictConfig, default: int) -> int:
-    """Two mini-batches: a batch that the other sizes allow."""
-    there, mini = _value(config, f"{ACTOR}.ppo_mini_batch_size")
-    return 2 * mini if there and _COUNT.accepts(mini) else default
+def _fitting(config: DictConfig, key: str, default: int) -> int:
+    """A batch of two mini-batches, or half of the batch: a size that the other one allows."""
+    there, other = _value(config, MINI if key == BATCH else BATCH)
+    if not there or not _COUNT.accepts(other):
+        return default
+    return min(MOST, 2 * other) if key == BATCH else max(1, other // 2)
 
 
 def sections(config: DictConfig, agpo: RunConfig) -> Iterator[str]:

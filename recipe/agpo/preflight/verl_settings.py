@@ -221,8 +221,8 @@ def groups(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if filters:
         yield (
             "algorithm.agpo.allocation.enabled=true with algorithm.filter_groups.enable=True: both spend the step's "
-            "responses again, and filtered groups are asked for one by one. Set algorithm.agpo.allocation.enabled=false, "
-            "or algorithm.filter_groups.enable=False."
+            "responses again, and filtered groups are asked for one by one. Set "
+            "algorithm.agpo.allocation.enabled=false, or algorithm.filter_groups.enable=False."
         )
     if config.reward.reward_model.enable:
         yield (

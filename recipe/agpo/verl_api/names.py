@@ -50,7 +50,7 @@ STRATEGIES = {
     "veomni": "veomni",
 }
 # Columns of verl's batches and arguments of its agent loops. A column of the data with such a name replaces what verl
-# puts there, or is given to a function twice. Columns that verl overwrites itself (uid, index, raw_prompt) are not here.
+# puts there, or is given to a function twice. Those that verl overwrites itself (uid, index, raw_prompt) are not here.
 BATCH_COLUMNS = frozenset(
     """
     prompts responses response_mask loss_mask input_ids attention_mask position_ids
