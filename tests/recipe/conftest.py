@@ -46,6 +46,25 @@ def changed(*overrides: str) -> Any:
     return config
 
 
+def parquet_of(folder: Path, rows: int) -> Path:
+    """A file of this many sums in verl's schema, with a verifier."""
+    import pandas
+
+    path = folder / "sums.parquet"
+    pandas.DataFrame(
+        [
+            {
+                "data_source": "sums",
+                "prompt": [{"role": "user", "content": f"{i}+1="}],
+                "reward_model": {"style": "rule", "ground_truth": str(i + 1)},
+                "extra_info": {"verifier": "numeric", "index": i},
+            }
+            for i in range(rows)
+        ]
+    ).to_parquet(path)
+    return path
+
+
 @pytest.fixture
 def verl_config() -> Compose:
     """``changed`` for the tests."""

@@ -46,11 +46,10 @@ def estimator(config: DictConfig) -> Iterator[str]:
 
 
 def _registered() -> set[str]:
-    """Estimators that other plugins have registered."""
-    core_algos = sys.modules.get("verl.trainer.ppo.core_algos")
-    if core_algos is None:
-        import verl.trainer.ppo.core_algos as core_algos  # seconds: only for a name that is not verl's
-    return {str(name) for name in core_algos.ADV_ESTIMATOR_REGISTRY}
+    """Estimators that other plugins have registered. Seconds to import: only for a name that is not verl's."""
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
+    return {str(name) for name in ADV_ESTIMATOR_REGISTRY}
 
 
 def methods(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
@@ -279,8 +278,8 @@ def sampling(config: DictConfig) -> Iterator[str]:
         yield (
             f"{ROLLOUT}.val_kwargs.do_sample=False with {ROLLOUT}.val_kwargs.temperature={val.temperature:g}: "
             f"verl {_V1} does not read do_sample, and validation samples at this temperature. Set "
-            f"{ROLLOUT}.val_kwargs.temperature=0 for greedy answers, or {ROLLOUT}.val_kwargs.do_sample=True to say what "
-            "happens."
+            f"{ROLLOUT}.val_kwargs.temperature=0 for greedy answers, or {ROLLOUT}.val_kwargs.do_sample=True to say "
+            "what happens."
         )
     if val.do_sample and val.temperature == 0:
         yield (
