@@ -170,7 +170,14 @@ def test_a_misspelt_agpo_is_refused_in_any_run(good_config: Build) -> None:
 def test_an_estimator_of_another_plugin_is_known(good_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     config = good_config("algorithm.adv_estimator=mine")
     assert len(find_problems(config)) == 1
-    monkeypatch.setattr(names, "_registered", lambda: {"mine"})
+    monkeypatch.setattr(names.verl, "registered_estimators", lambda: {"mine"})
+    assert find_problems(config) == []
+
+
+def test_a_rollout_server_of_another_plugin_is_known(good_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = good_config(f"{R}.name=mine")
+    assert len(find_problems(config)) == 1
+    monkeypatch.setattr(names.verl, "registered_rollouts", lambda: {"mine"})
     assert find_problems(config) == []
 
 

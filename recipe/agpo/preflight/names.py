@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def estimator(config: DictConfig) -> Iterator[str]:
     ours = str(name).strip().lower() == ESTIMATOR or nearest(name, known) == ESTIMATOR
     if not ours and not keeps_ledger(config):
         return
-    if name is not None and str(name) in _registered():
+    if name is not None and str(name) in verl.registered_estimators():
         return
     if ours or nearest(name, known):
         asked = nearest(name, known)
@@ -43,13 +42,6 @@ def estimator(config: DictConfig) -> Iterator[str]:
         )
     elif not OmegaConf.select(config, "actor_rollout_ref.model.external_lib"):  # it may register one
         yield unknown(key, name, known, ESTIMATOR, "no such estimator")
-
-
-def _registered() -> set[str]:
-    """Estimators that other plugins have registered. Seconds to import: only for a name that is not verl's."""
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
-
-    return {str(name) for name in ADV_ESTIMATOR_REGISTRY}
 
 
 def methods(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
@@ -77,7 +69,7 @@ def methods(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if rollout.get("mode", "async") != "async":
         yield f"{ROLLOUT}.mode={shown(rollout.mode)}: verl has no other mode than async. Set {ROLLOUT}.mode=async."
     server = OmegaConf.select(config, f"{ROLLOUT}.name")  # verl's default is none at all
-    if server not in verl.ROLLOUTS:
+    if server not in verl.ROLLOUTS and server not in verl.registered_rollouts():
         yield unknown(f"{ROLLOUT}.name", server, verl.ROLLOUTS, "vllm", "verl has no such rollout server")
     resume = config.trainer.resume_mode
     if resume not in verl.RESUME_MODES:
@@ -173,7 +165,7 @@ def _loops(config: DictConfig) -> Iterator[str]:
             )
             return
         known |= listed
-    known |= _loops_of_plugins()
+    known |= verl.registered_agent_loops()
     if not isinstance(OmegaConf.select(config, AGENT), DictConfig):
         return
     default = OmegaConf.select(config, f"{AGENT}.default_agent_loop")
@@ -201,12 +193,6 @@ def _entries(file: Path) -> set[str] | None:
     ):
         return None
     return {str(entry["name"]) for entry in entries}
-
-
-def _loops_of_plugins() -> set[str]:
-    """Agent loops that another plugin has registered in this process."""
-    loops = sys.modules.get("verl.experimental.agent_loop.agent_loop")
-    return {str(name) for name in getattr(loops, "_agent_loop_registry", {})}
 
 
 def _agents(file: Path) -> set[str]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 ESTIMATORS = (
     "gae",
     "grpo",
@@ -62,3 +64,23 @@ BATCH_COLUMNS = frozenset(
     num_mini_batch disable_auto_offload no_lora_adapter images_seqlens force_group_size pad_mode
     """.split()
 )
+
+
+def registered_estimators() -> set[str]:
+    """verl's, and those of other plugins. Seconds to import: only for a name that is not verl's."""
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
+    return {str(name) for name in ADV_ESTIMATOR_REGISTRY}
+
+
+def registered_rollouts() -> set[str]:
+    """The same for rollout servers."""
+    from verl.workers.rollout.base import _ROLLOUT_REGISTRY
+
+    return {name for name, _ in _ROLLOUT_REGISTRY}
+
+
+def registered_agent_loops() -> set[str]:
+    """Agent loops that another plugin has registered in this process."""
+    loops = sys.modules.get("verl.experimental.agent_loop.agent_loop")
+    return {str(name) for name in getattr(loops, "_agent_loop_registry", {})}
