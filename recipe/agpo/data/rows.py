@@ -114,14 +114,14 @@ class RowWriter:
         self._held, self._held_bytes = [], 0
 
 
-def iter_rows(path: Path, batch_size: int = 256) -> Iterator[Row]:
-    """The rows of a parquet or .jsonl file, in order.
+def iter_rows(path: Path, batch_size: int = 256, columns: list[str] | None = None) -> Iterator[Row]:
+    """The rows of a parquet or .jsonl file, in order; of a parquet file with ``columns`` only those that it has.
 
     Raises:
         DataError: no such file, another kind of file, or a damaged one.
     """
     if path.suffix != ".jsonl":
-        yield from parquet_rows(path, batch_size)
+        yield from parquet_rows(path, batch_size, columns)
         return
     for number, value, problem in json_lines(path):
         if not isinstance(value, dict):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from recipe.agpo import cpu
 from recipe.agpo.cpu.config import apply_cpu_defaults, cpu_conflicts
-from recipe.agpo.preflight import prompts, resources, rewards, verl_settings
+from recipe.agpo.preflight import prompts, rendering, resources, rewards, verl_settings
 from recipe.agpo.processes import MARKER, new_run_id
 from recipe.agpo.settings import RunConfig, agpo_config, is_agpo, keeps_ledger
 
@@ -25,6 +25,7 @@ EVERY_RUN: tuple[Check, ...] = (
     resources.model,
     prompts.data,
     prompts.splits,
+    rendering.rendered,
     rewards.reward,
     resources.resume,
     resources.disk,
@@ -83,5 +84,7 @@ def find_problems(config: DictConfig) -> list[str]:
 
 
 def find_warnings(config: DictConfig) -> list[str]:
-    """Settings with which a part of AGPO has no effect; none for runs without AGPO."""
-    return verl_settings.pointless(config, agpo_config(config)) if keeps_ledger(config) else []
+    """Settings with which a part of AGPO, or of the prompts, has no effect; none for runs without AGPO."""
+    if not keeps_ledger(config):
+        return []
+    return [*verl_settings.pointless(config, agpo_config(config)), *rendering.warnings(config)]
