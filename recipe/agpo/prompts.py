@@ -16,6 +16,8 @@ MESSAGES_ONLY = '{% for message in messages %}{{ message["content"] }}{{ "\\n" }
 # Some templates need a user message. Where a conversation cannot be rendered alone, verl renders it after this one
 # and cuts that off.
 _ANY_USER = [{"role": "user", "content": [{"type": "text", "text": ""}]}]
+# Arguments that verl passes itself; a second value is a TypeError in every rollout.
+PASSED_BY_VERL = ("add_generation_prompt", "return_dict", "tokenize", "tools")
 BINS, BAR = 8, 40
 
 
@@ -39,11 +41,12 @@ def render(
     Raises:
         Exception: whatever the template raises, and ValueError without a template.
     """
-    given = {**({} if chat_template is None else {"chat_template": chat_template}), **(template_kwargs or {})}
+    optional = {"chat_template": chat_template, "tools": tools}
+    given = {**{name: value for name, value in optional.items() if value is not None}, **(template_kwargs or {})}
 
     def ids(conversation: list[Any], generation: bool) -> list[int]:
         found = tokenizer.apply_chat_template(
-            conversation, tokenize=True, add_generation_prompt=generation, tools=tools, return_dict=False, **given
+            conversation, tokenize=True, add_generation_prompt=generation, return_dict=False, **given
         )
         return [int(token) for token in found]
 
@@ -62,7 +65,7 @@ def start_tokens(tokenizer: Any) -> list[int]:
 
     They come from its post-processor or its flag ``add_bos_token``; empty for models without BOS.
     """
-    whole, text = (list(tokenizer("a", add_special_tokens=added)["input_ids"]) for added in (True, False))
+    whole, text = (list(tokenizer.encode("a", add_special_tokens=added)) for added in (True, False))
     found = next((whole[:i] for i in range(len(whole)) if text and whole[i : i + len(text)] == text), [])
     # Flag and post-processor together add it twice; no model was trained so.
     return found[:1] if len(set(found)) == 1 else found
@@ -83,6 +86,11 @@ def plain_template(tokenizer: Any) -> str:
     The configs of base models write the same as ``custom_chat_template``.
     """
     return start_expression(tokenizer, start_tokens(tokenizer)) + MESSAGES_ONLY
+
+
+def template_for(tokenizer: Any) -> str | None:
+    """The template to give to :func:`render`: None for the tokenizer's own, the plain one where it has none."""
+    return None if getattr(tokenizer, "chat_template", None) else plain_template(tokenizer)
 
 
 def shown(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -26,7 +26,7 @@ ROOMS = (
     ("rewards",),
     ("verl_api",),
     ("arguments",),
-    ("settings", "columns", "processes", "files"),
+    ("settings", "columns", "processes", "files", "prompts"),
     ("agpo_core",),
 )
 LINE = {room: i for i, line in enumerate(ROOMS) for room in line}

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     logging.disable(logging.WARNING)
     from omegaconf.errors import OmegaConfBaseException
 
-    from recipe.agpo.plan import screen
+    from recipe.agpo.plan import prompts, screen
     from recipe.agpo.plan.compose import PlanError, compose, differences
     from recipe.agpo.preflight import find_problems, find_warnings
 
@@ -48,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"{key}: {ours} | {theirs}")
             return 0
         for line in screen.lines(config, arguments.gpu_gb):
+            print(line)
+        for line in prompts.lines(config):
             print(line)
         for warning in find_warnings(config):
             print(f"WARNING: {warning}")

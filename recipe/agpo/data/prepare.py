@@ -27,6 +27,7 @@ from recipe.agpo.data.rows import Row, RowWriter, make_row, row_bytes
 from recipe.agpo.data.sources import Record, Source, file_sha256, open_sources
 from recipe.agpo.data.templates import Template, template
 from recipe.agpo.files import Replacement
+from recipe.agpo.prompts import render, template_for
 
 BAD_JSON = "bad_json"  # the record cannot be read
 BAD_ROW = "bad_row"  # a key is missing, null, or of another type
@@ -267,15 +268,16 @@ def _check_counts(bench: Benchmark, split: str, options: Options, rows: int, log
 
 
 def token_counter(tokenizer: Any) -> Callable[[list[dict[str, str]]], int]:
-    """How many tokens a prompt has for the model: with the chat template if the tokenizer has one."""
-    return lambda messages: len(tokenizer.encode(rendered(tokenizer, messages), add_special_tokens=False))
+    """How many tokens a prompt has for the model: with its chat template, or the plain one where it has none."""
+    template = template_for(tokenizer)
 
+    def count(messages: list[dict[str, str]]) -> int:
+        try:
+            return len(render(tokenizer, messages, chat_template=template))
+        except Exception as error:  # whatever a template raises
+            raise DataError(f"the tokenizer's chat template raises {type(error).__name__}: {error}") from error
 
-def rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    """The prompt as the model reads it."""
-    if getattr(tokenizer, "chat_template", None):
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    return "\n".join(message["content"] for message in messages)
+    return count
 
 
 def load_tokenizer(name: str) -> Any:

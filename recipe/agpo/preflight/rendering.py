@@ -25,8 +25,9 @@ from recipe.agpo.plan.prompts import (
     rows_of,
 )
 from recipe.agpo.preflight.template_fixes import fix
+from recipe.agpo.prompts import PASSED_BY_VERL
 from recipe.agpo.settings import RunConfig
-from recipe.agpo.verl_api.chat import PASSED_BY_VERL, SINGLE_TURN, TOOL_AGENT, RunPrompts
+from recipe.agpo.verl_api.chat import SINGLE_TURN, TOOL_AGENT, RunPrompts
 
 TRIED = 64  # prompts that a fix is tried on
 MAX_FILTERED = 100_000  # rows that are counted to find out whether the filter leaves a batch

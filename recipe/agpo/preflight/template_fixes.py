@@ -40,11 +40,8 @@ def override(text: str | None) -> str:
         return f"{KEY}=null"
     # Hydra: a quote is escaped, and so are the backslashes before one; OmegaConf: an interpolation is escaped.
     quote = "'" if "'" in text else '"'
-    escaped = re.sub(
-        rf"(\\*)({quote}|$)",
-        lambda found: found[1] * 2 + (f"\\{quote}" if found[2] else ""),
-        text.replace("${", "\\${"),
-    )
+    body = text.replace("${", "\\${")
+    escaped = re.sub(rf"(\\*)({quote}|\Z)", lambda run: run[1] * 2 + (f"\\{quote}" if run[2] else ""), body)
     return shlex.quote(f"{KEY}={quote}{escaped}{quote}")
 
 

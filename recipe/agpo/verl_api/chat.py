@@ -19,8 +19,6 @@ from functools import cached_property
 from typing import Any
 
 SINGLE_TURN, TOOL_AGENT = "single_turn_agent", "tool_agent"
-# Arguments that verl passes itself; a second value is a TypeError in every rollout.
-PASSED_BY_VERL = ("add_generation_prompt", "return_dict", "tokenize", "tools")
 
 
 @dataclass(frozen=True)
