@@ -287,3 +287,41 @@ def test_a_config_elsewhere_builds_on_ours(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("defaults: [quickstart, _self_]\ntrainer: {total_training_steps: 3}\n")
     config = compose(str(tmp_path / "mine.yaml"))
     assert config.trainer.total_training_steps == 3 and config.algorithm.adv_estimator
+
+
+def test_a_prompt_and_the_lengths_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas
+
+    from tests.standins import tokenizers as standins
+
+    model, data = standins.save(standins.gemma2(None), tmp_path / "model", "gemma2"), tmp_path / "train.parquet"
+    rows = [[{"role": "user", "content": "1" * count}] for count in (1, 2, 3, 80)]
+    reward = {"style": "rule", "ground_truth": "1"}
+    pandas.DataFrame({"prompt": rows, "data_source": "gsm8k", "reward_model": [reward] * 4}).to_parquet(data)
+    files = (f"data.train_files={data}", f"data.val_files={data}", "data.max_prompt_length=64")
+    assert main(["plan", "gemma9b", *files, f"actor_rollout_ref.model.path={model}"]) == 0
+    text = capsys.readouterr().out
+    assert f"{data}, row 0: 3 tokens, the first is '<bos>' (id 2, its BOS)\n  | <bos>1\n  | \n" in text
+    for key in ("train_files", "val_files"):
+        assert f"{key:<16}4 prompts: min 3, p50 4, p95 82, max 82 tokens; 1 over the limit of 64" in text
+    assert "BOS missing" not in text
+
+
+def test_without_a_tokenizer_the_plan_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "qwen14b"]) == 0
+    assert "the tokenizer of Qwen/Qwen2.5-14B is not on this machine" in capsys.readouterr().out
+
+
+def test_a_template_that_raises_is_said_in_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas
+
+    from tests.standins import tokenizers as standins
+
+    model, data = standins.save(standins.qwen(None), tmp_path / "model", "qwen2"), tmp_path / "train.parquet"
+    pandas.DataFrame(
+        {"prompt": [standins.USER], "data_source": "gsm8k", "reward_model": [{"style": "rule"}]}
+    ).to_parquet(data)
+    files = (f"data.train_files={data}", "data.val_files=null", f"actor_rollout_ref.model.path={model}")
+    assert main(["plan", "qwen14b", *files]) == 0
+    text = capsys.readouterr().out
+    assert "no rendered prompt, no lengths" in text and "has no chat template" in text

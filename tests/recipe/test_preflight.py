@@ -277,50 +277,6 @@ def test_files_elsewhere_are_not_judged_but_local_ones_are(good_config: Build) -
     only(find_problems(config), "data.val_files=/no/data.parquet")
 
 
-class Tokenizer:
-    """One token per character; a chat template that adds two."""
-
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": list(range(len(text)))}
-
-    def apply_chat_template(self, messages: Any, **_: Any) -> str:
-        return "<" + "".join(m["content"] for m in messages) + ">"
-
-
-@pytest.fixture
-def tokenizer(monkeypatch: pytest.MonkeyPatch) -> type[Tokenizer]:
-    import transformers
-
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *a, **k: Tokenizer())
-    return Tokenizer
-
-
-def test_prompts_over_the_limit(good_config: Build, tokenizer: type[Tokenizer]) -> None:
-    """Prompts ``0+1=`` are 4 characters, 6 tokens with the template."""
-    unfiltered = ("data.filter_overlong_prompts=False", "data.max_prompt_length=5", "data.val_files=[]")
-    only(
-        find_problems(good_config(*unfiltered)),
-        "8 of the first 8 prompts",
-        "data.max_prompt_length=5",
-        "data.max_prompt_length=6",
-        "data.filter_overlong_prompts=True",
-    )
-    assert find_problems(good_config(*unfiltered, "data.max_prompt_length=6")) == []
-    assert find_problems(good_config(*unfiltered, "data.truncation=left")) == []
-    assert find_problems(good_config(*unfiltered, "data.filter_overlong_prompts=True")) == []
-
-
-def test_a_tokenizer_without_a_chat_template(
-    good_config: Build, tokenizer: type[Tokenizer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any, **__: Any) -> str:
-        raise ValueError("tokenizer.chat_template is not set")
-
-    monkeypatch.setattr(tokenizer, "apply_chat_template", refuse)
-    problems = find_problems(good_config("data.filter_overlong_prompts=False", "data.val_files=[]"))
-    only(problems, "chat_template is not set", "custom_chat_template")
-
-
 # ---- resuming ----------------------------------------------------------------------------------------
 
 

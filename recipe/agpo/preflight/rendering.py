@@ -139,6 +139,11 @@ def _good(found: Examined, run: RunPrompts, prompt: Prompt) -> bool:
     return not bos_fault(found, run, prompt, tried.ids)
 
 
+def _spoilt(found: Examined, prompt: Prompt) -> bool:
+    """Whether verl's second try, after an empty user message, gives another prompt than the template was made for."""
+    return _refuses_system(prompt) or bool(prompt.ids and bos_fault(found, found.run, prompt, prompt.ids))
+
+
 def _refuses_system(prompt: Prompt) -> bool:
     error = (prompt.error or prompt.filter_error).lower()
     return "system" in prompt.roles and any(word in error for word in ("system", "alternat", "role"))
@@ -158,7 +163,7 @@ def _judged(config: DictConfig, found: Examined, key: str, prompts: Sequence[Pro
         failed = raises if len(raises) == len(prompts) else []
         prompts = prompts if failed else [p for p in prompts if not p.filter_error]
     else:
-        failed = [p for p in prompts if p.error or (p.filter_error and _refuses_system(p))]
+        failed = [p for p in prompts if p.error or (p.filter_error and _spoilt(found, p))]
     if failed:
         yield "template", _raises(config, found, key, prompts, failed)
         return
