@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,9 @@ def run(tmp_path: Path, good_config: Run) -> Run:
         tokenizer: Any, rows: list[Any] = ROWS, custom: str | None = None, model_type: str = "llama", **data: Any
     ) -> Any:
         columns = data.pop("columns", {})
+        shutil.rmtree(tmp_path / "model")
         standins.save(tokenizer, tmp_path / "model", model_type)
-        reward = {"style": "rule", "ground_truth": "1"}
-        write_parquet([{"data_source": "chain_sum", "prompt": row, "reward_model": reward, **columns} for row in rows])
+        write(tmp_path / "train.parquet", rows, columns)
         config = good_config("data.train_batch_size=2", "actor_rollout_ref.actor.ppo_mini_batch_size=1")
         with open_dict(config):
             config.actor_rollout_ref.model.custom_chat_template = custom
@@ -61,10 +62,10 @@ def prompt_problems(config: Any) -> list[str]:
 def paste(config: Any, problem: str) -> Any:
     """The config with the override that the problem ends in, read by a shell and by Hydra."""
     words = shlex.split(problem.rpartition(" Set ")[2])
-    assert len(words) == 1, words
+    assert len(words) == 1 and "chat_template" in words[0], words
     parsed = OverridesParser.create().parse_override(words[0])
     with open_dict(config):
-        OmegaConf.update(config, parsed.key_or_group, parsed.value())
+        OmegaConf.update(config, parsed.key_or_group, parsed.value(), force_add=parsed.is_force_add())
     return config
 
 
@@ -157,7 +158,7 @@ def named(template: str | None) -> Any:
 
 @pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize(
-    ("tokenizer", "custom", "rows", "says"),
+    ("tokenizer", "custom", "prompts", "says"),
     [
         (lambda: standins.llama3(None), PLAIN, ROWS, "BOS missing: 3 of the first 3"),
         (lambda: standins.gemma2(None), PLAIN, ROWS, "BOS missing: 3 of the first 3"),
@@ -173,8 +174,8 @@ def named(template: str | None) -> Any:
         (lambda: standins.gemma2(None), "{{ bos_token }}" + PLAIN, [*ROWS, LITERAL], "BOS doubled: 1 of the first 4"),
     ],
 )
-def test_bos(run: Run, tokenizer: Any, custom: str | None, rows: list[Any], says: str, filtered: bool) -> None:
-    config = run(tokenizer(), rows, custom, filter_overlong_prompts=filtered)
+def test_bos(run: Run, tokenizer: Any, custom: str | None, prompts: list[Any], says: str, filtered: bool) -> None:
+    config = run(tokenizer(), prompts, custom, filter_overlong_prompts=filtered)
     problems = prompt_problems(config)
     only(problems, "BOS", says)
     assert prompt_problems(paste(config, problems[0])) == []
@@ -199,7 +200,7 @@ def test_start_tokens_without_a_name(run: Run) -> None:
 
 @pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize(
-    ("tokenizer", "custom", "rows", "says"),
+    ("tokenizer", "custom", "prompts", "says"),
     [
         (lambda: standins.llama3(None), None, ROWS, "no chat template"),
         (lambda: standins.qwen(None), None, ROWS, "no chat template"),
@@ -212,9 +213,9 @@ def test_start_tokens_without_a_name(run: Run) -> None:
         (standins.gemma2, None, [[{"role": "assistant", "content": "2"}, *SHORT]] * 3, "must alternate"),
     ],
 )
-def test_templates(run: Run, tokenizer: Any, custom: str | None, rows: list[Any], says: str, filtered: bool) -> None:
+def test_templates(run: Run, tokenizer: Any, custom: str | None, prompts: list[Any], says: str, filtered: bool) -> None:
     model_type = "qwen2" if tokenizer().bos_token is None else "llama"
-    config = run(tokenizer(), rows, custom, model_type, filter_overlong_prompts=filtered)
+    config = run(tokenizer(), prompts, custom, model_type, filter_overlong_prompts=filtered)
     problems = prompt_problems(config)
     only(problems, says)
     assert prompt_problems(paste(config, problems[0])) == []
@@ -247,6 +248,25 @@ def test_what_only_the_filter_drops(run: Run) -> None:
     only(prompt_problems(config), "no user", "data.filter_overlong_prompts=False")
     config.data.filter_overlong_prompts = False
     assert prompt_problems(config) == []
+
+
+@pytest.mark.parametrize("template", [PLAIN, "{% for", "{{ bos_token }}{{ bos_token }}" + PLAIN, ""])
+@pytest.mark.parametrize("custom", [None, "{{ bos_token }}" + PLAIN])
+def test_a_template_among_the_arguments_takes_precedence(run: Run, template: str, custom: str | None) -> None:
+    config = run(standins.llama3(None), ROWS, custom, apply_chat_template_kwargs={"chat_template": template})
+    problems = prompt_problems(config)
+    only(problems, "data.apply_chat_template_kwargs.chat_template")
+    assert prompt_problems(paste(config, problems[0])) == []
+
+
+def test_several_templates_by_name(run: Run) -> None:
+    """transformers takes ``default``."""
+    good = {"default": standins.LLAMA3_TEMPLATE, "tool_use": "{{ tools }}"}
+    assert prompt_problems(run(standins.llama3(good))) == []
+    problems = prompt_problems(config := run(standins.llama3({"default": PLAIN, "tool_use": PLAIN})))
+    only(problems, "BOS missing")
+    assert prompt_problems(paste(config, problems[0])) == []
+    only(prompt_problems(run(standins.llama3({"tool_use": PLAIN, "rag": PLAIN}))), "cannot render")
 
 
 def test_arguments_that_verl_passes_itself(run: Run) -> None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.agpo.data import DataError
 from recipe.agpo.data.rows import iter_rows
 from recipe.agpo.prompts import length_lines, shown, start_tokens, summary
-from recipe.agpo.verl_api.chat import SINGLE_TURN, TOOL_AGENT, RunPrompts, load_processor, load_tools
+from recipe.agpo.verl_api.chat import IN_KWARGS, SINGLE_TURN, TOOL_AGENT, RunPrompts, load_processor, load_tools
 
 FILES = ("train_files", "val_files")
 MAX_PROMPTS = 2000
@@ -71,7 +71,7 @@ class Examined:
 
     Attributes:
         run: tokenizer, template, token builder.
-        own: the same with the model's own template; None where ``custom_chat_template`` is not set.
+        own: the same without the template that the config gives; None where it gives none.
         start: tokens that the model was trained to see first, usually BOS.
         prompts: by ``train_files`` and ``val_files``, at most :data:`MAX_PROMPTS` of each.
         tools_error: why verl cannot load the tools.
@@ -190,18 +190,20 @@ def _examine(config: DictConfig) -> Examined:
         tools = load_tools(multi_turn.get("tool_config_path"), multi_turn.get("function_tool_path"))
     except Exception as error:  # whatever the files of the user raise
         tools_error = _said(error)
-    run = RunPrompts(
+    kwargs = data.get("apply_chat_template_kwargs") or {}
+    own = RunPrompts(
         tokenizer,
         processor,
         _model_type(str(model.get("hf_config_path") or model.path), trusted),
-        data.get("apply_chat_template_kwargs") or {},
+        {name: value for name, value in kwargs.items() if name != IN_KWARGS},
         data.get("mm_processor_kwargs") or {},
         tools,
     )
     custom = model.get("custom_chat_template")
-    own = None if custom is None else run
-    run = run if custom is None else run.with_template(str(custom))
-    found = Examined(run, own, start_tokens(tokenizer), {key: [] for key in FILES}, tools_error)
+    run = own if custom is None else own.with_template(str(custom))
+    if kwargs.get(IN_KWARGS) is not None:
+        own, run = run, replace(run, template_kwargs=kwargs)
+    found = Examined(run, None if own is run else own, start_tokens(tokenizer), {key: [] for key in FILES}, tools_error)
     try:
         _ = run.builder
     except Exception as error:  # of any family's builder

@@ -27,7 +27,7 @@ from recipe.agpo.plan.prompts import (
 from recipe.agpo.preflight.template_fixes import fix
 from recipe.agpo.prompts import PASSED_BY_VERL
 from recipe.agpo.settings import RunConfig
-from recipe.agpo.verl_api.chat import SINGLE_TURN, TOOL_AGENT, RunPrompts
+from recipe.agpo.verl_api.chat import IN_KWARGS, SINGLE_TURN, TOOL_AGENT, RunPrompts
 
 TRIED = 64  # prompts that a fix is tried on
 MAX_FILTERED = 100_000  # rows that are counted to find out whether the filter leaves a batch
@@ -360,14 +360,14 @@ def _fixed(
     config: DictConfig, found: Examined, wrong: Sequence[Prompt], prompts: Sequence[Prompt], own_first: bool
 ) -> str:
     """The override that is known to work, tried on what is wrong and on what is not."""
-    if "chat_template" in found.run.template_kwargs:
-        return " data.apply_chat_template_kwargs.chat_template is the template in use: change it there."
     tried = [*wrong[:TRIED], *prompts[:TRIED]]
     text = fix(found, tried, lambda run, prompt: _good(found, run, prompt), own_first)
     return f" Set {text}" if text else " Give the model a chat template that renders them, or change the prompts."
 
 
 def _template(config: DictConfig) -> str:
+    if (config.data.get("apply_chat_template_kwargs") or {}).get(IN_KWARGS) is not None:
+        return f"data.apply_chat_template_kwargs.{IN_KWARGS}"
     if config.actor_rollout_ref.model.get("custom_chat_template") is not None:
         return "actor_rollout_ref.model.custom_chat_template"
     return f"the chat template of {model_path(config)}"

@@ -14,9 +14,11 @@ from typing import Any
 
 from recipe.agpo.plan.prompts import Examined, Prompt
 from recipe.agpo.prompts import MESSAGES_ONLY, start_expression
-from recipe.agpo.verl_api.chat import RunPrompts
+from recipe.agpo.verl_api.chat import IN_KWARGS, RunPrompts
 
 KEY = "actor_rollout_ref.model.custom_chat_template"
+# Two signs: the key is in no config, and may have been added already.
+KEY_IN_KWARGS = f"++data.apply_chat_template_kwargs.{IN_KWARGS}"
 NO_BOS = '{% set bos_token = "" %}'
 # The system text goes in front of the first turn.
 MERGE_SYSTEM = (
@@ -34,15 +36,15 @@ _BOS = re.compile(r"\{\{-?\s*bos_token\s*-?\}\}")
 Good = Callable[[RunPrompts, Prompt], bool]
 
 
-def override(text: str | None) -> str:
+def override(text: str | None, key: str = KEY) -> str:
     """The override for a shell: Hydra's quotes inside the shell's."""
     if text is None:
-        return f"{KEY}=null"
+        return f"{key}=null"
     # Hydra: a quote is escaped, and so are the backslashes before one; OmegaConf: an interpolation is escaped.
     quote = "'" if "'" in text else '"'
     body = text.replace("${", "\\${")
     escaped = re.sub(rf"(\\*)({quote}|\Z)", lambda run: run[1] * 2 + (f"\\{quote}" if run[2] else ""), body)
-    return shlex.quote(f"{KEY}={quote}{escaped}{quote}")
+    return shlex.quote(f"{key}={quote}{escaped}{quote}")
 
 
 def fix(found: Examined, prompts: Sequence[Prompt], good: Good, own_first: bool) -> str | None:
@@ -59,7 +61,7 @@ def fix(found: Examined, prompts: Sequence[Prompt], good: Good, own_first: bool)
     for template, run in [*own, *changed] if own_first else [*changed, *own]:
         try:
             if all(good(run, prompt) for prompt in prompts):
-                return override(template)
+                return override(template, KEY_IN_KWARGS if IN_KWARGS in found.run.template_kwargs else KEY)
         except Exception:  # whatever a candidate raises
             continue
     return None

@@ -11,6 +11,7 @@ file                 verl                                            use
 ``sockets``          ``bucketed_weight_transfer``                    two runs at a time on one machine
 ``losses``           ``workers.utils.losses``, ``core_algos``        verl's losses and its GRPO advantage
 ``configs``          ``utils.config``, ``utils.import_utils``        config objects, reward functions by path
+``chat``             ``utils.tokenizer``, ``tools.tool_registry``    prompts as the rollout builds and the filter counts
 ===================  ==============================================  ================================================
 
 ``version`` names the tested verl, ``import_hooks`` waits for verl's modules, ``patching`` is the only way in which a

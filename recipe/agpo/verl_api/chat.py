@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Any
 
 SINGLE_TURN, TOOL_AGENT = "single_turn_agent", "tool_agent"
+IN_KWARGS = "chat_template"  # an argument of the template that takes the place of every other
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,13 @@ class RunPrompts:
     @property
     def template(self) -> Any:
         """The chat template: text, several by name, or None."""
-        return getattr(self.processor or self.tokenizer, "chat_template", None)
+        given = self.template_kwargs.get(IN_KWARGS)
+        return getattr(self.processor or self.tokenizer, "chat_template", None) if given is None else given
 
     def with_template(self, template: Any) -> RunPrompts:
-        """The same run with another ``custom_chat_template``."""
+        """The same run with another template, where it has its template from."""
+        if IN_KWARGS in self.template_kwargs:
+            return replace(self, template_kwargs={**self.template_kwargs, IN_KWARGS: template})
         tokenizer, processor = copy.copy(self.tokenizer), copy.copy(self.processor)
         tokenizer.chat_template = template
         if processor is not None:
