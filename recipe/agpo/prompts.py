@@ -132,9 +132,10 @@ def length_lines(lengths: Sequence[int], limit: int | None = None) -> list[str]:
     counts = [0] * ((high - low) // width + 1)
     for length in ordered:
         counts[(length - low) // width] += 1
-    digits, most = len(str(low + width * len(counts) - 1)), max(counts)
+    digits, most = len(str(high)), max(counts)
     for i, count in enumerate(counts):
         first, last = low + i * width, min(high, low + (i + 1) * width - 1)
         bar = "#" * math.ceil(BAR * count / most)
-        lines.append(f"  {first:>{digits}} to {last:>{digits}}  {bar:<{BAR}} {count}")
+        span = f"{first:>{digits}} to {last:>{digits}}" if width > 1 else f"{first:>{digits}}"
+        lines.append(f"  {span}  {bar:<{BAR}} {count}")
     return lines

@@ -18,7 +18,7 @@ from recipe.agpo.prompts import length_lines, shown, start_tokens, summary
 from recipe.agpo.verl_api.chat import IN_KWARGS, SINGLE_TURN, TOOL_AGENT, RunPrompts, load_processor, load_tools
 
 FILES = ("train_files", "val_files")
-MAX_PROMPTS = 2000
+MAX_PROMPTS = 1000
 NOT_HERE: Any = object()
 MAX_SHOWN = 2000  # characters of the prompt that the plan prints
 Row = dict[str, Any]
@@ -135,8 +135,8 @@ def rows_of(config: DictConfig, key: str) -> Iterator[tuple[str, int, Row]]:
 
 def listed(config: DictConfig, key: str) -> list[str]:
     """The files of ``data.<key>``, which verl takes as one or as a list."""
-    files = config.data[key]
-    return [str(file) for file in ([files] if isinstance(files, str) else list(files or []))]
+    files = config.data.get(key)
+    return [files] if isinstance(files, str) else [str(file) for file in files or ()]
 
 
 def messages_of(config: DictConfig, row: Row) -> Any:

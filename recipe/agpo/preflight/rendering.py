@@ -49,7 +49,8 @@ def rendered(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
         )
         return
     if found.tools_error:
-        yield _tools(config, found)
+        if not found.tools_error.startswith("FileNotFoundError"):  # said by the check of the files
+            yield _tools(config, found)
         return
     if found.builder_error:
         yield (
