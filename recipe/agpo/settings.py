@@ -14,6 +14,10 @@ if TYPE_CHECKING:  # `agpo config` prints the settings where torch is installed 
 
 ESTIMATOR = "agpo"
 KEY_PREFIX = "algorithm.agpo"
+# The average of the weights inside a checkpoint's actor folder, and what marks it as complete.
+AVERAGE_FOLDER = "average"
+AVERAGE_FILE = "agpo_average.json"
+AVERAGE_FORMAT, AVERAGE_VERSION = "agpo-weight-average", 1
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class RunConfig(AGPOConfig):
     """The method's settings, and those of its run in verl."""
 
     not_deciding: ClassVar[tuple[str, ...]] = (
+        *AGPOConfig.not_deciding,
         "reward_timeout_s",
         "decisions_file",
         "on_config_change",
