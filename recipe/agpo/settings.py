@@ -14,10 +14,6 @@ if TYPE_CHECKING:  # `agpo config` prints the settings where torch is installed 
 
 ESTIMATOR = "agpo"
 KEY_PREFIX = "algorithm.agpo"
-# The average of the weights inside a checkpoint's actor folder, and what marks it as complete.
-AVERAGE_FOLDER = "average"
-AVERAGE_FILE = "agpo_average.json"
-AVERAGE_FORMAT, AVERAGE_VERSION = "agpo-weight-average", 1
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The average of the weights: closed forms, exact copies, exact restarts, and nothing changed behind the caller's back."""
+"""The average of the weights: closed forms, exact copies and restarts, and weights that nobody asked to change."""
 
 from __future__ import annotations
 

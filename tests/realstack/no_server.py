@@ -13,7 +13,6 @@ import torch
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica
 
-
 SYNCS = "AGPO_TEST_SYNCS"  # environment: a file that gets one line, `digest` of the weights, for each transfer
 
 

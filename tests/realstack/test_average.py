@@ -100,9 +100,7 @@ def test_a_checkpoint_says_how_its_average_is_exported(killed) -> None:
 def test_a_resumed_run_trains_the_same_and_averages_the_same(killed, inputs, on: bool) -> None:
     back_to_the_first_checkpoint(killed.run)
     settings = ON if on else ("algorithm.agpo.average.enabled=false",)
-    resumed = stack.start(
-        killed.run.folder, inputs, (*AVERAGED, *settings, f"trainer.total_training_steps={LAST}")
-    )
+    resumed = stack.start(killed.run.folder, inputs, (*AVERAGED, *settings, f"trainer.total_training_steps={LAST}"))
     try:
         assert resumed.wait() == 0, resumed.tail()
     finally:

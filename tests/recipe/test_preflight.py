@@ -65,7 +65,12 @@ def test_an_estimator_with_a_token_budget_is_checked(good_config: Build, run_fol
 
 def test_controller_settings_of_another_estimator_are_pointed_out(good_config: Build) -> None:
     warnings = find_warnings(good_config("algorithm.adv_estimator=grpo", "+algorithm.agpo.clip.enabled=false"))
-    only(warnings, "algorithm.adv_estimator=grpo", "only token_budget, lr_schedule and average", "algorithm.adv_estimator=agpo")
+    only(
+        warnings,
+        "algorithm.adv_estimator=grpo",
+        "only token_budget, lr_schedule and average",
+        "algorithm.adv_estimator=agpo",
+    )
 
 
 def test_all_problems_come_in_one_message(good_config: Build) -> None:

@@ -98,8 +98,8 @@ def average(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     strategy = config.actor_rollout_ref.actor.strategy
     if agpo.average.enabled and strategy != STRATEGY:
         yield (
-            f"algorithm.agpo.average.enabled=true with actor_rollout_ref.actor.strategy={strategy}: the average is kept "
-            f"beside the shards of {STRATEGY}. Set actor_rollout_ref.actor.strategy={STRATEGY}, or "
+            f"algorithm.agpo.average.enabled=true with actor_rollout_ref.actor.strategy={strategy}: the average is "
+            f"kept beside the shards of {STRATEGY}. Set actor_rollout_ref.actor.strategy={STRATEGY}, or "
             "algorithm.agpo.average.enabled=false and average saved checkpoints with `agpo average`."
         )
 
@@ -256,7 +256,8 @@ def pointless(config: DictConfig, agpo: RunConfig) -> list[str]:
         if agpo.fingerprint() != RunConfig().fingerprint():
             found.append(
                 f"algorithm.adv_estimator={config.algorithm.adv_estimator}: of algorithm.agpo only token_budget, "
-                "lr_schedule and average have an effect. Set algorithm.adv_estimator=agpo if the controllers are wanted."
+                "lr_schedule and average have an effect. Set algorithm.adv_estimator=agpo if the controllers are "
+                "wanted."
             )
         return found
     if agpo.clip.enabled and _one_update(config):

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from agpo_core import AverageConfig, WeightAverage
 from agpo_core.averaging import STATE_VERSION
 from agpo_core.sealed import read_sealed, write_sealed
-from recipe.agpo.settings import AVERAGE_FILE, AVERAGE_FOLDER, AVERAGE_FORMAT, AVERAGE_VERSION, agpo_config
+from recipe.agpo.files import AVERAGE_FILE, AVERAGE_FOLDER
+from recipe.agpo.settings import agpo_config
 from recipe.agpo.training.checkpoint import ResumeError, checkpoint_to_resume
 from recipe.agpo.verl_api import actor_weights
 from recipe.agpo.verl_api.actor_weights import on_every_rank
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 else:
     Trainer = object
 
+AVERAGE_FORMAT, AVERAGE_VERSION = "agpo-weight-average", 1
 AVERAGE = "agpo_average"  # attribute of the actor's engine
 HF_MODEL = ("hf_model",)
 
