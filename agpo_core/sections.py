@@ -305,8 +305,8 @@ class AverageConfig(Checked):
     )
     offload: bool = option(
         False,
-        "Keep the average in CPU memory. It needs 4 bytes a weight, divided among the ranks. With param_offload of verl it "
-        "is always there.",
+        "Keep the average in CPU memory. It needs 4 bytes a weight, divided among the ranks. With verl's param_offload "
+        "it is always there.",
     )
     validate: bool = option(
         True,

@@ -84,6 +84,7 @@ class AverageMixin(Trainer):
         # Before verl marks this checkpoint as the latest.
         updates = on_every_rank(self.actor_rollout_wg, save, str(folder))[0]
         if updates:
+            folder.mkdir(parents=True, exist_ok=True)
             payload = {"updates": updates, "gamma": self.average.gamma, "horizon": self.average.horizon}
             write_sealed(folder / AVERAGE_FILE, AVERAGE_FORMAT, AVERAGE_VERSION, payload)
         super()._save_checkpoint()

@@ -39,10 +39,8 @@ def on_every_rank(worker_group: Any, function: Callable[..., Any], *arguments: A
 
 def trained(engine: Any) -> Iterator[Tensor]:
     """This rank's part of each parameter that is trained, in a fixed order; writing to it changes the model."""
-    # Parameters that verl is moving to the CPU asynchronously must not be read before they have arrived.
-    from verl.utils.device import get_torch_device
-
-    get_torch_device().synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()  # verl moves parameters to the CPU asynchronously
     return (local(parameter) for parameter in _trained(engine))
 
 
