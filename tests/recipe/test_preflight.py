@@ -201,6 +201,25 @@ def test_losses_without_a_clip_ratio_per_response_are_refused(good_config: Build
     only(find_problems(good_config(f"{loss_mode}=clip_cov", clip_off)), "clip_cov", "step_size.enabled=false")
 
 
+@pytest.mark.parametrize("estimator", ["agpo", "grpo"])
+def test_an_average_of_the_weights_needs_fsdp2(good_config: Build, estimator: str) -> None:
+    given = (f"algorithm.adv_estimator={estimator}", "+algorithm.agpo.average.enabled=true")
+    fsdp2 = ("actor_rollout_ref.actor.strategy=fsdp2", "actor_rollout_ref.actor.fsdp_config.strategy=fsdp2")
+    assert find_problems(good_config(*given, *fsdp2)) == []
+    for strategy in ("fsdp", "megatron"):
+        problems = find_problems(good_config(*given, f"actor_rollout_ref.actor.strategy={strategy}"))
+        only(problems, f"actor.strategy={strategy}", "actor.strategy=fsdp2", "average.enabled=false", "agpo average")
+
+
+@pytest.mark.parametrize("estimator", ["agpo", "grpo"])
+def test_validation_stays_on_the_raw_weights_where_the_rollout_goes_on(good_config: Build, estimator: str) -> None:
+    given = (f"algorithm.adv_estimator={estimator}", "+algorithm.agpo.average.enabled=true")
+    mode = "trainer.v1.trainer_mode=colocate_async"
+    only(find_warnings(good_config(*given, mode)), "average.validate=true", mode, "agpo eval")
+    assert find_warnings(good_config(*given)) == []
+    assert find_warnings(good_config(*given, mode, "+algorithm.agpo.average.validate=false")) == []
+
+
 def test_a_step_size_needs_two_updates_to_see_a_drift(good_config: Build) -> None:
     once = ("data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=8")
     only(find_problems(good_config(*once)), "ppo_mini_batch_size=8", "ppo_epochs=2", "step_size.enabled=false")
