@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from recipe.agpo.arguments import finite
-from recipe.agpo.files import AVERAGE_FILE, FileError, check_folder, folder_aside, kind_of, make_folder, read_json
+from recipe.agpo.files import AVERAGE_FILE, FileError, check_folder, folder_aside, kind_of, make_folder, read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,8 +129,7 @@ class Weights:
     def _places(self) -> dict[str, str]:
         """File of each tensor."""
         if (self.folder / INDEX).is_file():
-            document = read_json(self.folder / INDEX)
-            found = document.get("weight_map") if isinstance(document, dict) else None
+            found = read_object(self.folder / INDEX).get("weight_map")
             if not isinstance(found, dict) or not all(_plain(file) for file in found.values()) or not found:
                 raise FileError(f"{self.folder / INDEX}: weight_map must name a file for each tensor. Copy it again")
             return found
@@ -270,6 +269,6 @@ def _copy_settings(folder: Path, part: Path, dtype: str) -> None:
         if path.is_file() and path.suffix not in (".safetensors", ".bin", ".pt", ".pth") and path.name != AVERAGE_FILE:
             shutil.copyfile(path, part / path.name)
     if dtype != "auto":  # or the weights would be converted back when they are loaded
-        config = read_json(part / "config.json")
+        config = read_object(part / "config.json")
         config |= {name: dtype for name in ("dtype", "torch_dtype") if name in config}
         (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
