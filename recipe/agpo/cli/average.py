@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "agpo-checkpoint-average", 1
 INDEX = "model.safetensors.index.json"
-PIECE = 1 << 24  # numbers at a time
+PIECE = 1 << 22  # numbers at a time
 
 
 def register(commands: Any) -> None:
