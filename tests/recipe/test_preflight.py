@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from agpo_core import ControllerState, TokenLedger
+from agpo_core import AverageConfig, ControllerState, TokenLedger
 from recipe.agpo.preflight import ConfigProblem, before_ray, find_problems, find_warnings
 from recipe.agpo.settings import RunConfig
 from recipe.agpo.training import checkpoint
@@ -362,6 +362,23 @@ def run_folder(tmp_path: Path) -> Path:
 
 def test_a_good_checkpoint_resumes(good_config: Build, run_folder: Path) -> None:
     assert find_problems(good_config()) == []
+
+
+def test_a_damaged_average_of_the_weights(good_config: Build, run_folder: Path) -> None:
+    on = (
+        "+algorithm.agpo.average.enabled=true",
+        "actor_rollout_ref.actor.strategy=fsdp2",
+        "actor_rollout_ref.actor.fsdp_config.strategy=fsdp2",
+    )
+    assert find_problems(good_config(*on)) == [], "a checkpoint without one begins it"
+    step = run_folder / "global_step_3"
+    checkpoint.write_average(step, 6, AverageConfig())
+    assert find_problems(good_config(*on)) == [] and checkpoint.read_average(step) == 6
+    path = checkpoint.average_folder(step) / "agpo_average.json"
+    for damage in (lambda: path.write_text(path.read_text()[:40]), path.unlink):
+        damage()
+        only(find_problems(good_config(*on)), str(path), "remove that folder", "average.enabled=false")
+        assert find_problems(good_config()) == [], "nobody asks for it"
 
 
 def test_a_corrupt_state_file(good_config: Build, run_folder: Path) -> None:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from agpo_core import AverageConfig, WeightAverage
 from agpo_core.averaging import STATE_VERSION
-from agpo_core.sealed import read_sealed, write_sealed
-from recipe.agpo.files import AVERAGE_FILE, AVERAGE_FOLDER
+from recipe.agpo.files import AVERAGE_FILE
 from recipe.agpo.settings import agpo_config
-from recipe.agpo.training.checkpoint import ResumeError, checkpoint_to_resume
+from recipe.agpo.training import checkpoint
 from recipe.agpo.verl_api import actor_weights
 from recipe.agpo.verl_api.actor_weights import on_every_rank
 from recipe.agpo.verl_api.updates import AFTER_UPDATE
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 else:
     Trainer = object
 
-AVERAGE_FORMAT, AVERAGE_VERSION = "agpo-weight-average", 1
 AVERAGE = "agpo_average"  # attribute of the actor's engine
 HF_MODEL = ("hf_model",)
 
@@ -57,36 +55,26 @@ class AverageMixin(Trainer):
         super()._load_checkpoint()
         if self.global_steps == 0:
             return
-        folder = checkpoint_to_resume(self.config)
+        folder = checkpoint.checkpoint_to_resume(self.config)
         assert folder is not None, "verl resumed, so there is a checkpoint"
-        self._resume(folder / "actor" / AVERAGE_FOLDER)
-
-    def _resume(self, folder: Path) -> None:
-        if not folder.exists():
-            print(f"[agpo] {folder.parent} has no average of the weights: it begins with the next update.")
+        updates, place = checkpoint.read_average(folder), checkpoint.average_folder(folder)
+        if updates is None:
+            print(f"[agpo] {folder} has no average of the weights: it begins with the next update.")
             return
-        way_out = (
-            "Ways out: another checkpoint, or a new average from here on: remove that folder, or set "
-            "algorithm.agpo.average.enabled=false."
-        )
-        try:
-            _, payload = read_sealed(folder / AVERAGE_FILE, AVERAGE_FORMAT, (AVERAGE_VERSION,), ["updates"])
-        except ValueError as error:
-            raise ResumeError(f"cannot continue the average of the weights: {error}. {way_out}") from error
-        problems = [p for p in on_every_rank(self.actor_rollout_wg, load, str(folder), payload["updates"]) if p]
+        problems = [p for p in on_every_rank(self.actor_rollout_wg, load, str(place), updates) if p]
         if problems:
-            raise ResumeError(f"cannot continue the average of the weights in {folder}: {problems[0]}. {way_out}")
+            raise checkpoint.ResumeError(
+                f"cannot continue the average of the weights in {place}: {problems[0]}. {checkpoint.AVERAGE_WAYS_OUT}"
+            )
 
     def _save_checkpoint(self) -> None:
         folder = Path(self.config.trainer.default_local_dir).absolute() / f"global_step_{self.global_steps}"
-        folder = folder / "actor" / AVERAGE_FOLDER
-        (folder / AVERAGE_FILE).unlink(missing_ok=True)  # of a start that was killed later
+        place = checkpoint.average_folder(folder)
+        (place / AVERAGE_FILE).unlink(missing_ok=True)  # of a start that was killed later
         # Before verl marks this checkpoint as the latest.
-        updates = on_every_rank(self.actor_rollout_wg, save, str(folder))[0]
+        updates = on_every_rank(self.actor_rollout_wg, save, str(place))[0]
         if updates:
-            folder.mkdir(parents=True, exist_ok=True)
-            payload = {"updates": updates, "gamma": self.average.gamma, "horizon": self.average.horizon}
-            write_sealed(folder / AVERAGE_FILE, AVERAGE_FORMAT, AVERAGE_VERSION, payload)
+            checkpoint.write_average(folder, updates, self.average)
         super()._save_checkpoint()
 
     def on_validate_begin(self) -> None:
