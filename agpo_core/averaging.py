@@ -134,17 +134,22 @@ class WeightAverage:
         if self.count:
             self._check(given)
         self._aside = []
-        for average, weight in zip(self._average, given, strict=False):
-            own = weight.detach().to("cpu" if weight.dtype != average.dtype else average.device, copy=True)
-            weight.detach().copy_(average)
-            if weight.dtype == average.dtype:
-                average.copy_(own)
-            self._aside.append(None if weight.dtype == average.dtype else own)
+        try:
+            for average, weight in zip(self._average, given, strict=False):
+                own = weight.detach().to("cpu" if weight.dtype != average.dtype else average.device, copy=True)
+                weight.detach().copy_(average)
+                if weight.dtype == average.dtype:
+                    average.copy_(own)
+                self._aside.append(None if weight.dtype == average.dtype else own)
+        except BaseException:
+            self.swap_out(given)
+            raise
 
     @torch.no_grad()
     def swap_out(self, weights: Iterable[Tensor]) -> None:
         """Undo `swap_in`: `weights` get their own values back, bit for bit, even if they moved to another device."""
-        assert self._aside is not None, "swap_in came before"
+        if self._aside is None:
+            raise RuntimeError("average of weights: it is not in the place of the weights; call `swap_in` first")
         # Backwards, so that a tensor that was passed twice ends with its own values.
         done = list(zip(self._average, weights, self._aside, strict=False))
         for average, weight, own in reversed(done):

@@ -131,6 +131,19 @@ def test_a_tensor_that_is_passed_twice_comes_back_as_it_was() -> None:
     assert weight.tolist() == [3.0, 3.0] and [t.tolist() for t in average.tensors] == [[2.0, 2.0]] * 2
 
 
+def test_weights_that_cannot_be_written_leave_the_others_as_they_were() -> None:
+    weights = [torch.ones(2), torch.ones(1).expand(3)]
+    average = WeightAverage(gamma=0.0)
+    average.update(weights)
+    weights[0].fill_(3.0)
+    average.update(weights)
+    with pytest.raises(RuntimeError, match="memory location"):
+        average.swap_in(weights)
+    assert weights[0].tolist() == [3.0, 3.0] and average.tensors[0].tolist() == [2.0, 2.0]
+    with pytest.raises(RuntimeError, match="call `swap_in` first"):
+        average.swap_out(weights)
+
+
 def test_before_the_first_update_nothing_is_swapped_or_copied() -> None:
     weight, average = torch.ones(2), WeightAverage()
     average.copy_to([weight])
