@@ -279,3 +279,37 @@ class AllocationConfig(Checked):
         "Weight of a prompt in the loss. prompts: the same for all, so allocation adds no bias. responses: "
         "proportional to its number of responses.",
     )
+
+
+@dataclass(frozen=True)
+class AverageConfig(Checked):
+    """An average of the weights over the updates, for validation and export."""
+
+    _key = "average"
+
+    enabled: bool = option(
+        False,
+        "Keep an average of the weights over the optimiser's updates. Sampling and training stay on the raw weights; "
+        "validation, export and agpo eval use the average. It decides nothing: switch it on or off at any time.",
+    )
+    gamma: float = option(
+        4.0,
+        "After update k the average moves by (gamma+1)/(k+gamma) towards the weights. 0: the mean of all updates. "
+        "Larger values forget early updates sooner.",
+        ge=0.0,
+    )
+    horizon: int | None = option(
+        None,
+        "Smallest such weight is 1/horizon: after that many updates the average is an exponential one. auto: no limit.",
+        ge=1,
+    )
+    offload: bool = option(
+        False,
+        "Keep the average in CPU memory. It needs 4 bytes a weight, divided among the ranks. With verl's param_offload "
+        "it is always there.",
+    )
+    validate: bool = option(
+        True,
+        "Validate with the average, at the cost of two more transfers of the weights to the sampler. false: with the "
+        "raw weights.",
+    )

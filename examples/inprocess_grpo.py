@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import agpo_core
-from agpo_core import AGPOConfig, Controller, StepSignals
+from agpo_core import AGPOConfig, Controller, StepSignals, WeightAverage
 
 # ---- tasks: prompts, written solutions for the warm start, and a verdict -------------------------------------
 
@@ -553,25 +553,39 @@ def one_prompt(stats: agpo_core.ProbeStats, p: int) -> agpo_core.ProbeStats:
 def train(
     model: Any, task: GymTask, agpo: AGPOConfig, loop: LoopConfig, log: Callable[[dict[str, Any]], None]
 ) -> float:
-    """Train until the token budget is spent; logs one record per step and returns the final held-out accuracy."""
+    """Train until the token budget is spent; logs one record per step and returns the final held-out accuracy.
+
+    With an average of the weights, ``accuracy`` is the average's and ``accuracy_raw`` that of the weights. The run
+    itself is the same, bit for bit.
+    """
     device = next(model.parameters()).device
     order = torch.Generator().manual_seed(loop.seed)
     draws = torch.Generator(device).manual_seed(loop.seed + 1)
     held_out, pool = task.problems("held_out", loop.eval_problems), task.problems("train", loop.train_problems)
     optimiser = torch.optim.AdamW(model.parameters(), lr=loop.lr, betas=(0.9, 0.999), weight_decay=0.01)
     method, began = Method(agpo, loop), time.monotonic()
+    average = WeightAverage.from_config(agpo.average)
+    averaged_draws = torch.Generator(device).manual_seed(loop.seed + 2)
+    if agpo.average.enabled:
+        optimiser.register_step_post_hook(lambda *_: average.update(model.parameters()))
 
     def stream() -> Iterator[Problem]:
         while True:
             yield from (pool[i] for i in torch.randperm(len(pool), generator=order).tolist())
 
-    def accuracy() -> float:
-        greedy = sample(model, task, held_out, torch.zeros(len(held_out)), draws)
-        return float(greedy.outcome_B.mean())
+    def greedy(generator: torch.Generator) -> float:
+        return float(sample(model, task, held_out, torch.zeros(len(held_out)), generator).outcome_B.mean())
+
+    def evaluated() -> dict[str, float]:
+        raw = greedy(draws)
+        if not (agpo.average.enabled and agpo.average.validate):
+            return {"accuracy": raw}
+        with average.swapped(model.parameters()):
+            return {"accuracy": greedy(averaged_draws), "accuracy_raw": raw}
 
     prompts, tokens, number, next_eval = stream(), 0, 0, loop.eval_every
-    current = accuracy()
-    log({"step": 0, "tokens": 0, "accuracy": current, "seconds": 0.0})
+    found = evaluated()
+    log({"step": 0, "tokens": 0, **found, "seconds": 0.0})
     while tokens < loop.budget:
         number += 1
         if loop.dynamic_sampling:
@@ -588,9 +602,10 @@ def train(
         method.finish(step, record)
         if evaluates:
             next_eval += loop.eval_every
-            current = record["accuracy"] = accuracy()
+            found = evaluated()
+            record |= found
         log(record | {"seconds": time.monotonic() - began})
-    return current
+    return found["accuracy"]
 
 
 def main() -> None:
@@ -631,7 +646,7 @@ def main() -> None:
             with given["out"].open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         if "accuracy" in record:
-            shown = ("step", "tokens", "accuracy", "outcome", "zero_variance", "entropy", "tau", "eps")
+            shown = ("step", "tokens", "accuracy", "accuracy_raw", "outcome", "zero_variance", "entropy", "tau", "eps")
             print(" ".join(f"{name}={record[name]:.4g}" for name in shown if name in record), flush=True)
 
     print(f"held-out accuracy: {train(model, task, config, loop, log):.3f}")

@@ -21,6 +21,7 @@ class RunConfig(AGPOConfig):
     """The method's settings, and those of its run in verl."""
 
     not_deciding: ClassVar[tuple[str, ...]] = (
+        *AGPOConfig.not_deciding,
         "reward_timeout_s",
         "decisions_file",
         "on_config_change",

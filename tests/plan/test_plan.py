@@ -187,6 +187,33 @@ def test_memory_in_closed_form() -> None:
     assert need.cached_tokens == int((0.5 * 80 * GIB - 2 * weights - 3 * GIB) / (2 * 8 * 128 * 2))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "on_gpu"),
+    [
+        ((), True),
+        (("algorithm.agpo.average.offload=true",), False),
+        (("actor_rollout_ref.actor.fsdp_config.param_offload=true",), False),
+        (("actor_rollout_ref.model.lora_rank=8",), False),  # only the adapter is averaged
+    ],
+)
+def test_an_average_of_the_weights_takes_four_bytes_a_weight(overrides: tuple[str, ...], on_gpu: bool) -> None:
+    shape = KNOWN["Qwen/Qwen2.5-14B"]
+    off = plan("run_agpo_qwen14b.sh", *overrides)
+    on = plan("run_agpo_qwen14b.sh", "algorithm.agpo.average.enabled=true", *overrides)
+    before, after = (estimate.memory(config, shape, 80.0) for config in (off, on))
+    ranks = int(on.trainer.n_gpus_per_node) * int(on.trainer.nnodes)
+    assert before.average == 0.0
+    assert after.average == (round(4 * shape.parameters / ranks / GIB, 2) if on_gpu else 0.0)
+    for name in ("train", "rollout"):
+        assert getattr(after, name) - getattr(before, name) == pytest.approx(after.average, abs=0.02)
+    lora = "actor_rollout_ref.model.lora_rank=8" in overrides
+    more = estimate.cost(on, shape, 4, True).checkpoint_gib - estimate.cost(off, shape, 4, True).checkpoint_gib
+    assert more == pytest.approx((2 if lora else 4) * shape.parameters / GIB, abs=0.01)
+    text = "\n".join(screen.lines(on, 80.0))
+    assert "of the weights, gamma 4; validated and saved" in text and (f"average {after.average:g}," in text) == on_gpu
+    assert "of the weights, gamma" not in "\n".join(screen.lines(off, 80.0))
+
+
 def test_cost_of_a_probe_that_is_thrown_away() -> None:
     ours = plan("run_agpo_qwen14b.sh")
     reference = plan("run_agpo_qwen14b.sh", "algorithm.agpo.preset=reference")

@@ -27,6 +27,11 @@ PARTS: dict[str, tuple[str, ...]] = {
     "length reward": ("algorithm.agpo.length.weight=0.2",),
     "allocation": ("algorithm.agpo.allocation.enabled=true",),
     "weighting by responses": ("algorithm.agpo.allocation.weighting=responses",),
+    "average of the weights": (
+        "algorithm.agpo.average.enabled=true",
+        "algorithm.agpo.average.offload=true",
+        "trainer.test_freq=2",
+    ),
     "corrected scoring": (
         "algorithm.agpo.logprob_temperature=corrected",
         "algorithm.rollout_correction.rollout_is=token",
@@ -37,13 +42,13 @@ PARTS: dict[str, tuple[str, ...]] = {
 # how the run ends after two steps.
 COMBINATIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "A": (("clip-higher", "dynamic sampling", "Dr.GRPO", "CISPO"), "failing", "vLLM dies"),
-    "B": (("GSPO", "LoRA", "KL loss", "length reward", "signed groups"), "mixed", "done"),
+    "B": (("GSPO", "LoRA", "KL loss", "length reward", "signed groups", "average of the weights"), "mixed", "done"),
     "C": (
         ("clip-higher", "Dr.GRPO", "LoRA", "signed and masked groups", "adaptive loss", "length reward", "allocation"),
         "goes_down",
         "no verdicts",
     ),
-    "D": (("allocation", "weighting by responses", "corrected scoring"), "mixed", "done"),
+    "D": (("allocation", "weighting by responses", "corrected scoring", "average of the weights"), "mixed", "done"),
 }
 NIGHTLY = ("B", "D")  # the others run with every change
 EXCLUDED = {

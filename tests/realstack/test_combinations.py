@@ -7,6 +7,7 @@ checkpoint whole.
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -66,6 +67,10 @@ def test_combination_trains(launch, name):
         assert 0 < steps[2]["agpo/loss/weight_mean"] <= math.e
     if "corrected scoring" in parts:
         assert 0.5 < steps[2]["rollout_corr/rollout_is_mean"] < 1.5
+    if "average of the weights" in parts:
+        average = run.folder / "checkpoints" / f"global_step_{STEPS}" / "actor" / "average" / "agpo_average.json"
+        assert json.loads(average.read_text())["updates"] == STEPS * 2
+        assert any(key.startswith("val-") for key in steps[2]), "vLLM sampled with the average"
     if "allocation" in parts:
         check_allocation(steps, decisions)
 

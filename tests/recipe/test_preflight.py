@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from agpo_core import ControllerState, TokenLedger
+from agpo_core import AverageConfig, ControllerState, TokenLedger
 from recipe.agpo.preflight import ConfigProblem, before_ray, find_problems, find_warnings
 from recipe.agpo.settings import RunConfig
 from recipe.agpo.training import checkpoint
@@ -65,7 +65,12 @@ def test_an_estimator_with_a_token_budget_is_checked(good_config: Build, run_fol
 
 def test_controller_settings_of_another_estimator_are_pointed_out(good_config: Build) -> None:
     warnings = find_warnings(good_config("algorithm.adv_estimator=grpo", "+algorithm.agpo.clip.enabled=false"))
-    only(warnings, "algorithm.adv_estimator=grpo", "only token_budget and", "algorithm.adv_estimator=agpo")
+    only(
+        warnings,
+        "algorithm.adv_estimator=grpo",
+        "only token_budget, lr_schedule and average",
+        "algorithm.adv_estimator=agpo",
+    )
 
 
 def test_all_problems_come_in_one_message(good_config: Build) -> None:
@@ -196,6 +201,25 @@ def test_losses_without_a_clip_ratio_per_response_are_refused(good_config: Build
     only(find_problems(good_config(f"{loss_mode}=clip_cov", clip_off)), "clip_cov", "step_size.enabled=false")
 
 
+@pytest.mark.parametrize("estimator", ["agpo", "grpo"])
+def test_an_average_of_the_weights_needs_fsdp2(good_config: Build, estimator: str) -> None:
+    given = (f"algorithm.adv_estimator={estimator}", "+algorithm.agpo.average.enabled=true")
+    fsdp2 = ("actor_rollout_ref.actor.strategy=fsdp2", "actor_rollout_ref.actor.fsdp_config.strategy=fsdp2")
+    assert find_problems(good_config(*given, *fsdp2)) == []
+    for strategy in ("fsdp", "megatron"):
+        problems = find_problems(good_config(*given, f"actor_rollout_ref.actor.strategy={strategy}"))
+        only(problems, f"actor.strategy={strategy}", "actor.strategy=fsdp2", "average.enabled=false", "agpo average")
+
+
+@pytest.mark.parametrize("estimator", ["agpo", "grpo"])
+def test_validation_stays_on_the_raw_weights_where_the_rollout_goes_on(good_config: Build, estimator: str) -> None:
+    given = (f"algorithm.adv_estimator={estimator}", "+algorithm.agpo.average.enabled=true")
+    mode = "trainer.v1.trainer_mode=colocate_async"
+    only(find_warnings(good_config(*given, mode)), "average.validate=true", mode, "agpo eval")
+    assert find_warnings(good_config(*given)) == []
+    assert find_warnings(good_config(*given, mode, "+algorithm.agpo.average.validate=false")) == []
+
+
 def test_a_step_size_needs_two_updates_to_see_a_drift(good_config: Build) -> None:
     once = ("data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=8")
     only(find_problems(good_config(*once)), "ppo_mini_batch_size=8", "ppo_epochs=2", "step_size.enabled=false")
@@ -294,6 +318,23 @@ def run_folder(tmp_path: Path) -> Path:
 
 def test_a_good_checkpoint_resumes(good_config: Build, run_folder: Path) -> None:
     assert find_problems(good_config()) == []
+
+
+def test_a_damaged_average_of_the_weights(good_config: Build, run_folder: Path) -> None:
+    on = (
+        "+algorithm.agpo.average.enabled=true",
+        "actor_rollout_ref.actor.strategy=fsdp2",
+        "actor_rollout_ref.actor.fsdp_config.strategy=fsdp2",
+    )
+    assert find_problems(good_config(*on)) == [], "a checkpoint without one begins it"
+    step = run_folder / "global_step_3"
+    checkpoint.write_average(step, 6, AverageConfig())
+    assert find_problems(good_config(*on)) == [] and checkpoint.read_average(step) == 6
+    path = checkpoint.average_folder(step) / "agpo_average.json"
+    for damage in (lambda: path.write_text(path.read_text()[:40]), path.unlink):
+        damage()
+        only(find_problems(good_config(*on)), str(path), "remove that folder", "average.enabled=false")
+        assert find_problems(good_config()) == [], "nobody asks for it"
 
 
 def test_a_corrupt_state_file(good_config: Build, run_folder: Path) -> None:

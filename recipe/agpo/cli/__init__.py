@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``data``, ``eval`` and ``report``."""
+"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``data``, ``average``, ``eval`` and ``report``."""
 
 from __future__ import annotations
 
@@ -96,6 +96,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from recipe.agpo.cli import data
 
         return data.run(arguments)
+    if arguments.command == "average":
+        from recipe.agpo.cli import average
+
+        return average.run(arguments)
     if arguments.command == "eval":
         from recipe.agpo.cli import eval as evaluation
 
@@ -110,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from recipe.agpo.cli import data, plan, report
+    from recipe.agpo.cli import average, data, plan, report
     from recipe.agpo.cli import eval as evaluation
 
     parser = argparse.ArgumentParser(prog="agpo", description="AGPO for verl: checks, configuration, data, evaluation.")
@@ -124,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", type=Path, metavar="PATH", help="also write the rows to PATH as JSON")
     plan.register(commands)
     data.register(commands)
+    average.register(commands)
     evaluation.register(commands)
     report.register(commands)
     config = commands.add_parser("config", help="print every key of algorithm.agpo with its meaning")

@@ -30,6 +30,13 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this evaluation")
 
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "average", "raw"),
+        default="auto",
+        help="of a checkpoint with an average of the weights: which of the two (auto: the average)",
+    )
+
     asked = parser.add_argument_group("what is asked")
     asked.add_argument("--protocol", choices=("greedy", "sampled"), default="greedy")
     asked.add_argument("--samples", type=whole, metavar="K", help="responses a problem (sampled: 8)")
@@ -109,7 +116,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             raise EvaluationError("--compare names the folder of --out: a run cannot be compared with itself")
         compare.check(arguments.compare)
     check_folder(arguments.out)
-    model = checkpoint.find(arguments.model)
+    model = checkpoint.find(arguments.model, arguments.weights)
     benchmarks = data.load(arguments.data, arguments.limit)
     judging = judge.RowJudge(arguments.reward)
     for benchmark in benchmarks:
@@ -135,13 +142,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     if platform == "cpu" and settings.tensor_parallel_size != 1:
         raise EvaluationError("--tensor-parallel-size is for GPUs; on the CPU platform it is 1")
-    print(f"model     {model.folder}")
+    print(f"model     {model.folder}" + (f" ({model.averaged})" if model.averaged else ""))
     print(f"platform  {platform}, {settings.identity()['engine']}, {settings.dtype}, template {settings.template}")
     for benchmark in benchmarks:
         print(f"data      {benchmark.name}: {len(benchmark.problems)} of {benchmark.rows} problems")
 
     header = runs.header(
-        arguments.model,
+        arguments.model + (f" ({model.averaged})" if model.averaged else ""),
         model.fingerprint(),
         settings.identity(),
         generate.template_identity(settings, model.template_hash()),

@@ -10,6 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from recipe.agpo.settings import agpo_config, keeps_ledger
+
 GIB = 2**30
 VLLM_OVERHEAD_GIB = 3.0  # CUDA graphs, sampler and activations of vLLM beside weights and cache
 RESERVE_GIB = 3.0  # CUDA contexts of trainer and vLLM, NCCL buffers
@@ -68,6 +70,7 @@ class Memory:
     train: float
     rollout: float
     cached_tokens: int
+    average: float  # of the weights, float32; 0 where it is off or in CPU memory
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,9 @@ def memory(config: DictConfig, shape: Shape, gpu_gib: float) -> Memory:
     per_cached = shape.kv_bytes_per_token / int(ref.rollout.tensor_model_parallel_size)
     states = weights + gradients + optimiser
     critic = states if config.critic.get("enable") or str(config.algorithm.adv_estimator) == "gae" else 0.0
-    train = states + critic + gathered + activations + logits + RESERVE_GIB * GIB
-    rollout = weights + optimiser + critic + share + RESERVE_GIB * GIB
+    average = 0.0 if lora or not _on_gpu(config) else 4 * count / sharded
+    train = states + critic + average + gathered + activations + logits + RESERVE_GIB * GIB
+    rollout = weights + optimiser + critic + average + share + RESERVE_GIB * GIB
     return Memory(
         weights=_gib(weights),
         gradients=_gib(gradients),
@@ -167,7 +171,19 @@ def memory(config: DictConfig, shape: Shape, gpu_gib: float) -> Memory:
         train=_gib(train),
         rollout=_gib(rollout),
         cached_tokens=int(cache / per_cached),
+        average=_gib(average),
     )
+
+
+def _averages(config: DictConfig) -> bool:
+    return keeps_ledger(config) and agpo_config(config).average.enabled
+
+
+def _on_gpu(config: DictConfig) -> bool:
+    """Whether an average of the weights takes memory of the GPU."""
+    if not _averages(config):
+        return False
+    return not (agpo_config(config).average.offload or config.actor_rollout_ref.actor.fsdp_config.param_offload)
 
 
 def _gib(size: float) -> float:
@@ -184,13 +200,16 @@ def micro_batch_tokens(config: DictConfig) -> int:
 
 
 def cost(config: DictConfig, shape: Shape | None, probe_size: int, reuse: bool) -> Cost:
-    """Tokens per step, and disk per checkpoint: float32 weights and Adam's moments, of actor and critic; with a LoRA
-    the frozen bfloat16 weights."""
+    """Tokens per step, and disk per checkpoint: float32 weights and Adam's moments, of actor and critic, and the
+    average of the weights; with a LoRA the frozen bfloat16 weights."""
     ref, data = config.actor_rollout_ref, config.data
     prompts, group, longest = int(data.train_batch_size), int(ref.rollout.n), int(data.max_response_length)
     extra = 0 if reuse else prompts * probe_size
     models = 2 if str(config.algorithm.adv_estimator) == "gae" else 1
-    size = models * (2 if lora_rank(config) else 12) * shape.parameters / GIB if shape else 0.0
+    per_weight = models * (2 if lora_rank(config) else 12)
+    if _averages(config):  # its file is a whole model
+        per_weight += 2 if lora_rank(config) else 4
+    size = per_weight * shape.parameters / GIB if shape else 0.0
     keep: Any = config.trainer.max_actor_ckpt_to_keep
     return Cost(
         responses=prompts * group + extra,

@@ -38,6 +38,8 @@ def lines(config: DictConfig, gpu_gib: float) -> Iterator[str]:
         yield _row("probe", f"{probe} of {ref.rollout.n} responses per prompt decide; they {share}")
     if is_agpo(config):
         yield _row("groups", _groups(agpo_config(config)))
+    if keeps_ledger(config) and agpo_config(config).average.enabled:
+        yield _row("average", _average(agpo_config(config)))
     yield _row("run", _length(config, cost))
     if shape:
         need = estimate.memory(config, shape, gpu_gib)
@@ -45,7 +47,8 @@ def lines(config: DictConfig, gpu_gib: float) -> Iterator[str]:
         yield _row(
             "memory, update",
             f"{need.train:.0f} GiB per GPU: weights {need.weights:g}, gradients {need.gradients:g}, optimiser "
-            f"{need.optimiser:g}, activations {need.activations:g}, logits {need.logits:g} ({fits})",
+            f"{need.optimiser:g}, {f'average {need.average:g}, ' if need.average else ''}activations "
+            f"{need.activations:g}, logits {need.logits:g} ({fits})",
         )
         longest = int(data.max_prompt_length) + int(data.max_response_length)
         yield _row(
@@ -84,6 +87,12 @@ def _groups(agpo: AGPOConfig) -> str:
     parts.append(f"length reward {length:g}" if length else "no length reward")
     parts.append("sizes follow the probes" if agpo.allocation.enabled else "equal sizes")
     return ", ".join(parts)
+
+
+def _average(agpo: AGPOConfig) -> str:
+    average = agpo.average
+    horizon = f", about the last {average.horizon} updates" if average.horizon else ""
+    return f"of the weights, gamma {average.gamma:g}{horizon}; {'validated and ' if average.validate else ''}saved"
 
 
 def _probe(config: DictConfig) -> tuple[int, bool]:

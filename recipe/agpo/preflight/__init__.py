@@ -22,6 +22,7 @@ EVERY_RUN: tuple[Check, ...] = (
     verl_settings.versions,
     verl_settings.separate,
     verl_settings.schedule,
+    verl_settings.average,
     resources.model,
     prompts.data,
     prompts.splits,

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.agpo.rollout import MANAGER, OLD_MANAGER
 from recipe.agpo.settings import RunConfig, is_agpo, resolved
 from recipe.agpo.training.actor_loss import BASE_LOSSES
+from recipe.agpo.verl_api.actor_weights import STRATEGY
 from recipe.agpo.verl_api.version import VERL_VERSION
 
 CLIP_AWARE_LOSSES = (*BASE_LOSSES, "agpo", "bypass_mode")
@@ -90,6 +91,16 @@ def schedule(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
         yield (
             "algorithm.agpo.lr_schedule=tokens: there is no budget to measure against. Set "
             "algorithm.agpo.token_budget, or algorithm.agpo.lr_schedule=steps."
+        )
+
+
+def average(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    strategy = config.actor_rollout_ref.actor.strategy
+    if agpo.average.enabled and strategy != STRATEGY:
+        yield (
+            f"algorithm.agpo.average.enabled=true with actor_rollout_ref.actor.strategy={strategy}: the average is "
+            f"kept beside the shards of {STRATEGY}. Set actor_rollout_ref.actor.strategy={STRATEGY}, or "
+            "algorithm.agpo.average.enabled=false and average saved checkpoints with `agpo average`."
         )
 
 
@@ -235,11 +246,18 @@ def pointless(config: DictConfig, agpo: RunConfig) -> list[str]:
     """Settings with which a part of AGPO has no effect."""
     actor = config.actor_rollout_ref.actor
     found = []
+    mode = config.trainer.v1.trainer_mode
+    if agpo.average.enabled and agpo.average.validate and mode != "sync":
+        found.append(
+            f"algorithm.agpo.average.validate=true with trainer.v1.trainer_mode={mode}: the rollout goes on during "
+            "validation, so validation uses the raw weights; evaluate checkpoints with `agpo eval` for the average."
+        )
     if not is_agpo(config):
         if agpo.fingerprint() != RunConfig().fingerprint():
             found.append(
-                f"algorithm.adv_estimator={config.algorithm.adv_estimator}: of algorithm.agpo only token_budget and "
-                "lr_schedule have an effect. Set algorithm.adv_estimator=agpo if the controllers are wanted."
+                f"algorithm.adv_estimator={config.algorithm.adv_estimator}: of algorithm.agpo only token_budget, "
+                "lr_schedule and average have an effect. Set algorithm.adv_estimator=agpo if the controllers are "
+                "wanted."
             )
         return found
     if agpo.clip.enabled and _one_update(config):
