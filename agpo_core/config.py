@@ -395,8 +395,8 @@ def _resolve_clip(config: ClipConfig, low: float, high: float) -> tuple[float, f
         raise SettingError(f"clip ratios ({low}, {high}): must be above 0; set the framework's clip ratios")
     if high < low < 1.0:
         raise SettingError(
-            f"clip ratios ({low}, {high}): the lower must not exceed the upper; set the framework's lower clip ratio to "
-            f"{high} or less"
+            f"clip ratios ({low}, {high}): the lower must not exceed the upper; set the framework's lower clip ratio "
+            f"to {high} or less"
         )
     return low, high
 

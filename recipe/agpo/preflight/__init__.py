@@ -6,7 +6,6 @@ Each check yields problems as text: the key, its value, why it cannot work, and 
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterator
 
@@ -90,6 +89,6 @@ def find_warnings(config: DictConfig) -> list[str]:
     """Settings with which a part of AGPO has no effect or does something else; none for runs without AGPO."""
     if not keeps_ledger(config):
         return []
-    used = copy.deepcopy(config)
-    instead = algorithm.use_fallbacks(used)
+    agpo, used = agpo_config(config), algorithm.with_fallbacks(config)
+    instead = [str(fallback) for fallback in algorithm.fallbacks(config, agpo)] if is_agpo(config) else []
     return instead + [algorithm.pasteable(text, config) for text in verl_settings.pointless(used, agpo_config(used))]

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.agpo.preflight.algorithm import one_update, scores_with_fused_kernels
+from recipe.agpo.preflight.algorithm import one_update
 from recipe.agpo.rollout import MANAGER, OLD_MANAGER
 from recipe.agpo.settings import RunConfig, is_agpo, resolved
 from recipe.agpo.training.actor_loss import BASE_LOSSES
@@ -113,13 +114,6 @@ def rollout(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
 
 
 def scoring(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
-    if scores_with_fused_kernels(config, agpo):
-        yield (
-            "actor_rollout_ref.model.use_fused_kernels=True with algorithm.rollout_correction.bypass_mode=True: verl's "
-            "fused kernels take one temperature for the whole batch, and in this mode no importance weights correct "
-            "for another one. Set actor_rollout_ref.model.use_fused_kernels=False, or "
-            "algorithm.rollout_correction.bypass_mode=False, or algorithm.agpo.temperature.enabled=false."
-        )
     if agpo.logprob_temperature == "corrected":
         level = OmegaConf.select(config, "algorithm.rollout_correction.rollout_is")
         if level is None:
@@ -226,7 +220,8 @@ def batches(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
         yield (
             f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro} does not divide a rank's share of a "
             f"mini-batch (ppo_mini_batch_size {ref.actor.ppo_mini_batch_size} x n {ref.rollout.n} / {ranks} ranks "
-            f"= {share}). Set it to a divisor of {share}."
+            f"= {share}). Set actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={math.gcd(share, int(micro))}, or "
+            f"another divisor of {share}."
         )
 
 

@@ -5,7 +5,7 @@ verl's ``ppo_loss`` reads ``clip_ratio_low`` and ``clip_ratio_high`` from its co
 ``[B, 1]`` tensors; KL loss, entropy bonus, dual clip, every aggregation mode and rollout correction remain verl's code.
 The registered policy loss ``agpo`` is ``agpo_core.clipped_surrogate``: the same value as verl's ``vanilla``, with the
 clip fraction per side, the step KL and a rule for non-finite tokens. verl's ``gspo`` and ``cispo`` accept these tensors
-unchanged, and ``sapo`` does not read them; for these only our sums are added.
+unchanged; for them only our sums are added.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, GROUP, GROUP_WEIGHT, ROW_WE
 from recipe.agpo.verl_api import losses
 from recipe.agpo.verl_api.configs import as_dataclass
 
-BASE_LOSSES = ("vanilla", "gspo", "cispo", "sapo")
-UNCLIPPED_LOSSES = ("sapo",)  # those of them that read no clip ratio
+BASE_LOSSES = ("vanilla", "gspo", "cispo")
 BASE_LOSS = "agpo_base_loss"
 METRIC_PREFIX = "actor/agpo/"
 
