@@ -114,7 +114,7 @@ def parsed_once() -> Iterator[None]:
     known = functools.cache(lambda path: OmegaConf.to_container(load(path)))
 
     def cached(file: Any) -> Any:
-        return OmegaConf.create(known(file.name))
+        return OmegaConf.create(known(str(file) if isinstance(file, str | Path) else file.name))
 
     OmegaConf.load = staticmethod(cached)  # type: ignore[assignment]
     try:
@@ -167,7 +167,7 @@ def markdown(found: list[Result]) -> str:
     ]
     for result in found:
         if result.problems:
-            fix = [override for problem in result.problems for way in fixes(problem)[:1] for override in way]
+            fix = sorted(override for problem in result.problems for way in fixes(problem)[:1] for override in way)
             cell = f"refused | {' '.join(f'`{override}`' for override in fix)}"
         else:
             cell = f"starts | {_changes(result)}"
