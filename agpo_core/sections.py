@@ -104,8 +104,15 @@ class ClipConfig(Checked):
         "log: eps = base*exp(s), s the sum of gains times standardised signals. reference: the public code's "
         "quotient [code].",
     )
-    min: float = option(0.05, "Smallest eps, on the lower and the upper side.", "code", gt=0.0, lt=1.0)
-    max: float = option(0.4, "Largest eps, on the lower and the upper side.", "code", gt=0.0, lt=1.0)
+    min: float = option(
+        0.05,
+        "Smallest eps, on the lower and the upper side. For a base of the framework outside [min, max], as GSPO's "
+        "0.0003, both bounds are multiplied by base/0.2.",
+        "code",
+        gt=0.0,
+        lt=1.0,
+    )
+    max: float = option(0.4, "Largest eps, on the lower and the upper side. See min.", "code", gt=0.0, lt=1.0)
     base: float | None = option(
         None,
         "Value that eps is adapted from, on both sides. auto: the framework's lower and upper clip ratio.",

@@ -12,8 +12,14 @@ PARTS: dict[str, tuple[str, ...]] = {
     "clip-higher": (f"{ACTOR}.clip_ratio_high=0.28",),
     "dynamic sampling": ("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc"),
     "Dr.GRPO": ("algorithm.norm_adv_by_std_in_grpo=False", f"{ACTOR}.loss_agg_mode=seq-mean-token-sum-norm"),
-    "CISPO": (f"{ACTOR}.policy_loss.loss_mode=cispo",),
-    "GSPO": (f"{ACTOR}.policy_loss.loss_mode=gspo", f"{ACTOR}.loss_agg_mode=seq-mean-token-mean"),
+    # With the clip ratios of verl's own examples: no lower clip, and 0.0003.
+    "CISPO": (f"{ACTOR}.policy_loss.loss_mode=cispo", f"{ACTOR}.clip_ratio_low=10"),
+    "GSPO": (
+        f"{ACTOR}.policy_loss.loss_mode=gspo",
+        f"{ACTOR}.loss_agg_mode=seq-mean-token-mean",
+        f"{ACTOR}.clip_ratio_low=0.0003",
+        f"{ACTOR}.clip_ratio_high=0.0004",
+    ),
     "LoRA": (
         "actor_rollout_ref.model.lora_rank=4",
         "actor_rollout_ref.model.lora_alpha=8",
@@ -32,11 +38,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "algorithm.agpo.average.offload=true",
         "trainer.test_freq=2",
     ),
-    "corrected scoring": (
-        "algorithm.agpo.logprob_temperature=corrected",
-        "algorithm.rollout_correction.rollout_is=token",
-        "actor_rollout_ref.rollout.calculate_log_probs=True",
-    ),
+    "fused kernels, so corrected scoring": ("actor_rollout_ref.model.use_fused_kernels=True",),
 }
 # Together in one run, with adaptive temperature and clip ratio; the planted outcomes that it is run with (planted.py);
 # how the run ends after two steps.
@@ -48,7 +50,11 @@ COMBINATIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
         "goes_down",
         "no verdicts",
     ),
-    "D": (("allocation", "weighting by responses", "corrected scoring", "average of the weights"), "mixed", "done"),
+    "D": (
+        ("allocation", "weighting by responses", "fused kernels, so corrected scoring", "average of the weights"),
+        "mixed",
+        "done",
+    ),
 }
 NIGHTLY = ("B", "D")  # the others run with every change
 EXCLUDED = {

@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from recipe.agpo.plan import prompts, screen
     from recipe.agpo.plan.compose import PlanError, compose, differences
     from recipe.agpo.preflight import find_problems, find_warnings
+    from recipe.agpo.preflight.algorithm import with_fallbacks
 
     target, overrides = arguments.target, list(arguments.overrides)
     if arguments.config_name:
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
             for key, ours, theirs in differences(config, compose(arguments.diff, overrides)):
                 print(f"{key}: {ours} | {theirs}")
             return 0
-        for line in screen.lines(config, arguments.gpu_gb):
+        for line in screen.lines(with_fallbacks(config), arguments.gpu_gb):
             print(line)
         for line in prompts.lines(config):
             print(line)

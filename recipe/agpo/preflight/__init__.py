@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from recipe.agpo import cpu
 from recipe.agpo.cpu.config import apply_cpu_defaults, cpu_conflicts
-from recipe.agpo.preflight import prompts, rendering, resources, rewards, verl_settings
+from recipe.agpo.preflight import algorithm, prompts, rendering, resources, rewards, verl_settings
 from recipe.agpo.processes import MARKER, new_run_id
 from recipe.agpo.settings import RunConfig, agpo_config, is_agpo, keeps_ledger
 
@@ -37,7 +37,6 @@ AGPO_RUNS: tuple[Check, ...] = (
     verl_settings.scoring,
     verl_settings.megatron,
     verl_settings.loss,
-    verl_settings.step_size,
     verl_settings.groups,
     verl_settings.batches,
 )
@@ -68,7 +67,9 @@ def before_ray(config: DictConfig) -> None:
     if problems:
         listed = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
         raise ConfigProblem(f"AGPO cannot start, {len(problems)} problem(s):\n{listed}")
-    for warning in find_warnings(config):
+    warnings = find_warnings(config)
+    algorithm.use_fallbacks(config)
+    for warning in warnings:
         print(f"[agpo] WARNING: {warning}")
 
 
@@ -77,15 +78,20 @@ def find_problems(config: DictConfig) -> list[str]:
     if not keeps_ledger(config):
         return []
     try:
-        agpo = agpo_config(config)
+        agpo_config(config)
     except ValueError as error:
-        return [verl_settings.with_prefix(str(error))]
+        return [algorithm.pasteable(verl_settings.with_prefix(str(error)), config)]
     checks = (*EVERY_RUN, *AGPO_RUNS) if is_agpo(config) else EVERY_RUN
-    return [problem for check in checks for problem in check(config, agpo)]
+    used = algorithm.with_fallbacks(config)
+    agpo = agpo_config(used)
+    return [algorithm.pasteable(problem, config) for check in checks for problem in check(used, agpo)]
 
 
 def find_warnings(config: DictConfig) -> list[str]:
-    """Settings with which a part of AGPO, or of the prompts, has no effect; none for runs without AGPO."""
+    """Settings with which a part of AGPO or of the prompts has no effect or does something else; none without AGPO."""
     if not keeps_ledger(config):
         return []
-    return [*verl_settings.pointless(config, agpo_config(config)), *rendering.warnings(config)]
+    agpo, used = agpo_config(config), algorithm.with_fallbacks(config)
+    instead = [str(fallback) for fallback in algorithm.fallbacks(config, agpo)] if is_agpo(config) else []
+    pointless = verl_settings.pointless(used, agpo_config(used))
+    return [*instead, *(algorithm.pasteable(text, config) for text in pointless), *rendering.warnings(config)]
