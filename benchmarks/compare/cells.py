@@ -14,6 +14,9 @@ TWICE = {"epochs": 2}  # every batch is passed through twice
 # name -> (settings of algorithm.agpo, changes to LoopConfig)
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "grpo": (GRPO, {}),
+    "grpo, linear decay": (GRPO, {"decay": "linear"}),
+    # RSL-RL's adaptive schedule, its target at our drift_target of a policy entropy of 0.2 nats
+    "grpo, KL-adaptive": (GRPO, {"desired_kl": 0.001}),
     "dapo_like": (GRPO, {"clip_high": 0.28, "dynamic_sampling": True}),
     "dr_grpo": (
         GRPO | {"advantage": {"scale": "none"}, "logprob_temperature": "own"},
