@@ -170,7 +170,9 @@ def update_state(
     """
     _check_drift(signals, state, config)
     entropy = usable_entropy(signals.policy_entropy)
-    step_size = next_step_size(signals.step_kl_k3, entropy, state.step_size, config.step_size, signals.schedule)
+    step_size = next_step_size(
+        signals.step_kl_k3, entropy, state.step_size, config.step_size, signals.schedule, signals.informative
+    )
     if len(stats) == 0:
         return dataclasses.replace(state, step=state.step + 1, step_size=step_size)
     enough = enough_probe(stats, "log")

@@ -103,6 +103,8 @@ class StepSignals:
             `clipped_surrogate` returns both.
         policy_entropy_P: policy entropy per prompt [P]; only the form "reference" reads it.
         schedule: the scheduled learning rate of the step over the configured one; for the step size.
+        informative: whether any response had an advantage. Without one a small drift says nothing about the learning
+            rate, and the step size does not rise.
     """
 
     policy_entropy: float | None = None
@@ -110,6 +112,7 @@ class StepSignals:
     step_kl_k3: float | None = None
     policy_entropy_P: Tensor | None = None
     schedule: float = 1.0
+    informative: bool = True
 
 
 @dataclass(frozen=True)

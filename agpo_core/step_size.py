@@ -54,7 +54,12 @@ def initial_step_size(config: StepSizeConfig, lr: float | None = None) -> StepSi
 
 
 def next_step_size(
-    step_kl: float | None, entropy: float | None, state: StepSize, config: StepSizeConfig, schedule: float = 1.0
+    step_kl: float | None,
+    entropy: float | None,
+    state: StepSize,
+    config: StepSizeConfig,
+    schedule: float = 1.0,
+    informative: bool = True,
 ) -> StepSize:
     """The step size after a step [ours].
 
@@ -70,6 +75,8 @@ def next_step_size(
         config: section `step_size`.
         schedule: the scheduled learning rate of the step over the configured one. A schedule thus keeps its meaning:
             at half of the configured rate the step is half as large, and its drift a quarter.
+        informative: whether any response had an advantage; if not, the scale does not rise. Otherwise a few batches
+            without a gradient would raise it to `max`.
 
     Returns:
         The next `StepSize`. It is unchanged if `step_kl` or `entropy` is None or not above 0, or `schedule` is below
@@ -84,7 +91,7 @@ def next_step_size(
     exceeded = state.exceeded or not drift <= target
     wanted = math.sqrt(target / drift) if math.isfinite(drift) else 0.0
     rise, fall = (RISE, FALL) if state.exceeded else (FIRST_CHANGE, FIRST_CHANGE)
-    factor = max(1.0 / fall, min(rise, wanted))
+    factor = max(1.0 / fall, min(rise if informative else 1.0, wanted))
     return StepSize(_within(state.scale * factor, config), exceeded)
 
 

@@ -561,7 +561,8 @@ class Method:
     def finish(self, step: Step, measured: dict[str, float]) -> None:
         """Update the state, once per step."""
         signals = dataclasses.replace(self.signals, step_kl=measured["kl"], step_kl_k3=measured["kl_k3"])
-        signals = dataclasses.replace(signals, schedule=self.schedule)
+        informative = bool((step.advantage_B != 0.0).any())
+        signals = dataclasses.replace(signals, schedule=self.schedule, informative=informative)
         self.controller.update(step.stats, signals)
 
 

@@ -17,8 +17,8 @@ from agpo_core import (
     StepSignals,
     StepSize,
     StepSizeConfig,
-    merge_stats,
     initial_step_size,
+    merge_stats,
     next_step_size,
     state_from_dict,
     state_to_dict,
@@ -85,6 +85,14 @@ def test_a_schedule_keeps_its_meaning(schedule: float) -> None:
     config = AGPOConfig()
     before = dataclasses.replace(ControllerState.initial(config), step_size=state)
     assert update_state(merge_stats([]), signals, before, config).step_size == state
+
+
+@pytest.mark.parametrize(("drift", "after"), [(0.01, 0.2), (4.0, 0.1)])
+def test_without_an_advantage_the_scale_only_falls(drift: float, after: float) -> None:
+    config = AGPOConfig()
+    before = dataclasses.replace(ControllerState.initial(config), step_size=StepSize(0.2))
+    signals = StepSignals(policy_entropy=ENTROPY, step_kl=0.0, step_kl_k3=drift * TARGET, informative=False)
+    assert update_state(merge_stats([]), signals, before, config).step_size.scale == after
 
 
 @pytest.mark.parametrize("schedule", [0.0, 0.05, math.nan])
