@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 GRPO = {"preset": "grpo"}
 TWICE = {"epochs": 2}  # every batch is passed through twice
+ONE_UPDATE = {"prompts": 8, "updates": 1}
 # name -> (settings of algorithm.agpo, changes to LoopConfig)
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "grpo": (GRPO, {}),
@@ -26,6 +27,10 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "agpo_d": ({"preset": "agpo_d"}, {}),
     "agpo_l": ({"preset": "agpo_l"}, {}),
     "agpo": ({}, TWICE),  # preset agpo with ppo_epochs=2; agpo-epoch has one pass, verl's default
+    # every batch of 8 prompts is trained on in one update: as many updates, each from a fresh batch
+    "grpo, one update": (GRPO, ONE_UPDATE),
+    "agpo, one update": ({}, ONE_UPDATE),
+    "agpo, 0.01": ({"step_size": {"drift_target": 0.01}}, TWICE),
     # each part of agpo left out
     "agpo-temperature": ({"temperature": {"enabled": False}}, TWICE),
     "agpo-clip": ({"clip": {"enabled": False}}, TWICE),
