@@ -527,14 +527,14 @@ class Method:
         return measured
 
     def _rate_of_update(self, number: int, kl: float) -> float:
-        """The learning rate of an update; with `desired_kl`, RSL-RL's rule (without its bounds)."""
+        """The learning rate of an update; with `desired_kl`, RSL-RL's rule with its bounds."""
         wanted = self.loop.desired_kl
         if wanted is None:
             return self.loop.lr * self.schedule * self.controller.lr_scale
         if number > 1 and kl > 2.0 * wanted:  # before the first update the KL is rounding alone
-            self._rate /= 1.5
+            self._rate = max(1e-5, self._rate / 1.5)
         elif number > 1 and kl < wanted / 2.0:
-            self._rate *= 1.5
+            self._rate = min(1e-2, self._rate * 1.5)
         return self._rate
 
     def drift_after(self, model: Any, step: Step, old: Tensor) -> float:
