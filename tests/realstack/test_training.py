@@ -88,7 +88,7 @@ def test_the_learning_rate_follows_the_drift_of_the_step_before(run):
         assert data["agpo/step_size/lr"] == pytest.approx(size.scale * data["actor/lr"])
         assert data["agpo/step_size/stopped"] == 0.0
         size = next_step_size(data["agpo/step_kl_k3"], data["agpo/signal/policy_entropy"], size, config)
-    assert steps[1]["agpo/step_size/lr"] == pytest.approx(1e-6)
+    assert steps[1]["agpo/step_size/lr"] == pytest.approx(1e-6, rel=1e-3)
     assert steps[2]["agpo/step_size/lr"] > 1e-6, "such a step moves a small model little"
 
 
