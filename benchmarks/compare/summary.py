@@ -302,6 +302,35 @@ def rate_table(records: Sequence[Record]) -> list[str]:
     return [*lines, ""]
 
 
+def drift_table(records: Sequence[Record]) -> list[str]:
+    """Step KL and entropy over the learning rates, of the methods that ran at three or more of them."""
+    rows: dict[tuple[str, str], dict[float, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        if record["clip"] == CLIP and "kl_k3" in record["means"]:
+            rows[record["task"], record["method"]][record["lr"]].append(record)
+    rows = {key: row for key, row in rows.items() if len(row) > 2}
+    if not rows:
+        return []
+    lines = [
+        "## Which drift",
+        "",
+        "Means over a run, then over seeds: step KL by k1 and by k3 in 1e-5 nats per token, policy entropy in nats, "
+        "and k3 over the entropy, which the step size keeps at its target.",
+        "",
+        "| task | method | learning rate | seeds | final accuracy | k1 | k3 | entropy | k3 / entropy |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (task, method), row in sorted(rows.items()):
+        for rate, runs in sorted(row.items()):
+            k1, k3, entropy = (_mean([run["means"][name] for run in runs]) for name in ("kl", "kl_k3", "entropy"))
+            over = _mean([run["means"]["kl_k3"] / run["means"]["entropy"] for run in runs])
+            lines.append(
+                f"| {task} | `{method}` | {rate:g} | {len(runs)} | {_mean([final(run) for run in runs]):.3f} | "
+                f"{1e5 * k1:.3g} | {1e5 * k3:.3g} | {entropy:.3f} | {over:.2g} |"
+            )
+    return [*lines, ""]
+
+
 def _span(values: Sequence[float], shape: str) -> str:
     low, high = interval(values)
     return f"{low:{shape}} to {high:{shape}}"
@@ -355,7 +384,8 @@ def write(records: Sequence[Record], results: Path, page: Path) -> None:
         "loop is `examples/inprocess_grpo.py`: one process, tiny warm-started models, reasoning-gym tasks. "
         "`benchmarks/compare/cells.py` defines the names; `agpo-x` is `agpo` without x. Final accuracy: greedy, held "
         "out, mean of the last three of twelve evaluations. p: exact sign-flip test of the difference by seed; n seeds "
-        "cannot go below 2/2^n. Last columns: means over the last fifth of the steps.",
+        "cannot go below 2/2^n. Last columns: means over the last fifth of the steps. Runs keep the defaults "
+        "of the version that made them; [evidence.md](evidence.md) says which have changed since.",
         "",
         f"![Accuracy over generated tokens]({beside}/{curves.name})",
         "",
@@ -368,6 +398,7 @@ def write(records: Sequence[Record], results: Path, page: Path) -> None:
     if _range_picture(records, tasks, ranges):
         lines += [f"![Final accuracy over the learning rate]({beside}/{ranges.name})", ""]
     lines += rate_table(records)
+    lines += drift_table(records)
     lines += range_table(records, "clip")
     write_atomic(page, "\n".join(lines))
     _picture(records, tasks, curves)

@@ -227,7 +227,8 @@ class AGPOGRPOTrainer(GRPOTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._open is not None and self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
             step, self._open = self._open, None
-            schedule = self.lr_scheduler.get_last_lr()[0] / self.args.learning_rate
+            rate = self.args.learning_rate
+            schedule = self.lr_scheduler.get_last_lr()[0] / rate if rate else 1.0
             self.method.update(step.measure(self.agpo), step.signals(schedule))
         return loss
 

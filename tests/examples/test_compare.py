@@ -184,3 +184,13 @@ def test_the_effort_counts_the_tokens_of_every_run() -> None:
         ["spell_backward", "`grpo`", "3", "1", "0.333", "0.500", "0.600", "", "1.00"],
     ]
     assert summary.effort_table(records[3:], ["spell_backward"]) == [], "without GRPO there is nothing to reach"
+
+
+def test_the_drift_of_every_rate_is_shown() -> None:
+    rates = (1e-4, 1e-3, 1e-2)
+    means = record("grpo", 0, 0.5)["means"] | {"kl": 0.0002, "kl_k3": 0.0004, "entropy": 0.2}
+    records = [record("grpo", seed, 0.5, lr=rate, means=means) for rate in rates for seed in (0, 1)]
+    records += [record("agpo", 0, 0.5, lr=rate) for rate in rates]  # of a time when k3 was not written down
+    rows = [line for line in summary.drift_table(records) if line.startswith("| spell")]
+    assert rows[0] == "| spell_backward | `grpo` | 0.0001 | 2 | 0.500 | 20 | 40 | 0.200 | 0.002 |"
+    assert len(rows) == 3 and summary.drift_table(records[:4]) == []

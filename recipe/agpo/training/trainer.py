@@ -205,7 +205,8 @@ class AGPOMixin(LedgerMixin):
         step_metrics.update(drift | metrics.rate_metrics(self._update_sums, self.controller))
         self._decisions.append(decision_rows(groups, self.global_steps))
         if self.agpo.keeps_state:
-            schedule = 1.0 if scheduled is None else scheduled / self._lr(self.config)
+            configured = self._lr(self.config)
+            schedule = scheduled / configured if scheduled is not None and configured else 1.0
             informative = self._update_sums["informative_tokens"] > 0
             kl, k3 = (drift.get(f"agpo/{name}") for name in ("step_kl", "step_kl_k3"))
             signals = groups.signals(kl, k3, schedule, informative)
