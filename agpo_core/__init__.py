@@ -24,7 +24,7 @@ from agpo_core.logits import log_probs_at, token_entropy
 from agpo_core.losses import SurrogateOutput, aggregate, clipped_surrogate, importance_weights, policy_loss
 from agpo_core.outcomes import ResponseAdvantages, response_advantages
 from agpo_core.packing import per_token, sequence_ids
-from agpo_core.records import ControllerState, ProbeStats, Reason, ReferenceState, StepSignals, StepSize
+from agpo_core.records import ControllerState, ProbeStats, Reason, ReferenceState, StepSignals
 from agpo_core.running import RunningStat
 from agpo_core.sections import (
     AdvantageConfig,
@@ -49,7 +49,7 @@ from agpo_core.state import (
     state_to_dict,
 )
 from agpo_core.stats import dispersion, max_dispersion, pad_groups, skewness
-from agpo_core.step_size import next_step_size
+from agpo_core.step_size import ONE_UPDATE_SHARE, StepSize, initial_step_size, next_step_size, stops_updates
 from agpo_core.temperature import TemperatureDecision, decide_temperature, uncertainty
 from agpo_core.votes import vote_classes, vote_entropy
 from agpo_core.weights import adaptive_loss, adaptive_weights, denominator_weights, group_losses, prompt_weights
@@ -68,6 +68,7 @@ __all__ = [
     "ControllerState",
     "LengthConfig",
     "LossConfig",
+    "ONE_UPDATE_SHARE",
     "OtherSettings",
     "PRESETS",
     "ProbeConfig",
@@ -103,6 +104,7 @@ __all__ = [
     "group_advantages_padded",
     "group_losses",
     "importance_weights",
+    "initial_step_size",
     "iter_fields",
     "load_state",
     "log_probs_at",
@@ -122,6 +124,7 @@ __all__ = [
     "skewness",
     "state_from_dict",
     "state_to_dict",
+    "stops_updates",
     "token_entropy",
     "uncertainty",
     "update_state",

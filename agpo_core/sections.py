@@ -168,26 +168,24 @@ class StepSizeConfig(Checked):
 
     enabled: bool = option(
         True,
-        "Scale the learning rate so that the drift of a step stays at its target. false: the framework's learning rate "
-        "is used unchanged.",
+        "Scale the learning rate, up or down, so that the drift of a step stays at its target. false: the framework's "
+        "learning rate is used unchanged.",
     )
     drift_target: float = option(
         0.005, "Target of the drift: KL(old policy || new policy) of one step, divided by the policy entropy.", gt=0.0
     )
-    start: float = option(
-        0.03, "Factor of the first step. It doubles every step until the drift first exceeds its target.", gt=0.0
-    )
-    min: float = option(0.001, "Smallest factor.", gt=0.0)
-    max: float = option(
-        1.0,
-        "Largest factor. 1: never above the configured learning rate. With 100, the result depends little on the "
-        "configured learning rate.",
+    start: float | None = option(
+        None,
+        "Factor of the first step. auto: the first step has learning rate 1e-6, whatever is configured. Until the "
+        "drift first exceeds its target, the factor changes by up to ten times per step.",
         gt=0.0,
     )
+    min: float = option(1e-6, "Smallest factor.", gt=0.0)
+    max: float = option(1e4, "Largest factor. 1: never above the configured learning rate.", gt=0.0)
 
     def _check(self) -> None:
         self._ordered("min", "max")
-        if not self.min <= self.start <= self.max:
+        if self.start is not None and not self.min <= self.start <= self.max:
             raise SettingError(
                 f"{named('step_size.start')}={self.start}: must be within [{named('step_size.min')}={self.min}, "
                 f"{named('step_size.max')}={self.max}]; set {named('step_size.start')}="

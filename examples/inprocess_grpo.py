@@ -336,6 +336,8 @@ class LoopConfig:
     updates: int = 4  # an epoch
     epochs: int = 1
     lr: float = 1e-4
+    decay: str = "none"  # of the learning rate over the budget: none, or linear to 0
+    desired_kl: float | None = None  # RSL-RL's adaptive schedule: every update's rate follows the KL so far
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float = 3.0  # as in verl
@@ -352,6 +354,8 @@ class LoopConfig:
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, int) and name not in ("seed", "dynamic_sampling") and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
+            if name == "decay" and value not in ("none", "linear"):
+                raise ValueError(f"decay={value}: must be none or linear")
             if isinstance(value, float) and not 0.0 < value < math.inf:
                 raise ValueError(f"{name}={value}: must be a finite number above 0")
 
@@ -377,8 +381,15 @@ class Method:
     def __init__(self, agpo: AGPOConfig, loop: LoopConfig) -> None:
         self.agpo, self.loop = agpo, loop
         self.controller = Controller(
-            agpo, temperature=loop.temperature, clip_low=loop.clip_low, clip_high=loop.clip_high, group_size=loop.group
+            agpo,
+            temperature=loop.temperature,
+            clip_low=loop.clip_low,
+            clip_high=loop.clip_high,
+            group_size=loop.group,
+            lr=loop.lr,
         )
+        self.schedule = 1.0  # the decayed rate of this step over the configured one
+        self._rate = loop.lr  # of `desired_kl`
 
     def collect(self, model: Any, task: GymTask, problems: Sequence[Problem], generator: torch.Generator) -> Step:
         """Probe, temperatures and sizes, the rest; then advantages, clip ratios and weights."""
@@ -485,26 +496,55 @@ class Method:
         """Several optimiser updates on one batch, whole groups to an update."""
         with torch.no_grad():
             old = log_probs(model, step.rollout, self.agpo.logprob_temperature == "own")
-        sums = dict.fromkeys(("kl", "kl_k3", "clipped", "grad_norm", "group_weight"), 0.0)
-        for group in optimiser.param_groups:
-            group["lr"] = self.loop.lr * self.controller.lr_scale
-        share = 1.0 / (self.loop.updates * self.loop.epochs)
+        count, seen = self.loop.updates * self.loop.epochs, 0
+        sums = dict.fromkeys(("kl", "kl_k3", "clipped", "grad_norm", "group_weight", "lr"), 0.0)
+        settings, entropy = self.agpo.step_size, self.signals.policy_entropy
         prompts = len(step.stats)
         batches = [torch.randperm(prompts, generator=order).chunk(self.loop.updates) for _ in range(self.loop.epochs)]
         for chosen in itertools.chain.from_iterable(batches):
             rows = torch.isin(step.rollout.prompt_B, chosen).nonzero().squeeze(-1)
             loss, out, weight = self.loss(model, step, rows, old)
+            seen += 1
+            sums["kl"] += float(out.step_kl)
+            sums["kl_k3"] += float(out.step_kl_k3)
+            if agpo_core.stops_updates(float(out.step_kl_k3), entropy, settings, self.schedule):
+                break
+            rate = self._rate_of_update(seen, float(out.step_kl_k3))
+            for group in optimiser.param_groups:
+                group["lr"] = rate
             optimiser.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             if torch.isfinite(norm):
                 optimiser.step()
-            sums["kl"] += share * float(out.step_kl)
-            sums["kl_k3"] += share * float(out.step_kl_k3)
-            sums["clipped"] += share * float(out.clip_fraction_low + out.clip_fraction_high)
-            sums["grad_norm"] += share * float(norm)
-            sums["group_weight"] += share * float(weight.mean())
-        return sums
+            sums["clipped"] += float(out.clip_fraction_low + out.clip_fraction_high)
+            sums["grad_norm"] += float(norm)
+            sums["group_weight"] += float(weight.mean())
+            sums["lr"] += rate
+        measured = {name: value / seen for name, value in sums.items()} | {"stopped": float(seen < count)}
+        if settings.enabled and count == 1:
+            measured["kl_k3"] = self.drift_after(model, step, old)
+        return measured
+
+    def _rate_of_update(self, number: int, kl: float) -> float:
+        """The learning rate of an update; with `desired_kl`, RSL-RL's rule with its bounds."""
+        wanted = self.loop.desired_kl
+        if wanted is None:
+            return self.loop.lr * self.schedule * self.controller.lr_scale
+        if number > 1 and kl > 2.0 * wanted:  # before the first update the KL is rounding alone
+            self._rate = max(1e-5, self._rate / 1.5)
+        elif number > 1 and kl < wanted / 2.0:
+            self._rate = min(1e-2, self._rate * 1.5)
+        return self._rate
+
+    def drift_after(self, model: Any, step: Step, old: Tensor) -> float:
+        """k3 after the only update of a step, from an eighth of the rows, as the mean over several updates would be."""
+        rows = torch.arange(0, len(old), 8)
+        part = step.rollout.rows(rows)
+        with torch.no_grad():
+            new = log_probs(model, part, self.agpo.logprob_temperature == "own")
+        out = agpo_core.clipped_surrogate(new, old[rows], torch.zeros(len(rows)).to(old), part.mask_BR, 0.2, 0.2)
+        return agpo_core.ONE_UPDATE_SHARE * float(out.step_kl_k3)
 
     def gradient_cosine(self, model: Any, step: Step) -> float:
         """Cosine between the gradients of the two halves of a batch: 0 if they are independent noise."""
@@ -521,6 +561,8 @@ class Method:
     def finish(self, step: Step, measured: dict[str, float]) -> None:
         """Update the state, once per step."""
         signals = dataclasses.replace(self.signals, step_kl=measured["kl"], step_kl_k3=measured["kl_k3"])
+        informative = bool((step.advantage_B != 0.0).any())
+        signals = dataclasses.replace(signals, schedule=self.schedule, informative=informative)
         self.controller.update(step.stats, signals)
 
 
@@ -597,6 +639,8 @@ def train(
         record = {"step": number, "tokens": tokens, **step.metrics}
         if evaluates:
             record["gradient_cosine"] = method.gradient_cosine(model, step)
+        if loop.decay == "linear":
+            method.schedule = max(0.0, 1.0 - (tokens - step.generated) / loop.budget)
         record["lr_scale"] = method.controller.lr_scale
         record |= method.update(model, optimiser, step, order)
         method.finish(step, record)
@@ -616,7 +660,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="one JSON line a step")
     for item in dataclasses.fields(LoopConfig):
-        if item.type in ("int", "float", "str"):
+        if item.type == "float | None":
+            parser.add_argument(f"--{item.name.replace('_', '-')}", type=float)
+        elif item.type in ("int", "float", "str"):
             parser.add_argument(f"--{item.name.replace('_', '-')}", type=type(item.default), default=item.default)
     parser.add_argument("--dynamic-sampling", action="store_true")
     given = vars(parser.parse_args())

@@ -210,6 +210,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
             loss = super()._compute_loss(model, inputs)
         if "old_per_token_logps" in inputs and self._open is not None:
             assert self._scored is not None, "TRL's loss computes log-probs"
+            self._open.informative |= bool((inputs["advantages"] != 0).any())
             self._open.add_drift(inputs["old_per_token_logps"], self._scored[0], inputs["completion_mask"])
         return loss
 
@@ -232,7 +233,9 @@ class AGPOGRPOTrainer(GRPOTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._open is not None and self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
             step, self._open = self._open, None
-            self.method.update(step.measure(self.agpo), step.signals())
+            rate = self.args.learning_rate
+            schedule = self.lr_scheduler.get_last_lr()[0] / rate if rate else 1.0
+            self.method.update(step.measure(self.agpo), step.signals(schedule))
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -274,5 +277,6 @@ class AGPOGRPOTrainer(GRPOTrainer):
             metrics[f"agpo/{name}/max"].append(max(values))
         if self.agpo.step_size.enabled:
             metrics["agpo/step_size/scale"].append(self._scale)
+            metrics["agpo/step_size/lr"].append(self._scale * self.lr_scheduler.get_last_lr()[0])
         if self._log_to_file:
             write_decisions(Path(self.args.output_dir) / DECISIONS_FILE, rows)

@@ -378,42 +378,86 @@ def test_the_schedule_lands_where_the_trainer_says(counter: str) -> None:
         assert getattr(engine.lr_scheduler, counter) == then
 
 
+class StepSizeEngine:
+    """The parts of verl's engines around one update; says at which rates the optimiser stepped."""
+
+    def __new__(cls, fails: bool = False) -> Any:
+        from verl.workers.engine.base import BaseEngine
+
+        class Engine(BaseEngine):
+            def __init__(self) -> None:
+                self.optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}, {"lr": 0.25}])
+                self.stepped: list[list[float]] = []
+
+            def forward_backward_batch(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+                return {"metrics": {}}
+
+            def optimizer_zero_grad(self) -> None: ...
+
+            def optimizer_step(self) -> float:
+                if fails:
+                    raise RuntimeError("no step")
+                self.stepped.append([group["lr"] for group in self.optimizer.param_groups])
+                return 1.0
+
+            def is_mp_src_rank_with_outputs(self) -> bool:
+                return True
+
+        return Engine()
+
+
+class StepSizeLoss:
+    """What the step size asks of our loss."""
+
+    metric_prefix = "own/"
+
+    def __init__(self, stops: bool = False) -> None:
+        self.answer, self.asked = stops, []
+
+    def stops(self, engine: Any, entropy: float | None, schedule: float) -> bool:
+        self.asked.append((entropy, schedule))
+        return self.answer
+
+    def after_update(self, engine: Any, data: Any) -> dict[str, float]:
+        assert engine.optimizer.param_groups[0]["lr"] == 0.5, "the rate is the schedule's again"
+        return {"after_tokens": 7.0}
+
+
+def step_size_data(**values: float) -> Any:
+    import tensordict
+
+    data = tensordict.TensorDict({}, batch_size=[])
+    for key, value in values.items():
+        data.set_non_tensor(key, value)
+    return data
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_step_size_scales_one_update_and_nothing_else(fails: bool) -> None:
-    import tensordict
-    from verl.workers.engine.base import BaseEngine
-
     from recipe.agpo.verl_api.updates import LR_SCALE
 
-    stepped: list[list[float]] = []
-
-    class Engine(BaseEngine):
-        def __init__(self) -> None:
-            self.optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}, {"lr": 0.25}])
-
-        def forward_backward_batch(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-            return {"metrics": {}}
-
-        def optimizer_zero_grad(self) -> None: ...
-
-        def optimizer_step(self) -> float:
-            if fails:
-                raise RuntimeError("no step")
-            stepped.append([group["lr"] for group in self.optimizer.param_groups])
-            return 1.0
-
-        def is_mp_src_rank_with_outputs(self) -> bool:
-            return True
-
-    engine = Engine()
-    for scale in (None, 0.1):
-        data = tensordict.TensorDict({}, batch_size=[])
-        if scale is not None:
-            data.set_non_tensor(LR_SCALE, scale)
+    engine = StepSizeEngine(fails)
+    for values in ({}, {LR_SCALE: 0.1}):
         with pytest.raises(RuntimeError) if fails else nullcontext():
-            engine.train_batch(data, None)
+            engine.train_batch(step_size_data(**values), StepSizeLoss())
         assert engine.optimizer.param_groups == [{"lr": 0.5}, {"lr": 0.25}]
-    assert fails or stepped == [[0.5, 0.25], [pytest.approx(0.05), pytest.approx(0.025)]]
+        assert "optimizer_step" not in vars(engine)
+    assert fails or engine.stepped == [[0.5, 0.25], [pytest.approx(0.05), pytest.approx(0.025)]]
+
+
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize("only", [0.0, 1.0])
+def test_an_update_is_left_out_and_what_it_did_is_reported(stops: bool, only: float) -> None:
+    from recipe.agpo.verl_api.updates import ENTROPY, LR, LR_SCALE, ONE_UPDATE
+
+    engine, loss = StepSizeEngine(), StepSizeLoss(stops)
+    values = {LR_SCALE: 0.1, LR: 2.0, ENTROPY: 0.3, ONE_UPDATE: only}
+    metrics = engine.train_batch(step_size_data(**values), loss)["metrics"]
+    assert loss.asked == [(0.3, 0.25)], "the schedule is at a quarter"
+    assert engine.stepped == [[0.0, 0.0] if stops else [pytest.approx(0.05), pytest.approx(0.025)]]
+    sums = {key.removeprefix("own/"): metric.aggregate() for key, metric in metrics.items() if key != "grad_norm"}
+    expected = {"lr_sum": 0.5, "stopped": float(stops), "updates": 1.0}
+    assert sums == expected | ({"after_tokens": 7.0} if only else {})
 
 
 def test_the_groups_that_are_scaled_are_those_that_fsdp_steps_with() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from agpo_core import AGPOConfig
+from agpo_core import AGPOConfig, initial_step_size
 from recipe.agpo.plan import estimate
 from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger, resolved
 
@@ -73,7 +73,11 @@ def _method(config: DictConfig) -> str:
     bounds = f"adapts in [{agpo.temperature.min:g}, {agpo.temperature.max:g}]"
     temperature = bounds if agpo.temperature.enabled else "is fixed"
     clip = "adapts" if agpo.clip.enabled else "is fixed"
-    size = f"aims at a drift of {agpo.step_size.drift_target:g}" if agpo.step_size.enabled else "is the learning rate's"
+    size = "is the learning rate's"
+    if agpo.step_size.enabled:
+        rate = float(config.actor_rollout_ref.actor.optim.lr)
+        first = rate * initial_step_size(agpo.step_size, rate).scale
+        size = f"starts at a learning rate of {first:g} and aims at a drift of {agpo.step_size.drift_target:g}"
     return (
         f"agpo, preset {agpo.preset}: temperature {temperature}, clip ratio {clip}, step size {size}, scoring "
         f"{agpo.logprob_temperature}"

@@ -76,8 +76,8 @@ def checkpoint_to_resume(config: Any) -> Path | None:
     return folder if folder.exists() else None
 
 
-def read_state(folder: Path, agpo: RunConfig) -> ControllerState:
-    """The controller state of a checkpoint.
+def read_state(folder: Path, agpo: RunConfig, lr: float | None = None) -> ControllerState:
+    """The controller state of a checkpoint. lr: the configured learning rate, for fresh controllers.
 
     Raises:
         ResumeError: no state, damaged state, or a state of another AGPO config.
@@ -88,7 +88,7 @@ def read_state(folder: Path, agpo: RunConfig) -> ControllerState:
     )
     path = folder / STATE_FILE
     if agpo.on_config_change == "reset":
-        return ControllerState.initial(agpo)
+        return ControllerState.initial(agpo, lr)
     try:
         return resume_state(path, agpo, keep=agpo.on_config_change == "keep")
     except OtherSettings as error:
