@@ -18,6 +18,7 @@ first use.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -96,9 +97,23 @@ def _add_checks(utils_config: ModuleType) -> None:
 
 def _with_our_checks(original: Callable[..., None]) -> Callable[..., None]:
     def validate_config(config: Any, *args: Any, **kwargs: Any) -> None:
-        from recipe.agpo.preflight import before_ray
+        from recipe.agpo.preflight import ConfigProblem, before_ray, verls_own
 
-        before_ray(config)
-        original(config, *args, **kwargs)
+        try:
+            before_ray(config)
+            with verls_own(config):
+                original(config, *args, **kwargs)
+        except ConfigProblem as problem:
+            if _in_a_worker():
+                raise  # Ray carries it to the driver
+            # Hydra prints a traceback for every exception, and lets this one pass.
+            print(f"\n{problem}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
 
     return validate_config
+
+
+def _in_a_worker() -> bool:
+    """Whether this process is Ray's: some of verl's trainers validate there."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()

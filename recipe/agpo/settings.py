@@ -79,6 +79,10 @@ def agpo_config(config: DictConfig) -> RunConfig:
     from omegaconf import OmegaConf
 
     node = OmegaConf.select(config, "algorithm.agpo")
+    if node is not None and not OmegaConf.is_dict(node):
+        raise ValueError(
+            f"{KEY_PREFIX}={node}: this is a section; set its keys one by one, for example {KEY_PREFIX}.preset=agpo"
+        )
     values: dict[str, Any] = {} if node is None else OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
     return RunConfig.from_dict(values, prefix=KEY_PREFIX)
 

@@ -589,3 +589,59 @@ def test_how_fsdp_saves_a_model() -> None:
         assert f"self.{name} = " in text, MEND
     # Without a limit no other folder is removed.
     assert "if not (max_ckpt_to_keep and" in source(BaseCheckpointManager.register_checkpoint), MEND
+
+
+def test_names_that_verl_accepts() -> None:
+    """``verl_api.names`` against verl's registries and its code; ours among the estimators is no name of verl."""
+    import inspect
+
+    import torch
+    from verl.experimental import agent_loop
+    from verl.trainer.ppo import core_algos
+    from verl.utils.tracking import Tracking
+    from verl.workers.rollout import base
+
+    from recipe.agpo.verl_api import names
+
+    assert {str(member.value) for member in core_algos.AdvantageEstimator} == set(names.ESTIMATORS)
+    assert {name for name, mode in base._ROLLOUT_REGISTRY if mode == "async"} == set(names.ROLLOUTS)
+    assert set(names.LOGGERS) == {*Tracking.supported_backend, "tracking"}
+    assert set(names.AGENT_LOOPS) <= set(agent_loop.agent_loop._agent_loop_registry)
+    one = torch.ones(1)
+    for name in names.KL_PENALTIES:
+        for plus in ("", "+"):
+            assert core_algos.kl_penalty(one, one, name + plus).shape == (1,)
+    with pytest.raises(NotImplementedError):
+        core_algos.kl_penalty(one, one, "foo")
+    from verl.workers.config import ActorConfig
+
+    source = inspect.getsource(ActorConfig.__post_init__)
+    assert all(f'"{name}"' in source for name in names.LOSS_AGGREGATIONS)
+
+
+def test_keys_of_the_critic_that_verl_reads() -> None:
+    """Its micro-batches are filled by tokens, by a key that verl's YAML lacks."""
+    import inspect
+
+    from verl.trainer.ppo.v1 import trainer_base
+    from verl.workers.config import CriticConfig, EngineConfig
+
+    from recipe.agpo.preflight.roles import CRITIC_TOKENS
+
+    assert CriticConfig.ppo_infer_max_token_len_per_gpu == CRITIC_TOKENS and EngineConfig.use_dynamic_bsz is True
+    source = inspect.getsource(trainer_base.PPOTrainer._setup)
+    assert "critic_cfg.engine.max_token_len_per_gpu = critic_cfg.ppo_infer_max_token_len_per_gpu" in source
+    assert "critic_cfg.engine.use_dynamic_bsz" not in source
+
+
+def test_what_torchtitan_and_veomni_do_with_a_temperature() -> None:
+    """torchtitan divides all logits by the column as it is; veomni has FSDP's division by a temperature per token."""
+    from pathlib import Path
+
+    import verl
+
+    engines = Path(verl.__file__).parent / "workers" / "engine"
+    titan = (engines / "torchtitan" / "transformer_impl.py").read_text(encoding="utf-8")
+    assert 'temperature = micro_batch["temperature"]' in titan and "logits_rmpad = logits_rmpad / temperature" in titan
+    veomni = (engines / "veomni" / "transformer_impl.py").read_text(encoding="utf-8")
+    assert "class VeOmniEngineWithLMHead(VeOmniEngine, FSDPEngineWithLMHead)" in veomni and "temperature" not in veomni

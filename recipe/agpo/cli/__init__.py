@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            arguments = _parser().parse_args(argv)
+            given = list(sys.argv[1:] if argv is None else argv)
+            arguments = _parser(given[:1] == ["doctor"]).parse_args(given)
             name = " ".join(["agpo", arguments.command, *filter(None, [getattr(arguments, "action", None)])])
             return _run(arguments)
         finally:
@@ -113,10 +114,8 @@ def _run(arguments: argparse.Namespace) -> int:
     return config.run(markdown=arguments.markdown, write=arguments.write, preset=arguments.preset)
 
 
-def _parser() -> argparse.ArgumentParser:
-    from recipe.agpo.cli import average, data, plan, report
-    from recipe.agpo.cli import eval as evaluation
-
+def _parser(only_doctor: bool = False) -> argparse.ArgumentParser:
+    """``only_doctor``: without the others' modules, which a machine that needs a doctor may not be able to import."""
     parser = argparse.ArgumentParser(prog="agpo", description="AGPO for verl: checks, configuration, data, evaluation.")
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="could training start on this machine, and why not")
@@ -126,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--folder", type=Path, metavar="OUT", help="with --ranks: a folder that all nodes must share")
     doctor.add_argument("--json", type=Path, metavar="PATH", help="also write the rows to PATH as JSON")
+    if only_doctor:
+        return parser
+
+    from recipe.agpo.cli import average, data, plan, report
+    from recipe.agpo.cli import eval as evaluation
+
     plan.register(commands)
     data.register(commands)
     average.register(commands)
