@@ -49,7 +49,7 @@ from agpo_core.state import (
     state_to_dict,
 )
 from agpo_core.stats import dispersion, max_dispersion, pad_groups, skewness
-from agpo_core.step_size import ONE_UPDATE_SHARE, StepSize, initial_step_size, next_step_size, stops_updates
+from agpo_core.step_size import StepSize, initial_step_size, next_step_size, stops_updates
 from agpo_core.temperature import TemperatureDecision, decide_temperature, uncertainty
 from agpo_core.votes import vote_classes, vote_entropy
 from agpo_core.weights import adaptive_loss, adaptive_weights, denominator_weights, group_losses, prompt_weights
@@ -68,7 +68,6 @@ __all__ = [
     "ControllerState",
     "LengthConfig",
     "LossConfig",
-    "ONE_UPDATE_SHARE",
     "OtherSettings",
     "PRESETS",
     "ProbeConfig",

@@ -22,7 +22,6 @@ RISE = 1.25  # largest factor per step after that
 FALL = 3.0  # largest divisor per step after that
 LOWEST_SCHEDULE = 0.1  # below this factor of a schedule the drift says little about the configured learning rate
 STOP = 10.0  # times the target: an update at this drift is not taken
-ONE_UPDATE_SHARE = 0.25  # of the KL after the only update of a step: what the mean over 4 to 8 updates would be
 DIGITS = 4  # of the scale: ranks sum in different orders, and rounding removes the difference in the last bits
 
 
@@ -69,7 +68,7 @@ def next_step_size(
 
     Args:
         step_kl: KL(old || new) of the step's updates, nats per token (k3: `SurrogateOutput.step_kl_k3`), averaged over
-            the updates, each on the tokens that it is about to train on.
+            the updates, each on the tokens that it is about to train on; if there is only one, the KL after it.
         entropy: policy entropy, nats per token. It is in the divisor so that a policy of low entropy moves less.
         state: the step size of this step.
         config: section `step_size`.

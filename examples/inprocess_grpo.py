@@ -538,13 +538,14 @@ class Method:
         return self._rate
 
     def drift_after(self, model: Any, step: Step, old: Tensor) -> float:
-        """k3 after the only update of a step, from an eighth of the rows, as the mean over several updates would be."""
-        rows = torch.arange(0, len(old), 8)
+        """k3 after the only update of a step, from an eighth of the rows, at least 32."""
+        count = max(len(old) // 8, min(32, len(old)))
+        rows = torch.arange(count) * len(old) // count
         part = step.rollout.rows(rows)
         with torch.no_grad():
             new = log_probs(model, part, self.agpo.logprob_temperature == "own")
         out = agpo_core.clipped_surrogate(new, old[rows], torch.zeros(len(rows)).to(old), part.mask_BR, 0.2, 0.2)
-        return agpo_core.ONE_UPDATE_SHARE * float(out.step_kl_k3)
+        return float(out.step_kl_k3)
 
     def gradient_cosine(self, model: Any, step: Step) -> float:
         """Cosine between the gradients of the two halves of a batch: 0 if they are independent noise."""

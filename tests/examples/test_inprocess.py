@@ -166,8 +166,8 @@ def test_the_drift_of_the_only_update_is_measured_after_it() -> None:
     assert measured["kl"] == pytest.approx(0.0, abs=1e-6), "before the update nothing has moved"
     model = build_model(0, hidden=32, layers=1).eval()
     tokens_B = one_step({}, model, once)[1].rollout.tokens_B
-    rows = torch.arange(0, len(k3_B), 8)
-    expected = 0.25 * float(k3_B[rows].sum() / tokens_B[rows].sum())
+    rows = torch.arange(len(k3_B))  # 24 of them: few enough for all
+    expected = float(k3_B[rows].sum() / tokens_B[rows].sum())
     assert measured["kl_k3"] == pytest.approx(expected, rel=1e-3) and expected > 1e-6
     off, _, _, _ = updated({"step_size": {"enabled": False}}, once)
     assert off["kl_k3"] == pytest.approx(0.0, abs=1e-9), "nothing is measured for a step size that is off"

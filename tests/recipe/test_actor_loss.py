@@ -385,7 +385,10 @@ def test_updates_stop_when_the_rows_so_far_have_drifted_too_far() -> None:
 
 
 @pytest.mark.parametrize(("size", "taken"), [(1, [0]), (2, [0, 2]), (4, [0, 1, 2, 3])])
-def test_the_drift_after_the_only_update_is_measured_on_some_rows(size: int, taken: list[int]) -> None:
+def test_the_drift_after_the_only_update_is_measured_on_some_rows(
+    size: int, taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recipe.agpo.training.actor_loss.MEASURED_ROWS", 1)
     batch = MicroBatch()
     data = batch.data()
     tu.assign_non_tensor(data, use_dynamic_bsz=False, micro_batch_size_per_gpu=size)
@@ -408,11 +411,11 @@ def test_the_drift_after_the_only_update_is_measured_on_some_rows(size: int, tak
 
 
 @pytest.mark.parametrize(
-    ("rows", "micro", "taken"), [(16, 1, [0, 8]), (16, 4, [0, 4, 8, 12]), (3, 1, [0]), (8, 8, list(range(8)))]
+    ("rows", "micro", "taken"), [(16, 1, [0, 8]), (16, 4, [0, 4, 8, 12]), (3, 1, [0, 1]), (8, 8, list(range(8)))]
 )
 def test_the_measured_rows_are_spread_and_fill_micro_batches(rows: int, micro: int, taken: list[int]) -> None:
     data = tu.get_tensordict({"row": torch.arange(rows)}, {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": micro})
-    assert rows_of(data, 1 / 8)["row"].tolist() == taken
+    assert rows_of(data, 1 / 8, 2)["row"].tolist() == taken
 
 
 def test_without_an_adaptive_loss_nothing_is_passed_forward() -> None:

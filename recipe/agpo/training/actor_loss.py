@@ -34,7 +34,7 @@ from recipe.agpo.verl_api.updates import rows_of
 BASE_LOSSES = ("vanilla", "gspo", "cispo")
 BASE_LOSS = "agpo_base_loss"
 METRIC_PREFIX = "actor/agpo/"
-MEASURED_ROWS = 1 / 8  # of a batch with one update, scored again after it
+MEASURED_SHARE, MEASURED_ROWS = 1 / 8, 32  # of a rank's rows of a batch with one update, scored again after it
 
 
 def actor_loss_config(config: Any) -> Any:
@@ -104,7 +104,7 @@ class ActorLoss:
             sums.add_(torch.stack([out.step_kl_k3.double() * tokens, tokens.double()]).to(sums.device))
             return torch.zeros(()), {}
 
-        engine.forward_backward_batch(rows_of(data, MEASURED_ROWS), collect, forward_only=True)
+        engine.forward_backward_batch(rows_of(data, MEASURED_SHARE, MEASURED_ROWS), collect, forward_only=True)
         return dict(zip(("after_kl_k3_sum", "after_tokens"), sums.tolist(), strict=True))
 
     def before_update(self, engine: Any, data: Any) -> None:

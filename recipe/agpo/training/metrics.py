@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from agpo_core import ONE_UPDATE_SHARE, ControllerState, Reason
+from agpo_core import ControllerState, Reason
 from recipe.agpo.rewards.verdict import OK, RESPONSE_STATUSES
 from recipe.agpo.settings import RunConfig
 from recipe.agpo.training.batch import StepGroups
@@ -32,8 +32,7 @@ GLOSSARY: dict[str, str] = {
     "agpo/state/updates": "steps in the controller state before this one",
     "agpo/step_kl": "token mean of old minus new log-probability over this step's updates (k1, nats)",
     "agpo/step_kl_k3": "the same by the k3 estimator, never negative; over the policy entropy it is the "
-    "drift that the step size controls. With one update per batch: a quarter of the KL after it, from an eighth of the "
-    "rows",
+    "drift that the step size controls. With one update per batch: the KL after it, from an eighth of the rows",
     "agpo/step_size/scale": "factor on the learning rate of this step's updates (actor/lr is without it)",
     "agpo/step_size/lr": "effective learning rate of this step's updates: the schedule's times the scale",
     "agpo/step_size/stopped": "share of this step's updates left out because the drift was ten times its target",
@@ -126,7 +125,7 @@ def update_shares(sums: Mapping[str, float]) -> dict[str, float]:
         "agpo/nonfinite_tokens": sums["nonfinite_tokens"],
     }
     if measured := sums.get("after_tokens", 0.0):
-        out["agpo/step_kl_k3"] = ONE_UPDATE_SHARE * sums["after_kl_k3_sum"] / measured
+        out["agpo/step_kl_k3"] = sums["after_kl_k3_sum"] / measured
     if rows := sums.get("adaptive_rows", 0.0):
         out["agpo/loss/weight_mean"] = sums["adaptive_weight_sum"] / rows
         out["agpo/loss/floored_share"] = sums["floored_rows"] / rows

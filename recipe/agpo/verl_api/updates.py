@@ -117,12 +117,12 @@ def _before_step(engine: Any, stop: Callable[[], bool] | None) -> Iterator[None]
         del engine.optimizer_step
 
 
-def rows_of(data: Any, share: float) -> Any:
-    """About ``share`` of a rank's rows, evenly spread, in whole micro-batches."""
+def rows_of(data: Any, share: float, least: int) -> Any:
+    """About ``share`` of a rank's rows and at least ``least``, evenly spread, in whole micro-batches."""
     tu = importlib.import_module("verl.utils.tensordict_utils")
     micro = 1
     if not tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True):
         group = tu.get_non_tensor_data(data=data, key="force_group_size", default=1)
         micro = int(data["micro_batch_size_per_gpu"]) * int(group)
-    count = micro * math.ceil(len(data) * share / micro)
+    count = micro * math.ceil(max(len(data) * share, min(least, len(data))) / micro)
     return tu.index_select_tensor_dict(data, [i * len(data) // count for i in range(count)])
