@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``data``, ``eval`` and ``report``."""
+"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``model``, ``data``, ``eval`` and ``report``."""
 
 from __future__ import annotations
 
@@ -92,6 +92,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from recipe.agpo.cli import plan
 
         return plan.run(arguments)
+    if arguments.command == "model":
+        from recipe.agpo.cli import model
+
+        return model.run(arguments)
     if arguments.command == "data":
         from recipe.agpo.cli import data
 
@@ -110,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from recipe.agpo.cli import data, plan, report
+    from recipe.agpo.cli import data, model, plan, report
     from recipe.agpo.cli import eval as evaluation
 
     parser = argparse.ArgumentParser(prog="agpo", description="AGPO for verl: checks, configuration, data, evaluation.")
@@ -123,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--folder", type=Path, metavar="OUT", help="with --ranks: a folder that all nodes must share")
     doctor.add_argument("--json", type=Path, metavar="PATH", help="also write the rows to PATH as JSON")
     plan.register(commands)
+    model.register(commands)
     data.register(commands)
     evaluation.register(commands)
     report.register(commands)

@@ -55,6 +55,8 @@ class Options:
         max_prompt_tokens: longer prompts are skipped; needs ``tokenizer``.
         tokenizer: folder or hub id of a tokenizer; its chat template counts.
         template: None for the benchmark's own.
+        system: a system message before the question, for all rows. ``""``: an empty one, for a chat template that
+            otherwise writes a text of its own there. None: no system message.
         allow_test: mark test data as allowed for training.
         against: parquet files of evaluation sets; rows that share an n-gram with them are skipped.
         n: length of an n-gram.
@@ -67,6 +69,7 @@ class Options:
     max_prompt_tokens: int | None = None
     tokenizer: str | None = None
     template: str | None = None
+    system: str | None = None
     allow_test: bool = False
     against: tuple[Path, ...] = ()
     n: int = 13
@@ -227,6 +230,7 @@ def _write_aside(
         "content_sha256": content,
         "source": source.info,
         "template": wording.describe(),
+        "system": options.system,
         "options": _options_info(bench, options),
         "seed": options.seed,
         "training_allowed": source.split == "train" or options.allow_test,
@@ -330,7 +334,7 @@ def _accepted(
             continue
         try:
             example = bench.read(record.value)
-            row = make_row(bench.name, source.split, index, example, wording)
+            row = make_row(bench.name, source.split, index, example, wording, options.system)
             row_bytes(row)
         except BadRow as error:
             log.skip(index, place, BAD_ROW, str(error))

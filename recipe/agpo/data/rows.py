@@ -39,7 +39,7 @@ def schema() -> Any:
     )
 
 
-def make_row(name: str, split: str, index: int, example: Example, template: Template) -> Row:
+def make_row(name: str, split: str, index: int, example: Example, template: Template, system: str | None = None) -> Row:
     """One row.
 
     Args:
@@ -47,10 +47,12 @@ def make_row(name: str, split: str, index: int, example: Example, template: Temp
         split: where the problem was published.
         index: number of the record in its source, from 0; skipped records leave gaps.
         example, template: what is asked, and how.
+        system: a system message before it; None for none.
     """
+    instructions = [] if system is None else [{"role": "system", "content": system}]
     return {
         "data_source": name,
-        "prompt": template.messages(example),
+        "prompt": [*instructions, *template.messages(example)],
         "ability": _ABILITIES.get(example.kind, "math"),
         "reward_model": {"style": "rule", "ground_truth": example.gold},
         "extra_info": {

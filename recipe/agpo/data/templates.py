@@ -77,6 +77,7 @@ TEMPLATES: dict[str, Template] = {
             "input and writes to standard output. Put it at the end, in a block that begins with ```python and ends "
             "with ```.",
         ),
+        Template("short-1", "Write only the answer."),
         Template("answer-1", "Work through it step by step and write your final answer as <answer>...</answer>."),
     )
 }
