@@ -110,7 +110,7 @@ def _build(
         question = model.question if model else "What is the capital of France?"
         say("checking it")
         answer = check(part, question, model.answer if model else "")
-        files = {path.name: path.stat().st_size for path in sorted(part.iterdir()) if path.is_file()}
+        files = {path.name: path.stat().st_size for path in sorted(part.iterdir()) if path.name != RECORD}
         record = {"format": FORMAT, "source": wanted, **origin, "question": question, "answer": answer, "files": files}
         (part / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if out.exists():  # empty, or a damaged copy of the same model

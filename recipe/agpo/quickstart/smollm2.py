@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pretrained language model on the real stack without a GPU: SmolLM2-135M-Instruct on small sums.
+"""A pretrained language model on the real stack without a GPU: SmolLM2-135M-Instruct on small sums and differences.
 
 ``bash scripts/run_agpo_smollm2.sh [--method agpo|reference|grpo] [--steps N] [--seed S] [--fresh] [KEY=VALUE ...]``
 
@@ -17,13 +17,24 @@ from recipe.agpo.models import get
 from recipe.agpo.quickstart.run import Launch, main
 
 MODEL = "smollm2-135m"
-TASK = "reasoning_gym:chain_sum"
-SETTINGS = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}
-SIZES = {"train": 1024, "test": 128}
-# Prompts are most of the tokens of a step, so they are short: the model's template otherwise puts a text of its own
-# where the system message is.
+TASK = "reasoning_gym:basic_arithmetic"
+# Two terms from 0 to 10 and four ways to ask: about 920 distinct questions.
+SETTINGS = {
+    "min_terms": 2,
+    "max_terms": 2,
+    "min_digits": 1,
+    "max_digits": 1,
+    "operators": ["+", "-"],
+    "allow_parentheses": False,
+    "allow_negation": False,
+    "format_style": "natural",
+}
+SIZES = {"train": 640, "test": 104}
+# Prompts are most of the tokens of a step, so they are short: without a system message the model's template puts a
+# text of its own there. The example makes answers short, too; sampled without one, the model tells stories.
 SYSTEM = ""
-TEMPLATE = "short-1"
+EXAMPLES = (("2 + 6 =", "2 + 6 = 8\n8"),)
+TEMPLATE = "question-1"
 MOST_THREADS = 16  # of one process: the model is too small for more
 
 
@@ -36,7 +47,7 @@ def places(folder: Path, cache: Path) -> tuple[Path, Path, Path]:
 def prepare(folder: Path, cache: Path) -> None:
     """Download and convert the model, generate the problems; a model that is there is kept."""
     get(MODEL, cache / MODEL)
-    options = Options(template=TEMPLATE, system=SYSTEM)
+    options = Options(template=TEMPLATE, system=SYSTEM, examples=EXAMPLES)
     for split, size in SIZES.items():
         prepare_gym(TASK, folder / "data", size=size, split=split, config=SETTINGS, options=options)
 
