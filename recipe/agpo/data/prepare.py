@@ -374,7 +374,7 @@ def _refusal(
     problem = gold_problem(example)
     if problem:
         return GOLD, problem
-    prompt, gold = _digest(row["prompt"][0]["content"]), _digest(example.gold)
+    prompt, gold = _digest(row["prompt"][-1]["content"]), _digest(example.gold)
     earlier = seen.setdefault(prompt, gold)
     if earlier is not gold and not options.keep_duplicates:
         if earlier == gold:

@@ -33,7 +33,7 @@ SIZES = {"train": 640, "test": 104}
 # Prompts are most of the tokens of a step, so they are short: without a system message the model's template puts a
 # text of its own there. The example makes answers short, too; sampled without one, the model tells stories.
 SYSTEM = ""
-EXAMPLES = (("2 + 6 =", "2 + 6 = 8\n8"),)
+EXAMPLES = (("What is 2 + 6?", "2 + 6 = 8\n8"),)
 TEMPLATE = "question-1"
 MOST_THREADS = 16  # of one process: the model is too small for more
 

@@ -21,7 +21,7 @@ from recipe.agpo.files import parse_json, replacing, write_text
 from recipe.agpo.quickstart.task import DATA_SOURCE
 
 ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"  # of the quickstart's own task
-_ACCURACY = re.compile(r"val-core/.*/acc/mean@1")
+_ACCURACY = re.compile(r"val-core/.*/acc/mean@\d+")
 REWARD = "critic/score/mean"
 TOKENS = "agpo/tokens/generated"
 RESPONSE_LENGTH = "response_length/mean"
