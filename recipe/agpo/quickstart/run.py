@@ -238,7 +238,7 @@ def _train(launch: Launch, run: list[str], metrics: Path, log: Path, steps: int)
     environment = (
         os.environ
         | cpu_env()
-        | launch.environment()
+        | dict(launch.environment())
         | {
             MARKER: marker,
             "VERL_FILE_LOGGER_PATH": str(metrics),
