@@ -56,7 +56,7 @@ def environment() -> dict[str, str]:
     """All cores for one process: the sampler and the learner take turns. The user's own settings stay."""
     return {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(min(MOST_THREADS, len(os.sched_getaffinity(0)))),
-        # Ray starts its workers at the lowest priority (15); whatever else runs would then take nearly all of two cores.
+        # Ray starts its workers at priority 15; whatever else runs would then take nearly all of two cores.
         "RAY_worker_niceness": os.environ.get("RAY_worker_niceness") or "0",
     }
 
