@@ -49,6 +49,15 @@ def test_show_applies_the_chat_template(tmp_path: Path, capsys: pytest.CaptureFi
     assert "raises TemplateError: not so" in raising and "1 prompts cannot be rendered" in raising
 
 
+def test_prepare_takes_a_system_message_and_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = ["--from", str(write_jsonl(tmp_path / "train.jsonl", [gsm8k(1)])), "--custom", "--out", str(tmp_path)]
+    before = ["--system", "Be brief.", "--example", "1 + 1?", "2"]
+    assert main(["data", "prepare", "gsm8k", *source, *before]) == 0
+    capsys.readouterr()
+    assert main(["data", "show", str(tmp_path / "gsm8k" / "train.parquet")]) == 0
+    assert "<system>\nBe brief.\n<user>\n1 + 1?\n<assistant>\n2\n<user>" in capsys.readouterr().out
+
+
 def test_errors_are_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path)]
     bad = write_jsonl(tmp_path / "train.jsonl", ["{"])

@@ -322,6 +322,25 @@ def test_template_can_be_chosen(tmp_path: Path) -> None:
         prepare_few("gsm8k", str(source), tmp_path, options=Options(template="letter-1"))
 
 
+def test_a_system_message_and_solved_examples_stand_before_every_question(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "train.jsonl", [gsm8k(1), gsm8k(2), gsm8k(1)])
+    options = Options(template="question-1", system="", examples=(("1 + 1?", "2"), ("2 + 3?", "5")))
+    (manifest,) = prepare_few("gsm8k", str(source), tmp_path, options=options)
+    assert manifest["counts"]["written"] == 2 and manifest["counts"]["skipped"]["duplicate"] == 1
+    before = [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "2 + 3?"},
+        {"role": "assistant", "content": "5"},
+    ]
+    assert manifest["before"] == before
+    for index, row in enumerate(rows_of(tmp_path / "gsm8k", "train"), start=1):
+        # The template adds nothing, and an empty instruction is not taken off the end of every prompt.
+        assert row["prompt"] == [*before, {"role": "user", "content": gsm8k(index)["question"].strip()}]
+        assert without_instruction(row["prompt"][-1]["content"]) == row["prompt"][-1]["content"]
+
+
 def test_rows_that_overlap_an_evaluation_set_are_left_out(tmp_path: Path) -> None:
     text = "A farmer sells twelve crates of apples on Monday and nine crates on Tuesday at the market"
     prepare_few("gsm8k", str(write_jsonl(tmp_path / "test.jsonl", [gsm8k(1, text)])), tmp_path)

@@ -22,7 +22,7 @@ ROOMS = (
     ("plan",),
     ("rollout", "training"),
     ("cpu",),
-    ("data",),
+    ("data", "models"),
     ("rewards",),
     ("verl_api",),
     ("arguments",),

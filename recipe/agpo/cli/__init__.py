@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``data``, ``average``, ``eval`` and ``report``."""
+"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``model``, ``data``, ``average``, ``eval``, ``report``."""
 
 from __future__ import annotations
 
@@ -93,6 +93,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from recipe.agpo.cli import plan
 
         return plan.run(arguments)
+    if arguments.command == "model":
+        from recipe.agpo.cli import model
+
+        return model.run(arguments)
     if arguments.command == "data":
         from recipe.agpo.cli import data
 
@@ -128,10 +132,11 @@ def _parser(only_doctor: bool = False) -> argparse.ArgumentParser:
     if only_doctor:
         return parser
 
-    from recipe.agpo.cli import average, data, plan, report
+    from recipe.agpo.cli import average, data, model, plan, report
     from recipe.agpo.cli import eval as evaluation
 
     plan.register(commands)
+    model.register(commands)
     data.register(commands)
     average.register(commands)
     evaluation.register(commands)
