@@ -8,6 +8,7 @@ verl                                 what AGPO does there, once verl imports the
 ``trainer.ppo.v1.get_trainer_cls``   adds the ledger, and the controllers if ``algorithm.adv_estimator=agpo``
 ``utils.config.validate_config``     runs our checks first, before Ray starts
 ``workers.engine.base``              see ``verl_api.updates``
+``workers.engine_workers``           see ``verl_api.actor_weights``
 ``bucketed_weight_transfer``         see ``verl_api.sockets``
 ===================================  ============================================================================
 
@@ -23,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from recipe.agpo.rollout import LEDGER_MANAGER, MANAGER
-from recipe.agpo.verl_api import sockets, updates
+from recipe.agpo.verl_api import actor_weights, sockets, updates
 from recipe.agpo.verl_api.import_hooks import on_import
 from recipe.agpo.verl_api.patching import wrap
 
@@ -34,6 +35,7 @@ def install() -> None:
     on_import("verl.trainer.ppo.v1", _select_trainer)
     on_import("verl.utils.config", _add_checks)
     on_import(updates.MODULE, updates.around_updates)
+    on_import(actor_weights.MODULE, actor_weights.add_call)
     on_import(sockets.MODULE, sockets.separate_sockets)
 
 
@@ -66,7 +68,7 @@ def _trainer(base: type, config: Any) -> type:
     """The trainer class of this run; names the rollout that goes with it in the config."""
     from omegaconf import open_dict
 
-    from recipe.agpo.settings import is_agpo, keeps_ledger
+    from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger
 
     if not keeps_ledger(config):
         return base
@@ -76,6 +78,10 @@ def _trainer(base: type, config: Any) -> type:
             agent.agent_loop_manager_class = MANAGER
         elif agent.get("agent_loop_manager_class") is None:
             agent.agent_loop_manager_class = LEDGER_MANAGER
+    if agpo_config(config).average.enabled:
+        from recipe.agpo.training.average import average_trainer
+
+        base = average_trainer(base)
     if is_agpo(config):
         from recipe.agpo.training.trainer import agpo_trainer
 

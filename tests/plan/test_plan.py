@@ -35,7 +35,7 @@ def plan(script: str, *overrides: str):
 
 def test_the_scripts_are_those_that_are_planned_here() -> None:
     shipped = {path.name for path in (ROOT / "scripts").glob("run_*.sh")}
-    assert shipped - {"run_tests.sh", "run_agpo_quickstart.sh"} == set(SCRIPTS)
+    assert shipped - {"run_tests.sh", "run_agpo_quickstart.sh", "run_agpo_smollm2.sh"} == set(SCRIPTS)
 
 
 # What LORA_RANK sets does not depend on the method: it is tried with one method for each model.
@@ -187,6 +187,33 @@ def test_memory_in_closed_form() -> None:
     assert need.optimiser == round(8 * weights / 2 / GIB, 2)
     assert need.logits == round(4096 * 1000 * 10 / GIB, 2)
     assert need.cached_tokens == int((0.5 * 80 * GIB - 2 * weights - 3 * GIB) / (2 * 8 * 128 * 2))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "on_gpu"),
+    [
+        ((), True),
+        (("algorithm.agpo.average.offload=true",), False),
+        (("actor_rollout_ref.actor.fsdp_config.param_offload=true",), False),
+        (("actor_rollout_ref.model.lora_rank=8",), False),  # only the adapter is averaged
+    ],
+)
+def test_an_average_of_the_weights_takes_four_bytes_a_weight(overrides: tuple[str, ...], on_gpu: bool) -> None:
+    shape = KNOWN["Qwen/Qwen2.5-14B"]
+    off = plan("run_agpo_qwen14b.sh", *overrides)
+    on = plan("run_agpo_qwen14b.sh", "algorithm.agpo.average.enabled=true", *overrides)
+    before, after = (estimate.memory(config, shape, 80.0) for config in (off, on))
+    ranks = int(on.trainer.n_gpus_per_node) * int(on.trainer.nnodes)
+    assert before.average == 0.0
+    assert after.average == (round(4 * shape.parameters / ranks / GIB, 2) if on_gpu else 0.0)
+    for name in ("train", "rollout"):
+        assert getattr(after, name) - getattr(before, name) == pytest.approx(after.average, abs=0.02)
+    lora = "actor_rollout_ref.model.lora_rank=8" in overrides
+    more = estimate.cost(on, shape, 4, True).checkpoint_gib - estimate.cost(off, shape, 4, True).checkpoint_gib
+    assert more == pytest.approx((2 if lora else 4) * shape.parameters / GIB, abs=0.01)
+    text = "\n".join(screen.lines(on, 80.0))
+    assert "of the weights, gamma 4; validated and saved" in text and (f"average {after.average:g}," in text) == on_gpu
+    assert "of the weights, gamma" not in "\n".join(screen.lines(off, 80.0))
 
 
 def test_memory_of_a_critic_in_closed_form() -> None:
@@ -375,3 +402,41 @@ def test_a_config_elsewhere_builds_on_ours(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("defaults: [quickstart, _self_]\ntrainer: {total_training_steps: 3}\n")
     config = compose(str(tmp_path / "mine.yaml"))
     assert config.trainer.total_training_steps == 3 and config.algorithm.adv_estimator
+
+
+def test_a_prompt_and_the_lengths_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas
+
+    from tests.standins import tokenizers as standins
+
+    model, data = standins.save(standins.gemma2(None), tmp_path / "model", "gemma2"), tmp_path / "train.parquet"
+    rows = [[{"role": "user", "content": "1" * count}] for count in (1, 2, 3, 80)]
+    reward = {"style": "rule", "ground_truth": "1"}
+    pandas.DataFrame({"prompt": rows, "data_source": "gsm8k", "reward_model": [reward] * 4}).to_parquet(data)
+    files = (f"data.train_files={data}", f"data.val_files={data}", "data.max_prompt_length=64")
+    assert main(["plan", "gemma9b", *files, f"actor_rollout_ref.model.path={model}"]) == 0
+    text = capsys.readouterr().out
+    assert f"{data}, row 0: 3 tokens, the first is '<bos>' (id 2, its BOS)\n  | <bos>1\n  | \n" in text
+    for key in ("train_files", "val_files"):
+        assert f"{key:<16}4 prompts: min 3, p50 4, p95 82, max 82 tokens; 1 over the limit of 64" in text
+    assert "BOS missing" not in text
+
+
+def test_without_a_tokenizer_the_plan_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "qwen14b"]) == 0
+    assert "the tokenizer of Qwen/Qwen2.5-14B is not on this machine" in capsys.readouterr().out
+
+
+def test_a_template_that_raises_is_said_in_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas
+
+    from tests.standins import tokenizers as standins
+
+    model, data = standins.save(standins.qwen(None), tmp_path / "model", "qwen2"), tmp_path / "train.parquet"
+    pandas.DataFrame(
+        {"prompt": [standins.USER], "data_source": "gsm8k", "reward_model": [{"style": "rule"}]}
+    ).to_parquet(data)
+    files = (f"data.train_files={data}", "data.val_files=null", f"actor_rollout_ref.model.path={model}")
+    assert main(["plan", "qwen14b", *files]) == 0
+    text = capsys.readouterr().out
+    assert "no rendered prompt, no lengths" in text and "has no chat template" in text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``data``, ``eval`` and ``report``."""
+"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``model``, ``data``, ``average``, ``eval``, ``report``."""
 
 from __future__ import annotations
 
@@ -93,10 +93,18 @@ def _run(arguments: argparse.Namespace) -> int:
         from recipe.agpo.cli import plan
 
         return plan.run(arguments)
+    if arguments.command == "model":
+        from recipe.agpo.cli import model
+
+        return model.run(arguments)
     if arguments.command == "data":
         from recipe.agpo.cli import data
 
         return data.run(arguments)
+    if arguments.command == "average":
+        from recipe.agpo.cli import average
+
+        return average.run(arguments)
     if arguments.command == "eval":
         from recipe.agpo.cli import eval as evaluation
 
@@ -124,11 +132,13 @@ def _parser(only_doctor: bool = False) -> argparse.ArgumentParser:
     if only_doctor:
         return parser
 
-    from recipe.agpo.cli import data, plan, report
+    from recipe.agpo.cli import average, data, model, plan, report
     from recipe.agpo.cli import eval as evaluation
 
     plan.register(commands)
+    model.register(commands)
     data.register(commands)
+    average.register(commands)
     evaluation.register(commands)
     report.register(commands)
     config = commands.add_parser("config", help="print every key of algorithm.agpo with its meaning")

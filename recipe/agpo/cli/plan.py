@@ -39,9 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     logging.disable(logging.WARNING)
     from omegaconf.errors import OmegaConfBaseException
 
-    from recipe.agpo.plan import screen
+    from recipe.agpo.plan import prompts, screen
     from recipe.agpo.plan.compose import PlanError, compose, differences
     from recipe.agpo.preflight import find_problems, find_warnings, numbered
+    from recipe.agpo.preflight.algorithm import with_fallbacks
 
     target, overrides = arguments.target, list(arguments.overrides)
     if arguments.config_name:
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         found = find_problems(config)
         try:
-            drawn = list(screen.lines(config, arguments.gpu_gb, speed))
+            drawn = [*screen.lines(with_fallbacks(config), arguments.gpu_gb, speed), *prompts.lines(config)]
             overfull = screen.overfull(config, arguments.gpu_gb)
         # A value of the wrong type fails where it is used first; the problems name it.
         except (OmegaConfBaseException, *BAD_VALUES) as error:

@@ -10,6 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from recipe.agpo.settings import agpo_config, keeps_ledger
+
 GIB = 2**30
 VLLM_OVERHEAD_GIB = 3.0  # CUDA graphs, sampler and activations of vLLM beside weights and cache
 RESERVE_GIB = 3.0  # CUDA contexts of trainer and vLLM, NCCL buffers
@@ -72,6 +74,7 @@ class Memory:
     train: float
     rollout: float
     cached_tokens: int
+    average: float  # of the weights, float32; 0 where it is off or in CPU memory
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,8 @@ def memory(config: DictConfig, shape: Shape, gpu_gib: float) -> Memory:
     vllm_weights = 2 * count / int(ref.rollout.tensor_model_parallel_size)
     cache = max(0.0, share - vllm_weights - VLLM_OVERHEAD_GIB * GIB)
     per_cached = shape.kv_bytes_per_token / int(ref.rollout.tensor_model_parallel_size)
-    beside = gathered + RESERVE_GIB * GIB
+    average = 0.0 if lora_rank(config) or not _on_gpu(config) else 4 * count / ranks
+    beside = average + gathered + RESERVE_GIB * GIB
     resting = critic.resting if critic else 0.0
     train = states.whole + resting + activations + logits + beside
     critic_train = 0.0
@@ -203,9 +207,21 @@ def memory(config: DictConfig, shape: Shape, gpu_gib: float) -> Memory:
         critic=_gib(resting),
         critic_train=_gib(critic_train),
         train=_gib(max(train, critic_train)),
-        rollout=_gib(states.resting + resting + share + RESERVE_GIB * GIB),
+        rollout=_gib(states.resting + resting + average + share + RESERVE_GIB * GIB),
         cached_tokens=int(cache / per_cached),
+        average=_gib(average),
     )
+
+
+def _averages(config: DictConfig) -> bool:
+    return keeps_ledger(config) and agpo_config(config).average.enabled
+
+
+def _on_gpu(config: DictConfig) -> bool:
+    """Whether an average of the weights takes memory of the GPU."""
+    if not _averages(config):
+        return False
+    return not (agpo_config(config).average.offload or config.actor_rollout_ref.actor.fsdp_config.param_offload)
 
 
 def _critic(config: DictConfig, count: int, ranks: int) -> States | None:
@@ -292,13 +308,16 @@ def length(config: DictConfig, per_step: Cost, budget: int | None) -> Length:
 
 
 def cost(config: DictConfig, shape: Shape | None, probe_size: int, reuse: bool) -> Cost:
-    """Tokens per step, and disk per checkpoint: float32 weights and Adam's moments, of actor and critic; with a LoRA
-    the frozen bfloat16 weights."""
+    """Tokens per step, and disk per checkpoint: float32 weights and Adam's moments, of actor and critic, and the
+    average of the weights; with a LoRA the frozen bfloat16 weights."""
     ref, data = config.actor_rollout_ref, config.data
     prompts, group, longest = int(data.train_batch_size), int(ref.rollout.n), int(data.max_response_length)
     extra = 0 if reuse else prompts * probe_size
     models = 2 if str(config.algorithm.adv_estimator) == "gae" else 1
-    size = models * (2 if lora_rank(config) else 12) * shape.parameters / GIB if shape else 0.0
+    per_weight = models * (2 if lora_rank(config) else 12)
+    if _averages(config):  # its file is a whole model
+        per_weight += 2 if lora_rank(config) else 4
+    size = per_weight * shape.parameters / GIB if shape else 0.0
     keep: Any = config.trainer.max_actor_ckpt_to_keep
     return Cost(
         responses=prompts * group + extra,

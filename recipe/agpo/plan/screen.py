@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from agpo_core import AGPOConfig
+from agpo_core import AGPOConfig, initial_step_size
 from recipe.agpo.plan import estimate
 from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger, resolved
 
@@ -38,6 +38,8 @@ def lines(config: DictConfig, gpu_gib: float, speed: float | None = None) -> Ite
         yield _row("probe", f"{probe} of {ref.rollout.n} responses per prompt decide; they {share}")
     if is_agpo(config):
         yield _row("groups", _groups(agpo_config(config)))
+    if keeps_ledger(config) and agpo_config(config).average.enabled:
+        yield _row("average", _average(agpo_config(config)))
     yield _row("run", _length(config, cost))
     budget: Any = agpo_config(config).token_budget if keeps_ledger(config) else None
     run = estimate.length(config, cost, budget)
@@ -49,7 +51,8 @@ def lines(config: DictConfig, gpu_gib: float, speed: float | None = None) -> Ite
         yield _row(
             "memory, update",
             f"{need.train:.0f} GiB per GPU: weights {need.weights:g}, gradients {need.gradients:g}, optimiser "
-            f"{need.optimiser:g}, activations {need.activations:g}, logits {need.logits:g}{_critic(need)} ({fits})",
+            f"{need.optimiser:g}, {f'average {need.average:g}, ' if need.average else ''}activations "
+            f"{need.activations:g}, logits {need.logits:g}{_critic(need)} ({fits})",
         )
         longest = int(data.max_prompt_length) + int(data.max_response_length)
         yield _row(
@@ -133,7 +136,11 @@ def _method(config: DictConfig) -> str:
     bounds = f"adapts in [{agpo.temperature.min:g}, {agpo.temperature.max:g}]"
     temperature = bounds if agpo.temperature.enabled else "is fixed"
     clip = "adapts" if agpo.clip.enabled else "is fixed"
-    size = f"aims at a drift of {agpo.step_size.drift_target:g}" if agpo.step_size.enabled else "is the learning rate's"
+    size = "is the learning rate's"
+    if agpo.step_size.enabled:
+        rate = float(config.actor_rollout_ref.actor.optim.lr)
+        first = rate * initial_step_size(agpo.step_size, rate).scale
+        size = f"starts at a learning rate of {first:g} and aims at a drift of {agpo.step_size.drift_target:g}"
     return (
         f"agpo, preset {agpo.preset}: temperature {temperature}, clip ratio {clip}, step size {size}, scoring "
         f"{agpo.logprob_temperature}"
@@ -147,6 +154,12 @@ def _groups(agpo: AGPOConfig) -> str:
     parts.append(f"length reward {length:g}" if length else "no length reward")
     parts.append("sizes follow the probes" if agpo.allocation.enabled else "equal sizes")
     return ", ".join(parts)
+
+
+def _average(agpo: AGPOConfig) -> str:
+    average = agpo.average
+    horizon = f", about the last {average.horizon} updates" if average.horizon else ""
+    return f"of the weights, gamma {average.gamma:g}{horizon}; {'validated and ' if average.validate else ''}saved"
 
 
 def _probe(config: DictConfig) -> tuple[int, bool]:

@@ -16,7 +16,18 @@ from omegaconf import DictConfig
 
 from recipe.agpo import cpu
 from recipe.agpo.cpu.config import apply_cpu_defaults, cpu_conflicts
-from recipe.agpo.preflight import batches, names, numbers, prompts, resources, rewards, rows, verl_settings
+from recipe.agpo.preflight import (
+    algorithm,
+    batches,
+    names,
+    numbers,
+    prompts,
+    rendering,
+    resources,
+    rewards,
+    rows,
+    verl_settings,
+)
 from recipe.agpo.processes import MARKER, new_run_id
 from recipe.agpo.settings import RunConfig, agpo_config, is_agpo, keeps_ledger
 
@@ -35,12 +46,13 @@ OF_VERL: tuple[Check, ...] = (
     resources.model,
     prompts.data,
     prompts.splits,
+    rendering.rendered,
     rows.column_names,
     rows.ground_truths,
     rewards.reward,
     resources.disk,
 )
-EVERY_RUN: tuple[Check, ...] = (verl_settings.schedule, resources.resume)
+EVERY_RUN: tuple[Check, ...] = (verl_settings.schedule, verl_settings.average, resources.resume)
 AGPO_RUNS: tuple[Check, ...] = (
     verl_settings.trainer,
     verl_settings.rollout,
@@ -48,7 +60,6 @@ AGPO_RUNS: tuple[Check, ...] = (
     verl_settings.scoring,
     verl_settings.megatron,
     verl_settings.loss,
-    verl_settings.step_size,
     verl_settings.groups,
 )
 
@@ -80,7 +91,9 @@ def before_ray(config: DictConfig) -> None:
     problems += find_problems(config)
     if problems:
         raise ConfigProblem(f"AGPO cannot start, {len(problems)} problem(s):\n{numbered(problems)}")
-    for warning in find_warnings(config):
+    warnings = find_warnings(config)
+    algorithm.use_fallbacks(config)
+    for warning in warnings:
         print(f"[agpo] WARNING: {warning}")
 
 
@@ -136,6 +149,10 @@ def find_problems(config: DictConfig) -> list[str]:
         readable = False
         found.append(verl_settings.with_prefix(str(error)))
     values = _made(VALUES, config, agpo, quiet=False)
+    used = config
+    if readable and not values:
+        used = algorithm.with_fallbacks(config)
+        agpo = agpo_config(used)
     found += values + _made((rows.named,), config, agpo, quiet=bool(values))
     checks = list(OF_VERL if values else (*ARITHMETIC, *OF_VERL))
     if readable:
@@ -145,7 +162,8 @@ def find_problems(config: DictConfig) -> list[str]:
         checks = [check for check in checks if check is not verl_settings.rollout]  # it computes with them
     # A key that has been reported, or its section, is not reported again.
     told = tuple({key for key in map(_key, found) if key})
-    return found + [p for p in _made(checks, config, agpo, quiet=bool(values)) if not _below(_key(p), told)]
+    found += [p for p in _made(checks, used, agpo, quiet=bool(values)) if not _below(_key(p), told)]
+    return [algorithm.pasteable(problem, config) for problem in found]
 
 
 def _made(checks: Iterable[Check], config: DictConfig, agpo: RunConfig, quiet: bool) -> list[str]:
@@ -182,7 +200,7 @@ def _below(key: str, told: tuple[str, ...]) -> bool:
 
 
 def find_warnings(config: DictConfig) -> list[str]:
-    """Settings with which a part of AGPO has no effect; none for runs without AGPO."""
+    """Settings with which a part of AGPO or of the prompts has no effect or does something else; none without AGPO."""
     if not keeps_ledger(config):
         return []
     found = []
@@ -190,5 +208,9 @@ def find_warnings(config: DictConfig) -> list[str]:
         found.append(f"{SKIP}: the check {skipped.strip()} is left out.")
     with suppress(Exception):  # a value of the wrong type, which is among the problems
         found += names.sampling(config)
-        found += verl_settings.pointless(config, agpo_config(config))
+        agpo, used = agpo_config(config), algorithm.with_fallbacks(config)
+        found += [str(fallback) for fallback in algorithm.fallbacks(config, agpo)] if is_agpo(config) else []
+        pointless = verl_settings.pointless(used, agpo_config(used))
+        found += [algorithm.pasteable(text, config) for text in pointless]
+        found += rendering.warnings(config)
     return found

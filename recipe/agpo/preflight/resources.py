@@ -49,6 +49,8 @@ def resume(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
             if is_agpo(config):
                 checkpoint.read_state(folder, agpo)
             checkpoint.read_ledger(folder)
+            if agpo.average.enabled:
+                checkpoint.read_average(folder)
     except checkpoint.ResumeError as error:
         yield str(error)
 
