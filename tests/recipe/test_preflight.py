@@ -242,6 +242,8 @@ def test_an_average_of_the_weights_needs_fsdp2(good_config: Build, estimator: st
     assert find_problems(good_config(*given, *fsdp2)) == []
     for strategy in ("fsdp", "megatron"):
         problems = find_problems(good_config(*given, f"actor_rollout_ref.actor.strategy={strategy}"))
+        # In this configuration Megatron's own section is missing too.
+        problems = [problem for problem in problems if "average" in problem]
         only(problems, f"actor.strategy={strategy}", "actor.strategy=fsdp2", "average.enabled=false", "agpo average")
 
 
