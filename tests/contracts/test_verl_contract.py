@@ -454,3 +454,17 @@ def test_two_runs_on_one_machine_do_not_share_a_socket(monkeypatch: pytest.Monke
         assert ends[0].zmq_handle == ends[1].zmq_handle
         seen.append(ends[0].zmq_handle)
     assert len(set(seen)) == 3 and seen[2] == handle, "processes of a cluster that was there before carry no id"
+
+
+def test_trackers_take_the_id_of_their_run_from_the_environment() -> None:
+    """As ``training.tracker_runs`` expects: verl names no id, and leaves a run of trackio alone that is there."""
+    from verl.utils.tracking import Tracking
+
+    from recipe.agpo.verl_api.patching import is_wrapped
+
+    assert is_wrapped(Tracking.__init__)
+    text = source(inspect.unwrap(Tracking.__init__))
+    calls = {name: text.split(f"{name}.init(")[1].split(")")[0] for name in ("wandb", "swanlab")}
+    assert not any("id=" in call or "resume" in call for call in calls.values()), MEND
+    assert 'os.environ.get("MLFLOW_RUN_ID")' in text, MEND
+    assert "if context_vars.current_run.get() is None:" in text, MEND
