@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
+
+from recipe.agpo.arguments import dry_run
 
 CONFIG_FOLDER = Path(__file__).parent / "config"
 
@@ -15,6 +18,9 @@ CONFIG_FOLDER = Path(__file__).parent / "config"
 def main() -> None:
     """Run verl's entry point with ``recipe/agpo/config/agpo_trainer.yaml``."""
     arguments = sys.argv[1:]
+    if dry_run():
+        print(*_planned(arguments), sep="\n")
+        return
     chosen = {argument.split("=", 1)[0] for argument in arguments}
     if not chosen & {"--config-path", "--config-dir", "-cp", "-cd"}:
         arguments = ["--config-path", str(CONFIG_FOLDER), *arguments]
@@ -28,6 +34,18 @@ def main() -> None:
     from verl.trainer.main_ppo import main as verl_main
 
     verl_main()
+
+
+def _planned(arguments: list[str]) -> list[str]:
+    """The name of the config and the overrides, one per line, as ``agpo plan`` reads them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-name", "-cn", default="agpo_trainer")
+    parser.add_argument("--config-path", "--config-dir", "-cp", "-cd")
+    given, others = parser.parse_known_args(arguments)
+    name = given.config_name
+    if given.config_path is not None:
+        name = str(Path(given.config_path, name).with_suffix(".yaml").absolute())
+    return ["--config-name", name, *(each for each in others if not each.startswith("-"))]
 
 
 if __name__ == "__main__":

@@ -117,10 +117,15 @@ def test_mlflow_and_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setitem(sys.modules, module.__name__, module)
     current[0] = SimpleNamespace(name="experiment-2")
     assert start(tmp_path, ["mlflow", "trackio"]) == {} and started == []
-    assert json.loads((tmp_path / RUNS_FILE).read_text())["runs"] == {"mlflow": "from-server", "trackio": "experiment-2"}
+    assert json.loads((tmp_path / RUNS_FILE).read_text())["runs"] == {
+        "mlflow": "from-server",
+        "trackio": "experiment-2",
+    }
     saved_checkpoint(tmp_path)
     assert start(tmp_path, ["mlflow", "trackio"]) == {"MLFLOW_RUN_ID": "from-server"}
-    assert [(each["project"], each["name"], each["resume"]) for each in started] == [("project", "experiment-2", "allow")]
+    assert [(each["project"], each["name"], each["resume"]) for each in started] == [
+        ("project", "experiment-2", "allow")
+    ]
 
 
 def test_wandb_itself_offline(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.arguments import whole
+from recipe.agpo.arguments import dry_run, whole
 from recipe.agpo.files import FileError, check_folder, make_folder, read_json, write_text
 from recipe.agpo.quickstart import summary, task, warm_start
 
@@ -87,7 +87,7 @@ def _run(arguments: argparse.Namespace, extra: list[str]) -> int:
     cache = Path(arguments.cache).absolute()
     check_folder(folder)
     check_folder(cache)
-    if os.environ.get("AGPO_DRY_RUN") == "1":  # for `agpo plan`: nothing is written
+    if dry_run():  # nothing is written
         paths = (task.data_paths(folder / "data"), warm_start.checkpoint_folder(cache, TASK_SEED))
         given = overrides(arguments.method, folder, paths[1], paths[0], arguments.steps, arguments.seed)
         print("--config-name", "quickstart", *given, *extra, sep="\n")
