@@ -12,6 +12,7 @@ from pathlib import Path
 
 from recipe.agpo.arguments import dry_run
 
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
 CONFIG_FOLDER = Path(__file__).parent / "config"
 
 
@@ -33,7 +34,11 @@ def main() -> None:
     sys.argv = [sys.argv[0], *arguments]
     from verl.trainer.main_ppo import main as verl_main
 
-    verl_main()
+    try:
+        verl_main()
+    except KeyboardInterrupt:
+        print("agpo: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def _planned(arguments: list[str]) -> list[str]:

@@ -136,7 +136,8 @@ main() {
     export VERL_FILE_LOGGER_PATH="${VERL_FILE_LOGGER_PATH:-$out/metrics.$(date +%Y%m%d-%H%M%S).jsonl}"
     "$python" -m recipe.agpo.cli doctor --ranks "$((${GPUS:-8} * ${NODES:-1}))" --folder "$out"
     "$python" -m recipe.agpo.cli plan --strict --gpu-gb "${GPU_MEMORY_GB:-80}" "${arguments[@]}" "$@"
-    exec "$python" -m recipe.agpo.main "${arguments[@]}" "$@" 2>&1 | tee -a "$out/train.log"
+    # tee -i: Ctrl-C ends the training, and its last lines are written.
+    exec "$python" -m recipe.agpo.main "${arguments[@]}" "$@" 2>&1 | tee -a -i "$out/train.log"
 }
 
 main "$@"; exit

@@ -8,6 +8,7 @@ import logging
 import sys
 
 from recipe.agpo.arguments import finite
+from recipe.agpo.cli.rows import draw
 
 BAD_VALUES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
@@ -44,11 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         config = compose(target, overrides)
         if arguments.diff is not None:
-            for key, ours, theirs in differences(config, compose(arguments.diff, overrides)):
-                print(f"{key}: {ours} | {theirs}")
+            rows = differences(config, compose(arguments.diff, overrides))
+            cells = [(key, str(ours), str(theirs)) for key, ours, theirs in rows]
+            if not draw(cells, head=("setting", str(target), arguments.diff)):
+                for key, ours, theirs in cells:
+                    print(f"{key}: {ours} | {theirs}")
             return 0
-        for line in screen.lines(config, arguments.gpu_gb):
-            print(line)
+        if not draw(screen.rows(config, arguments.gpu_gb), styles=("bold", "")):
+            print(*screen.lines(config, arguments.gpu_gb), sep="\n")
         for warning in find_warnings(config):
             print(f"WARNING: {warning}")
         found = find_problems(config)

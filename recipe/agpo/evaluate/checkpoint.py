@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +97,8 @@ def find(model: str) -> Checkpoint:
         if (candidate / "fsdp_config.json").is_file() or any(candidate.glob("model_world_size_*_rank_*.pt")):
             raise EvaluationError(
                 f"{model} is a checkpoint in verl's shards, not yet in HF format. Merge it first:\n"
-                f"    python -m verl.model_merger merge --backend fsdp --local_dir {candidate} "
-                f"--target_dir {candidate}-hf\n"
+                f"    {shlex.quote(sys.executable)} -m verl.model_merger merge --backend fsdp "
+                f"--local_dir {shlex.quote(str(candidate))} --target_dir {shlex.quote(f'{candidate}-hf')}\n"
                 f"and evaluate {candidate}-hf. The merger stores the weights as bfloat16."
             )
     problem = "has no weights (*.safetensors)" if (folder / "config.json").is_file() else "has no config.json"

@@ -16,49 +16,55 @@ WIDTH = 14
 
 
 def lines(config: DictConfig, gpu_gib: float) -> Iterator[str]:
-    """The plan, line by line."""
+    """The plan as plain text, line by line."""
+    for name, text in rows(config, gpu_gib):
+        yield f"{name:<{WIDTH + 2}}{text}"
+
+
+def rows(config: DictConfig, gpu_gib: float) -> Iterator[tuple[str, str]]:
+    """The plan: names and what there is to say."""
     ref, data, trainer = config.actor_rollout_ref, config.data, config.trainer
     shape = estimate.shape_of(config)
-    yield _row("method", _method(config))
+    yield ("method", _method(config))
     size = f", {shape.parameters / 1e9:.2f} billion weights" if shape else ", shape unknown here: no estimates"
     lora = estimate.lora_rank(config)
-    yield _row("model", f"{ref.model.path}{size}{f', LoRA of rank {lora}' if lora else ''}")
+    yield ("model", f"{ref.model.path}{size}{f', LoRA of rank {lora}' if lora else ''}")
     gpus = int(trainer.n_gpus_per_node) * int(trainer.nnodes)
     backend = f"{ref.actor.strategy}, vLLM replicas of {ref.rollout.tensor_model_parallel_size} GPU(s)"
-    yield _row("machine", f"{trainer.nnodes} node(s) x {trainer.n_gpus_per_node} GPU(s) of {gpu_gib:g} GB; {backend}")
+    yield ("machine", f"{trainer.nnodes} node(s) x {trainer.n_gpus_per_node} GPU(s) of {gpu_gib:g} GB; {backend}")
     probe, reuse = _probe(config)
     cost = estimate.cost(config, shape, probe, reuse)
-    yield _row(
+    yield (
         "step",
         f"{data.train_batch_size} prompts x {ref.rollout.n} responses = {cost.responses:,} responses, "
         f"{cost.updates} update(s) per batch, at most {cost.tokens:,} generated tokens",
     )
     if is_agpo(config):
         share = "train too" if reuse else f"are discarded: {cost.discarded_tokens:,} tokens per step"
-        yield _row("probe", f"{probe} of {ref.rollout.n} responses per prompt decide; they {share}")
+        yield ("probe", f"{probe} of {ref.rollout.n} responses per prompt decide; they {share}")
     if is_agpo(config):
-        yield _row("groups", _groups(agpo_config(config)))
-    yield _row("run", _length(config, cost))
+        yield ("groups", _groups(agpo_config(config)))
+    yield ("run", _length(config, cost))
     if shape:
         need = estimate.memory(config, shape, gpu_gib)
         fits = "fits" if max(need.train, need.rollout) <= gpu_gib else f"does NOT fit into {gpu_gib:g}"
-        yield _row(
+        yield (
             "memory, update",
             f"{need.train:.0f} GiB per GPU: weights {need.weights:g}, gradients {need.gradients:g}, optimiser "
             f"{need.optimiser:g}, activations {need.activations:g}, logits {need.logits:g} ({fits})",
         )
         longest = int(data.max_prompt_length) + int(data.max_response_length)
-        yield _row(
+        yield (
             "memory, rollout",
             f"{need.rollout:.0f} GiB per GPU: vLLM {ref.rollout.gpu_memory_utilization:g} of it, weights "
             f"{need.vllm_weights:g}, KV cache {need.kv_cache:g} = {need.cached_tokens:,} tokens, "
             f"{need.cached_tokens // longest} responses at their longest",
         )
         kept = f"{cost.checkpoints_kept} kept" if cost.checkpoints_kept else "all kept"
-        yield _row("checkpoint", f"about {cost.checkpoint_gib:,.0f} GiB every {trainer.save_freq} steps, {kept}")
-    yield _row("logged", f"{', '.join(trainer.logger)}; checkpoints and decisions in {trainer.default_local_dir}")
-    yield _row("validation", f"{_files(data.val_files)}, every {trainer.test_freq} steps")
-    yield _row("assumes", f"{gpus} GPU(s) shared by trainer and vLLM; formulas in recipe/agpo/plan/estimate.py")
+        yield ("checkpoint", f"about {cost.checkpoint_gib:,.0f} GiB every {trainer.save_freq} steps, {kept}")
+    yield ("logged", f"{', '.join(trainer.logger)}; checkpoints and decisions in {trainer.default_local_dir}")
+    yield ("validation", f"{_files(data.val_files)}, every {trainer.test_freq} steps")
+    yield ("assumes", f"{gpus} GPU(s) shared by trainer and vLLM; formulas in recipe/agpo/plan/estimate.py")
 
 
 def _method(config: DictConfig) -> str:
@@ -107,7 +113,3 @@ def _length(config: DictConfig, cost: estimate.Cost) -> str:
 def _files(files: Any) -> str:
     listed = [files] if isinstance(files, str) else list(files or [])
     return ", ".join(str(file) for file in listed) or "none"
-
-
-def _row(name: str, text: str) -> str:
-    return f"{name:<{WIDTH + 2}}{text}"

@@ -58,8 +58,8 @@ def before_ray(config: DictConfig) -> None:
     """
     if dry_run():
         raise ConfigProblem(
-            f"{DRY_RUN}={os.environ[DRY_RUN]} is set, so nothing is started. To train, unset it; to plan this run, start "
-            "it with `python -m recipe.agpo.main`, which prints its configuration for `agpo plan`."
+            f"{DRY_RUN}={os.environ[DRY_RUN]} is set, so nothing is started. To train, unset it; to plan this run, "
+            "start it with `python -m recipe.agpo.main`, which prints its configuration for `agpo plan`."
         )
     problems = []
     # Every process of a run inherits it: its sockets are named after it.

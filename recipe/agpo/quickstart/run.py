@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,8 @@ METHODS = ("agpo", "reference", "grpo")
 STEPS = 60
 TASK_SEED = 0  # problems and warm start are the same for every run; --seed is the order of training
 CHECK_SECONDS = 0.5
+LINES = 10  # of progress in the output of a run that is not on a terminal
+MAX_TOKENS = 48  # data.max_response_length of config/quickstart.yaml; a test compares them
 FAULTY, INTERRUPTED = 2, 130  # the exit codes of bad input, and what a shell reports after Ctrl-C
 IDENTITY, SUMMARY, TRACKER = "run.json", "summary.json", "checkpoints/latest_checkpointed_iteration.txt"
 LARGEST_SEED, LARGEST_STEPS = 10**9, 10**9
@@ -72,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"{each!r} is neither an option nor a Hydra override KEY=VALUE")
     try:
         return _run(arguments, extra)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before the training: it ends on its own
+        print("\nquickstart: interrupted; the same command continues.", file=sys.stderr)
         return INTERRUPTED
     except FileError as error:
         message = str(error)
@@ -97,6 +101,7 @@ def _run(arguments: argparse.Namespace, extra: list[str]) -> int:
     if (folder / SUMMARY).exists():
         print(f"quickstart: {folder} holds a finished run. Add --fresh to start again; its result was:")
         print(_document(folder / SUMMARY).get("line", "(no summary line)"))
+        _say_what_comes_next(folder)
         return 0
     make_folder(folder)
     _same_run_or_stop(folder, {"method": arguments.method, "seed": arguments.seed, "extra": extra})
@@ -125,7 +130,40 @@ def _run(arguments: argparse.Namespace, extra: list[str]) -> int:
         print("quickstart: the same command continues from the last checkpoint.", file=sys.stderr)
         return code
     summary.write(folder, wall_seconds=time.monotonic() - began, method=arguments.method, seed=arguments.seed)
+    _say_what_comes_next(folder)
     return 0
+
+
+def evaluation(folder: Path) -> list[str] | None:
+    """The command that evaluates the last checkpoint as the run has validated it; None without such a checkpoint."""
+    tracker = folder / TRACKER
+    step = tracker.read_text(errors="replace").strip() if tracker.is_file() else ""
+    model = folder / "checkpoints" / f"global_step_{step}"
+    if not any((model / "actor" / "huggingface").glob("*.safetensors")):
+        return None
+    beside = Path(sys.executable).with_name("agpo")
+    agpo = [_near(beside)] if beside.is_file() else [_near(Path(sys.executable)), "-m", "recipe.agpo.cli"]
+    given = {
+        "--platform": "cpu",
+        "--dtype": "float32",
+        "--model": _near(model),
+        "--data": _near(task.data_paths(folder / "data")[1]),
+        "--max-tokens": str(MAX_TOKENS),
+        "--reward": f"{task.__name__}:{task.compute_score.__name__}",
+        "--out": _near(folder / "eval"),
+    }
+    return [*agpo, "eval", *(word for pair in given.items() for word in pair)]
+
+
+def _say_what_comes_next(folder: Path) -> None:
+    if (words := evaluation(folder)) is not None:
+        print(f"quickstart: evaluate the checkpoint with\n{shlex.join(words)}")
+
+
+def _near(path: Path) -> str:
+    """A path as a person in the current folder would write it."""
+    path, here = path.absolute(), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _value(path: Path) -> str:
@@ -205,7 +243,8 @@ def _train(run: list[str], metrics: Path, log: Path, steps: int) -> int:
             "HYDRA_FULL_ERROR": "1",
         }
     )
-    bar = tqdm(total=steps, desc="starting Ray and vLLM", unit="step")
+    bar = tqdm(total=steps, desc="starting Ray and vLLM", unit="step", disable=None)  # None: on a terminal only
+    told = 0
     with log.open("ab") as output:
         process = subprocess.Popen(
             run, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -214,8 +253,10 @@ def _train(run: list[str], metrics: Path, log: Path, steps: int) -> int:
         try:
             while process.poll() is None:
                 _advance(bar, metrics)
+                told = _tell(bar, steps, told)
                 time.sleep(CHECK_SECONDS)
             _advance(bar, metrics)
+            _tell(bar, steps, told)
             return int(process.returncode)
         except KeyboardInterrupt:
             print("\nquickstart: stopping; the same command continues from the last checkpoint.", file=sys.stderr)
@@ -225,6 +266,15 @@ def _train(run: list[str], metrics: Path, log: Path, steps: int) -> int:
                 signal.signal(which, handler)
             bar.close()
             end_marked(marker)
+
+
+def _tell(bar: Any, steps: int, told: int) -> int:
+    """Without a bar, one line for each tenth of the run; returns the last tenth that was told."""
+    tenth = bar.n * LINES // steps
+    if bar.disable and tenth > told:
+        print(f"quickstart: step {bar.n} of {steps}, {bar.postfix}", flush=True)
+        return int(tenth)
+    return told
 
 
 def _interrupt(*_: Any) -> None:
