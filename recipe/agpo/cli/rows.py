@@ -80,7 +80,7 @@ def draw(
         chosen = [*styles, *[""] * len(cells)][: len(cells)]
         drawn.add_row(
             *(
-                Text(cell, style.get(cell, "") if isinstance(style, dict) else style)
+                Text(cell, style.get(cell, "") if isinstance(style, dict) else style, overflow="fold")
                 for cell, style in zip(cells, chosen, strict=True)
             )
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo import cpu
 from recipe.agpo.evaluate.errors import EvaluationError
 from recipe.agpo.files import FileError, read_json
 
@@ -95,10 +96,12 @@ def find(model: str) -> Checkpoint:
             return Checkpoint(model, candidate)
     for candidate in (folder, folder / "actor", folder.parent if folder.name == "huggingface" else folder):
         if (candidate / "fsdp_config.json").is_file() or any(candidate.glob("model_world_size_*_rank_*.pt")):
+            # By this Python: another one may have no verl.
+            merge = f"{'AGPO_CPU=1 ' if cpu.enabled() else ''}{shlex.quote(sys.executable)} -m verl.model_merger merge"
             raise EvaluationError(
                 f"{model} is a checkpoint in verl's shards, not yet in HF format. Merge it first:\n"
-                f"    {shlex.quote(sys.executable)} -m verl.model_merger merge --backend fsdp "
-                f"--local_dir {shlex.quote(str(candidate))} --target_dir {shlex.quote(f'{candidate}-hf')}\n"
+                f"    {merge} --backend fsdp --local_dir {shlex.quote(str(candidate))} "
+                f"--target_dir {shlex.quote(f'{candidate}-hf')}\n"
                 f"and evaluate {candidate}-hf. The merger stores the weights as bfloat16."
             )
     problem = "has no weights (*.safetensors)" if (folder / "config.json").is_file() else "has no config.json"
