@@ -170,7 +170,7 @@ def _pattern(entry: str) -> str:
 DASHBOARD = {
     "val-core/<source>/<metric>": "the result: accuracy on the validation files",
     "critic/score/mean": "reward of the training responses; near 0 or 1 there is little to learn",
-    "agpo/step_size/scale": "factor on the learning rate; at a bound for long: change the rate ([tuning.md](tuning.md))",
+    "agpo/step_size/scale": "factor on the learning rate; at a bound for long: change it ([tuning.md](tuning.md))",
     "agpo/step_kl_k3": "over agpo/signal/policy_entropy this is the drift, which the step size keeps at its target",
     "agpo/signal/policy_entropy": "falls slowly; a fall to 0 is a collapse",
     "agpo/tau/mean": "sampling temperature",
