@@ -203,6 +203,18 @@ def read_json(path: Path) -> Any:
         raise FileError(f"{path}: {error}") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file.
+
+    Raises:
+        FileError: as for `read_json`, or the file holds another value.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise FileError(f"{path} holds {type(found).__name__}, not an object")
+    return found
+
+
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text, with or without a byte order mark.
 

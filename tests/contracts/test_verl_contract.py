@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every private name, signature and attribute of verl that AGPO uses. One failure here, one place to mend:
+"""Every private name, signature and attribute of verl that AGPO uses. One failure here, one place to fix:
 ``recipe/agpo/verl_api`` and what it lists."""
 
 from __future__ import annotations

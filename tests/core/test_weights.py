@@ -47,7 +47,7 @@ def test_prompts_count_alike_whatever_their_size() -> None:
     assert torch.equal(prompt_weights(torch.tensor([8, 8])), torch.ones(2))
 
 
-def test_allocation_biases_the_gradient_and_the_weights_mend_it() -> None:
+def test_allocation_biases_the_gradient_and_the_weights_remove_the_bias() -> None:
     """Two prompts, 7 and 1 responses: the plain mean follows the first prompt, the weighted one both."""
     torch.manual_seed(1)
     score = torch.randn(8)

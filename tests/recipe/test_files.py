@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from recipe.agpo.files import FileError, Replacement, folder_aside, parse_json, read_text, replacing, write_text
+from recipe.agpo.files import (
+    FileError,
+    Replacement,
+    folder_aside,
+    parse_json,
+    read_object,
+    read_text,
+    replacing,
+    write_text,
+)
 
 KILLED = """
 import os, signal, sys
@@ -92,3 +101,12 @@ def test_texts_and_json(tmp_path: Path) -> None:
     for text, words in (("[" * 100_000, "nested too deeply"), (b"\xff", "not UTF-8"), ("9" * 5000, "not JSON")):
         with pytest.raises(ValueError, match=words):
             parse_json(text)
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "null", '"a"'])
+def test_another_value_is_no_object(tmp_path: Path, text: str) -> None:
+    write_text(tmp_path / "a.json", text)
+    with pytest.raises(FileError, match=r"a\.json holds \w+, not an object"):
+        read_object(tmp_path / "a.json")
+    write_text(tmp_path / "a.json", '{"b": 1}')
+    assert read_object(tmp_path / "a.json") == {"b": 1}

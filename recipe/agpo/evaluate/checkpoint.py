@@ -15,7 +15,7 @@ from typing import Any
 
 from recipe.agpo import cpu
 from recipe.agpo.evaluate.errors import EvaluationError
-from recipe.agpo.files import FileError, read_json
+from recipe.agpo.files import FileError, read_object
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # Files that affect how the weights are used: shape, tokenizer, chat template, end tokens.
@@ -129,12 +129,9 @@ def _from_hub(model: str) -> Path:
 
 def _settings_file(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path)
+        return read_object(path)
     except FileError as error:
         raise EvaluationError(f"{error}. The model is not complete: copy or download it again") from None
-    if not isinstance(found, dict):
-        raise EvaluationError(f"{path} holds {type(found).__name__}, not an object: it is not a model's settings")
-    return found
 
 
 def _settings(folder: Path) -> Iterator[bytes]:

@@ -67,8 +67,8 @@ class Store:
             raise EvaluationError(f"{folder} is in use by another `agpo eval`") from error
         try:
             self._claim(rejudge)
-            self.responses = read_lines(folder / RESPONSES, mend=True)
-            verdicts = read_lines(folder / VERDICTS, mend=True)
+            self.responses = read_lines(folder / RESPONSES, trim=True)
+            verdicts = read_lines(folder / VERDICTS, trim=True)
         except BaseException:
             self.close()
             raise
@@ -129,12 +129,12 @@ def read_header(folder: Path) -> Header | None:
     raise EvaluationError(f"{path} is of version {version}, this program writes {VERSION}")
 
 
-def read_lines(path: Path, *, mend: bool = False) -> dict[Key, dict[str, Any]]:
+def read_lines(path: Path, *, trim: bool = False) -> dict[Key, dict[str, Any]]:
     """Lines by (benchmark, problem); of two with the same key the later counts.
 
     Args:
         path: a file that need not exist.
-        mend: cut an incomplete last line off the file, so that it can be appended to.
+        trim: cut an incomplete last line off the file, so that it can be appended to.
 
     Raises:
         EvaluationError: a line other than the last is broken.
@@ -157,7 +157,7 @@ def read_lines(path: Path, *, mend: bool = False) -> dict[Key, dict[str, Any]]:
                 raise EvaluationError(f"{path}, line {number} is broken: {error}. Remove this line") from error
             break
         good += len(raw)
-    if mend and good < len(content):
+    if trim and good < len(content):
         with path.open("r+b") as file:
             file.truncate(good)
             os.fsync(file.fileno())

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.agpo.arguments import dry_run, whole
-from recipe.agpo.files import FileError, check_folder, make_folder, read_json, write_text
+from recipe.agpo.files import FileError, check_folder, make_folder, read_object, write_text
 from recipe.agpo.quickstart import summary, task, warm_start
 
 METHODS = ("agpo", "reference", "grpo")
@@ -194,12 +194,9 @@ def _remove(folder: Path) -> None:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path)
+        return read_object(path)
     except FileError as error:
         raise FileError(f"{error}. Add --fresh to start again") from None
-    if not isinstance(found, dict):
-        raise FileError(f"{path}: not an object. Add --fresh to start again")
-    return found
 
 
 def _parser() -> argparse.ArgumentParser:

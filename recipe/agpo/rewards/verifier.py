@@ -119,10 +119,6 @@ class Verifier:
         """Judge one response; blocks."""
         return self.submit(Item(response, gold, kind, args or {})).result()
 
-    async def verify_async(self, response: str, gold: str, kind: str, args: Mapping[str, Any] | None = None) -> Verdict:
-        """Judge one response without holding the event loop or a thread."""
-        return await asyncio.wrap_future(self.submit(Item(response, gold, kind, args or {})))
-
     def verify_many(self, items: Iterable[Item]) -> list[Verdict]:
         """Judge many; verdicts in the order of the items."""
         return [future.result() for future in [self.submit(item) for item in items]]

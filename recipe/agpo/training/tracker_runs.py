@@ -19,7 +19,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from recipe.agpo.files import FileError, read_json, write_text
+from recipe.agpo.files import FileError, read_object, write_text
 from recipe.agpo.settings import keeps_ledger
 from recipe.agpo.training.checkpoint import checkpoint_to_resume
 
@@ -54,7 +54,8 @@ def _continued(names: list[str], project: str, config: Mapping[str, Any] | None)
         return
     path = Path(run.trainer.default_local_dir).absolute() / RUNS_FILE
     known = _read(path) if checkpoint_to_resume(run) else {}
-    ids, environment = {}, {}
+    ids: dict[str, str] = {}
+    environment: dict[str, str] = {}
     for name in CHOSEN.keys() & set(names):
         variable, others = CHOSEN[name]
         ids[name] = os.environ.get(variable) or known.get(name) or uuid.uuid4().hex
@@ -77,7 +78,7 @@ def _read(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        found = read_json(path)
+        found = read_object(path)
         if found["version"] != VERSION:
             raise FileError(f"{path}: version {found['version']} is not {VERSION}")
         return {str(name): str(run) for name, run in found["runs"].items()}
