@@ -7,6 +7,7 @@ verl                                 what AGPO does there, once verl imports the
 ``trainer.ppo.core_algos``           registers the estimator and the policy loss ``agpo``
 ``trainer.ppo.v1.get_trainer_cls``   adds the ledger, and the controllers if ``algorithm.adv_estimator=agpo``
 ``utils.config.validate_config``     runs our checks first, before Ray starts
+``utils.tracking.Tracking``          trackers continue their runs, see ``training.tracker_runs``
 ``workers.engine.base``              see ``verl_api.updates``
 ``workers.engine_workers``           see ``verl_api.actor_weights``
 ``bucketed_weight_transfer``         see ``verl_api.sockets``
@@ -28,12 +29,15 @@ from recipe.agpo.verl_api import actor_weights, sockets, updates
 from recipe.agpo.verl_api.import_hooks import on_import
 from recipe.agpo.verl_api.patching import wrap
 
+TRACKING = ("self", "project_name", "experiment_name", "default_backend", "config")
+
 
 def install() -> None:
     """Register AGPO with verl when verl's modules are imported. Idempotent."""
     on_import("verl.trainer.ppo.core_algos", _register_algorithms)
     on_import("verl.trainer.ppo.v1", _select_trainer)
     on_import("verl.utils.config", _add_checks)
+    on_import("verl.utils.tracking", _continue_tracker_runs)
     on_import(updates.MODULE, updates.around_updates)
     on_import(actor_weights.MODULE, actor_weights.add_call)
     on_import(sockets.MODULE, sockets.separate_sockets)
@@ -89,6 +93,19 @@ def _trainer(base: type, config: Any) -> type:
     from recipe.agpo.training.token_ledger import ledger_trainer
 
     return ledger_trainer(base)
+
+
+def _continue_tracker_runs(tracking: ModuleType) -> None:
+    wrap(tracking, "Tracking.__init__", TRACKING, _with_continued_runs)
+
+
+def _with_continued_runs(original: Callable[..., None]) -> Callable[..., None]:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        from recipe.agpo.training.tracker_runs import continues_runs
+
+        continues_runs(original)(self, *args, **kwargs)
+
+    return init
 
 
 def _add_checks(utils_config: ModuleType) -> None:
