@@ -6,7 +6,7 @@ verl                                 what AGPO does there, once verl imports the
 ===================================  ============================================================================
 ``trainer.ppo.core_algos``           registers the estimator and the policy loss ``agpo``
 ``trainer.ppo.v1.get_trainer_cls``   adds the ledger, and the controllers if ``algorithm.adv_estimator=agpo``
-``utils.config.validate_config``     runs our checks first, before Ray starts
+``utils.config.validate_config``     runs our checks first, before Ray starts; then writes ``run.json``
 ``workers.engine.base``              see ``verl_api.updates``
 ``bucketed_weight_transfer``         see ``verl_api.sockets``
 ===================================  ============================================================================
@@ -91,8 +91,10 @@ def _add_checks(utils_config: ModuleType) -> None:
 def _with_our_checks(original: Callable[..., None]) -> Callable[..., None]:
     def validate_config(config: Any, *args: Any, **kwargs: Any) -> None:
         from recipe.agpo.preflight import before_ray
+        from recipe.agpo.preflight.launch import record_launch
 
         before_ray(config)
         original(config, *args, **kwargs)
+        record_launch(config)
 
     return validate_config

@@ -25,8 +25,8 @@ ROOMS = (
     ("data",),
     ("rewards",),
     ("verl_api",),
-    ("arguments",),
-    ("settings", "columns", "processes", "files"),
+    ("arguments", "run_folder"),
+    ("settings", "columns", "processes", "files", "palette"),
     ("agpo_core",),
 )
 LINE = {room: i for i, line in enumerate(ROOMS) for room in line}

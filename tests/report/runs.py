@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from agpo_core import ControllerState, Resolved, TokenLedger, update_state
+from recipe.agpo import run_folder
 from recipe.agpo.columns import PROBE, REST
 from recipe.agpo.rollout.outcomes import Scored
 from recipe.agpo.rollout.probe import decide
@@ -96,7 +97,7 @@ def agpo_run(
     config, rng, ledger = config or RunConfig(), random.Random(7), TokenLedger()
     state, folder = ControllerState.initial(config), Path(folder)
     checkpoints = folder / "checkpoints"
-    decisions = checkpoint.DecisionLog(checkpoints / checkpoint.DECISIONS_FILE, resumed_step=first - 1)
+    decisions = checkpoint.DecisionLog(checkpoints / run_folder.DECISIONS_FILE, resumed_step=first - 1)
     with (folder / file).open("wb") as log:
         log.write(line(first - 1, {ACCURACY: 0.4}))
         for step in range(first, first + steps):

@@ -22,13 +22,14 @@ from typing import Any
 from recipe.agpo.arguments import whole
 from recipe.agpo.files import FileError, check_folder, make_folder, read_object, write_text
 from recipe.agpo.quickstart import summary, task, warm_start
+from recipe.agpo.run_folder import CHECKPOINTS, RUN_FILE, TRACKER_FILE
 
 METHODS = ("agpo", "reference", "grpo")
 STEPS = 60
 TASK_SEED = 0  # problems and warm start are the same for every run; --seed is the order of training
 CHECK_SECONDS = 0.5
 FAULTY, INTERRUPTED = 2, 130  # the exit codes of bad input, and what a shell reports after Ctrl-C
-IDENTITY, SUMMARY, TRACKER = "run.json", "summary.json", "checkpoints/latest_checkpointed_iteration.txt"
+IDENTITY, SUMMARY, TRACKER = "quickstart.json", "summary.json", f"{CHECKPOINTS}/{TRACKER_FILE}"
 LARGEST_SEED, LARGEST_STEPS = 10**9, 10**9
 _OVERRIDE = re.compile(r"~[^\s=]+(=.*)?|\+{0,2}[^-\s=+~][^\s=]*=.*", re.DOTALL)
 _PLAIN_VALUE = re.compile(r"[\w./:@%+-]+", re.ASCII)
@@ -48,7 +49,7 @@ def overrides(method: str, folder: Path, model: Path, data: tuple[Path, Path], s
         f"data.seed={seed + 1}",
         f"actor_rollout_ref.model.path={_value(model)}",
         f"actor_rollout_ref.actor.data_loader_seed={seed + 42}",
-        f"trainer.default_local_dir={_value(folder / 'checkpoints')}",
+        f"trainer.default_local_dir={_value(folder / CHECKPOINTS)}",
         f"trainer.total_training_steps={steps}",
         f"trainer.experiment_name=quickstart-{method}",
     ]
@@ -148,7 +149,7 @@ def _between(low: int, high: int) -> Callable[[str], int]:
 
 def _remove(folder: Path) -> None:
     """Remove a run folder for ``--fresh``; only one that a quickstart made, since any folder can be named."""
-    if not (folder / IDENTITY).is_file() and any(folder.iterdir()):
+    if not any((folder / name).is_file() for name in (IDENTITY, RUN_FILE)) and any(folder.iterdir()):
         raise FileError(f"--fresh: {folder} is no run folder of a quickstart (no {IDENTITY} in it): name another --out")
     print(f"quickstart: --fresh: removing {folder}")
     shutil.rmtree(folder)
@@ -238,10 +239,9 @@ def _advance(bar: Any, metrics: Path) -> None:
             record = json.loads(line)
         except ValueError:
             continue
-        shown = {"reward": "critic/score/mean", "tau": "agpo/tau/mean", "eps": "agpo/eps/mean"}
         data = record["data"]
         bar.set_description("training" if record["step"] else "validated the warm start")
-        bar.set_postfix({name: f"{data[key]:.3f}" for name, key in shown.items() if key in data}, refresh=False)
+        bar.set_postfix(summary.newest(data), refresh=False)
         if not bar.n:
             # The rate shown is that of the steps, without start-up.
             bar.reset()
