@@ -30,7 +30,7 @@
     }).map((b) => `${svg.getAttribute("aria-label")}: ${a.textContent} | ${b.textContent}`));
   });
 
-  const charts = [...document.querySelectorAll("figure svg")].map((svg) => ({
+  const charts = [...document.querySelectorAll("figure svg")].filter(shown).map((svg) => ({
     label: svg.getAttribute("aria-label"),
     drawn: [...svg.querySelectorAll("path.line, path.layer, path.band, rect.bar")].filter((e) => {
       const own = box(e), style = getComputedStyle(e);
@@ -38,7 +38,7 @@
     }).length,
     colours: [...new Set([...svg.querySelectorAll("path.line")].map((e) => getComputedStyle(e).stroke))],
   }));
-  const smallest = Math.min(...[...document.querySelectorAll("figure svg text")].map((e) => {
+  const smallest = Math.min(...[...document.querySelectorAll("figure svg text")].filter(shown).map((e) => {
     const scale = box(e.closest("svg")).width / e.closest("svg").viewBox.baseVal.width;
     return parseFloat(getComputedStyle(e).fontSize) * scale;
   }));
@@ -50,6 +50,7 @@
     clipped, outside, squeezed, svg_text_outside: svgText, overlapping, charts,
     smallest_text: Number.isFinite(smallest) ? smallest : null,
     title: document.title,
+    folded: [...document.querySelectorAll(".fold")].filter(shown).length,
     requests: performance.getEntriesByType("resource").map((e) => e.name),
     injected: window.injected === undefined ? null : String(window.injected),
     background: getComputedStyle(document.body).backgroundColor,

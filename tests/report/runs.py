@@ -108,6 +108,7 @@ def agpo_run(
             spent = TokenLedger(generated=400, probe=200, validation=100 if step % validate == 0 else 0)
             ledger += spent
             data |= ledger_metrics(spent, ledger, config.token_budget)
+            data["agpo/step_size/scale"] = 0.5
             if step % validate == 0:
                 data[ACCURACY] = 0.4 + 0.01 * step
             if change is not None:
@@ -118,6 +119,8 @@ def agpo_run(
     last = checkpoints / f"global_step_{first + steps - 1}"
     checkpoint.write_state(last, state, config)
     checkpoint.write_ledger(last, ledger)
+    planned = {"steps": first + steps - 1, "validation_problems": {"sums": 256}}
+    run_folder.write_launch(folder, {"planned": planned, "settings": config.to_dict()})
     return folder
 
 

@@ -205,7 +205,7 @@ CHECKS: tuple[Check, ...] = (
         "The controller cannot lower the learning rate further, or it has been led there by noise. If the drift is "
         "above its target, lower the learning rate; if not, the run is stuck: raise the minimum and start again "
         "from the best checkpoint.",
-        LOWER_RATE,
+        "algorithm.agpo.step_size.min=<ten times it>",
         STEP_SIZE_LOG,
     ),
     Check(
@@ -518,7 +518,7 @@ def in_words(run: Run, found: Sequence[Finding]) -> str:
         Verdict.BAD: "Not healthy",
         Verdict.UNKNOWN: "Too early to say" if measures.early_days(run) else "Too little is logged to say",
     }[verdict]
-    if any(f.check.name == LEARNING and f.verdict is verdict is not Verdict.OK for f in found):
+    if verdict in (Verdict.BAD, Verdict.LOOK) and any(f.check.name == LEARNING and f.verdict is verdict for f in found):
         words += ": no gain"
     planned = run.planned_steps
     return f"{words}, {run.steps} of {planned} steps" if planned and run.steps < planned else words

@@ -155,7 +155,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
     if not path.is_dir():
         _check_metrics(path)
     records, starts, superseded = _merge([_attempt(file, notes) for file in files])
-    run = Run(name or _real(path).name, records, starts, superseded, files=notes)
+    run = Run(shown(Path(name or _real(path).name)), records, starts, superseded, files=notes)
     if path.is_dir():
         checkpoints = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
         with _noted(run):

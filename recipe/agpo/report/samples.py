@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.agpo.report.jsonl import FileNote, finite, read_lines
+from recipe.agpo.report.text import number
 
 EACH = 3  # best and worst responses shown of each dump
 LONGEST = 1500  # characters shown of a text
@@ -28,6 +29,11 @@ class Sample:
     response: str
     truth: str
     cut: int
+
+    @property
+    def words(self) -> str:
+        """The score for a person."""
+        return "no score" if self.score is None else f"score {number(self.score)}"
 
 
 def read_samples(folders: list[Path], notes: list[FileNote]) -> tuple[list[Sample], dict[str, str]]:
