@@ -57,14 +57,14 @@ def without_secrets(value: Any, key: str = "") -> Any:
     A key hides its value if its last word says so (``WANDB_API_KEY``, ``hub_token``); a text hides what follows such a
     key (``hub_token=...``), and what has the form of an access key.
     """
-    if isinstance(value, Mapping):
-        return {str(k): without_secrets(v, str(k)) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(v, key) for v in value]
     if value is None or isinstance(value, bool):
         return value
     if _SECRET_KEY.search(key):
         return HIDDEN
+    if isinstance(value, Mapping):
+        return {str(k): without_secrets(v, str(k)) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(v) for v in value]
     if not isinstance(value, str):
         return value
     return _SECRET_TEXT.sub(HIDDEN, _SECRET_PAIR.sub(rf"\g<1>{HIDDEN}", value))

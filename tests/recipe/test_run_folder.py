@@ -26,9 +26,10 @@ Build = Callable[..., Any]
         {"a": {"b": [{"password": "q7"}]}},
         {"secret": ["q7", {"x": "q7"}]},
         {"aws.secret_access_key": 77},
+        {"credentials": {"user": "q7"}},
         "trainer.hub_token=q7",
         "+ray_kwargs.env_vars={HF_TOKEN:q7,OTHER:1}",
-        "'{\"api_key\": \"q7\"}'",
+        '\'{"api_key": "q7"}\'',
         "https://user:q7@host/path",
         "https://host/x?token=q7&y=1",
         ["key=hf_q7q7q7q7q7q7q7q7q7"],
@@ -67,7 +68,9 @@ def test_launches_are_added_and_bounded(tmp_path: Path) -> None:
     assert launches[-1]["api_key"] == HIDDEN
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", "[" * 100_000, '{"launches": 3}', '{"method": "agpo", "seed": 0}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", "[" * 100_000, '{"launches": 3}', '{"method": "agpo", "seed": 0}']
+)
 def test_a_damaged_record_is_replaced(text: str, tmp_path: Path) -> None:
     (tmp_path / run_folder.RUN_FILE).write_text(text)
     assert read_launches(tmp_path) == []

@@ -43,6 +43,17 @@
     return parseFloat(getComputedStyle(e).fontSize) * scale;
   }));
   const chart = document.querySelector("figure.line svg");
+
+  // Arrow keys on the first curve over steps.
+  const figure = [...document.querySelectorAll("figure[data-axis=step]")].find((e) => shown(e) && e.querySelector(".title").textContent === "Reward");
+  const keyboard = figure && {
+    at: ["ArrowRight", "ArrowRight", "ArrowLeft"].map((key) => {
+      figure.querySelector("svg").dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+      return figure.querySelector(".at").textContent;
+    }),
+    live: figure.querySelector(".reads").getAttribute("aria-live"),
+  };
+  figure?.querySelector("svg").dispatchEvent(new FocusEvent("blur"));
   return {
     inner: [innerWidth, innerHeight],
     scroll_width: document.documentElement.scrollWidth,
@@ -50,6 +61,8 @@
     clipped, outside, squeezed, svg_text_outside: svgText, overlapping, charts,
     smallest_text: Number.isFinite(smallest) ? smallest : null,
     title: document.title,
+    checks: [...document.querySelectorAll(".checks tbody tr")].filter(shown).length,
+    keyboard,
     folded: [...document.querySelectorAll(".fold")].filter(shown).length,
     requests: performance.getEntriesByType("resource").map((e) => e.name),
     injected: window.injected === undefined ? null : String(window.injected),

@@ -85,7 +85,7 @@ TRIGGERS = [
     ("no_gain", flat, Verdict.BAD),
     ("validation_flat", flat, Verdict.LOOK),
     ("reward_flat", flat, Verdict.LOOK),
-    ("reward_lost", late("critic/score/mean", 0.7), Verdict.LOOK),
+    ("reward_lost", late("critic/score/mean", 0.6), Verdict.LOOK),
     ("reward_lost", late("critic/score/mean", 0.1), Verdict.BAD),
     ("failing", put(agpo__outcome__mean=0.04), Verdict.LOOK),
     ("failing", put(agpo__outcome__mean=0.0), Verdict.BAD),

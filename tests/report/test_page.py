@@ -435,7 +435,7 @@ def test_reasons_in_words() -> None:
 
 def test_the_step_size_has_a_section_with_the_effective_rate(tmp_path: Path) -> None:
     run = read_run(runs.agpo_run(tmp_path, 12))
-    assert panels.effective_rate(run) == pytest.approx([(float(s), 0.5e-4) for s in range(1, 13)])
+    assert dict(panels.effective_rate(run)) == pytest.approx({float(s): 0.5e-4 for s in range(1, 13)})
     html = page([run])
     assert "Effective learning rate = rate × step size" in html and ">target 0.005<" in html
     (tmp_path / "grpo").mkdir()
