@@ -78,11 +78,8 @@ def test_resumed_step_keeps_its_training_record(tmp_path) -> None:
 
 
 def test_the_effective_rate_is_the_rate_times_the_step_size() -> None:
-    records = [
-        (1, {summary.RATE: 1e-4, summary.STEP_SIZE: 0.03}),
-        (2, {summary.RATE: 1e-4}),
-        (3, {summary.REWARD: 0.5}),
-    ]
+    first = {summary.RATE: 1e-4, summary.STEP_SIZE: 0.03}
+    records: list[summary.Record] = [(1, first), (2, {summary.RATE: 1e-4}), (3, {summary.REWARD: 0.5})]
     assert dict(summary.effective_rate(records)) == pytest.approx({1: 3e-6, 2: 1e-4})
     assert summary.newest(first | {summary.REWARD: 0.25, "agpo/tau/mean": 1.0}) == {
         "reward": "0.250",

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
 from recipe.agpo.quickstart import warm_start
 from recipe.agpo.quickstart.model import build_tokenizer
@@ -49,8 +52,39 @@ def test_stops_after_target_and_cool_down(tmp_path: Path) -> None:
 @pytest.mark.nightly
 def test_the_whole_warm_start_reaches_its_loss(tmp_path: Path) -> None:
     config = warm_start.WarmStartConfig()
-    record = json.loads((warm_start.warm_start(tmp_path, progress=False) / "warm_start.json").read_text())
+    warm_start.main(["--train-into", str(tmp_path / "weights")])
+    with safe_open(tmp_path / "weights", framework="pt") as file:
+        reached = json.loads(file.metadata()["reached"])
+    assert reached["steps"] < config.max_steps and reached["loss"] <= config.target_loss
+
+
+def test_the_default_weights_come_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded, not trained; and they are those of a model that has reached the target loss."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(warm_start, "_train", fail)
+    config = warm_start.WarmStartConfig()
+    folder = warm_start.warm_start(tmp_path, progress=False)
+    record = json.loads((folder / "warm_start.json").read_text())
     assert record["steps"] < config.max_steps and record["loss"] <= config.target_loss
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 329_856
+    ids, mask, labels = warm_start.encode(take("val", 0, 64), build_tokenizer())
+    with torch.no_grad():
+        loss = float(model(input_ids=ids, attention_mask=mask, labels=labels).loss)
+    assert loss < 2 * config.target_loss
+
+
+def test_weights_are_written_and_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warm_start.train_into(tmp_path / "weights", TINY)
+    monkeypatch.setattr(warm_start, "SHIPPED", tmp_path / "weights")
+    loaded, reached = warm_start._load(TINY)
+    trained, _ = warm_start._train(TINY, 0, False)
+    assert reached["steps"] == 2
+    for name, value in trained.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
 
 
 def test_only_the_solution_is_learned() -> None:

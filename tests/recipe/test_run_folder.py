@@ -98,6 +98,7 @@ def test_a_launch_is_recorded_and_its_settings_are_printed(
     assert launch["settings"]["step_size"]["drift_target"] == 0.02
     assert launch["config"]["trainer"]["total_training_steps"] == launch["planned"]["steps"] == 7
     assert sum(launch["planned"]["validation_problems"].values()) > 0
+    assert HIDDEN not in str(launch["commit"]), "a commit is no secret"
     assert launch["machine"]["cores"] >= 1 and launch["versions"]["verl"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", launch["started"])
     assert "very-secret" not in (folder / run_folder.RUN_FILE).read_text()

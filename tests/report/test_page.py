@@ -415,7 +415,7 @@ def test_prompts_are_shown_by_their_text_and_reasons_in_words(tmp_path: Path) ->
     rows = [{"input": t, "output": "1", "score": 0.0, "uid": f"{6:08d}-{p:06d}_0_0"} for p, t in enumerate(texts)]
     (dumps / "6.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     html = page([read_run(folder)])
-    assert ">7 + 0?<" in html and ">8 + 1?<" in html, "without what all prompts begin and end with"
+    assert ">…7 + 0?…<" in html and ">…8 + 1?…<" in html, "without what all prompts begin and end with"
     text = Parsed(html).text
     assert any(words in text for words in ("all correct: ", "all wrong: ", "certain: cooled", "uncertain: heated"))
 

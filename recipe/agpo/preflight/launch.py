@@ -124,7 +124,7 @@ def _commit(root: Path) -> str | None:
     """The commit of the checkout that runs; None for an installed package."""
     if not (root / ".git").exists():
         return None
-    commit = _output("git", "-C", str(root), "rev-parse", "HEAD")
+    commit = _output("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")  # whole, it has the form of a key
     changed = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
     return f"{commit}{' with changes' if changed else ''}" if commit else None
 

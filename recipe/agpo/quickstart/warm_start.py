@@ -3,25 +3,34 @@
 
 The result is an ordinary checkpoint folder. It is cached under a hash of all settings that affect its weights, and gets
 its final name only when it is complete.
+
+The weights of the default settings come with the package: the same training gives other weights on another processor,
+and starting accuracies between 0.41 and 0.48. With these weights every machine starts at the same accuracy. To train
+them again::
+
+    python -m recipe.agpo.quickstart.warm_start --train-into FILE.safetensors
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.files import folder_aside, make_folder
+from recipe.agpo.files import folder_aside, make_folder, replacing
 from recipe.agpo.quickstart.model import END, START, ModelConfig, build_model, build_tokenizer
 from recipe.agpo.quickstart.task import Problem, TaskConfig, problems
 
 RISE_STEPS, WINDOW = 40, 20
-FORMAT_VERSION = 2  # raise when the code changes the weights that a configuration gives
+FORMAT_VERSION = 3  # raise when the code changes the weights that a configuration gives
+SHIPPED = Path(__file__).with_name("warm_start.safetensors")  # of the default settings with seed 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def warm_start(
     config: WarmStartConfig | None = None,
     progress: bool = True,
 ) -> Path:
-    """Train, or find in the cache, the warm-started model. Returns its checkpoint folder inside ``out_dir``.
+    """The warm-started model: from the cache, from the package, or trained. Returns its folder inside ``out_dir``.
 
     Args:
         out_dir: cache folder; the checkpoint is ``out_dir/warm-start-<hash>``.
@@ -79,7 +88,8 @@ def warm_start(
     make_folder(target.parent)
     with folder_aside(target) as part:
         start = time.monotonic()
-        model, reached = _train(config, seed, progress)
+        shipped = seed == 0 and config == WarmStartConfig()
+        model, reached = _load(config) if shipped else _train(config, seed, progress)
         model.save_pretrained(part)
         build_tokenizer().save_pretrained(part)
         record = {
@@ -95,6 +105,27 @@ def warm_start(
             if not target.is_dir():  # else: another process finished the same one first
                 raise
     return target
+
+
+def _load(config: WarmStartConfig) -> tuple[Any, dict[str, Any]]:
+    """The model with the weights that come with the package."""
+    from safetensors import safe_open
+    from safetensors.torch import load_model
+
+    model = build_model(config.model, seed=0)
+    load_model(model, SHIPPED)
+    with safe_open(SHIPPED, framework="pt") as file:
+        return model.eval(), json.loads(file.metadata()["reached"])
+
+
+def train_into(path: Path, config: WarmStartConfig | None = None) -> None:
+    """Train the default warm start and write its weights, with steps and loss in the file's metadata."""
+    from safetensors.torch import save
+
+    model, reached = _train(config or WarmStartConfig(), seed=0, progress=True)
+    with replacing(path) as part:
+        # Parameters, not the state dict: the tied embedding is in it twice.
+        part.write_bytes(save(dict(model.named_parameters()), metadata={"reached": json.dumps(reached)}))
 
 
 def encode(batch: Sequence[Problem], tokenizer: Any) -> tuple[Any, Any, Any]:
@@ -152,3 +183,14 @@ def _train(config: WarmStartConfig, seed: int, progress: bool) -> tuple[Any, dic
 def _recent(losses: Sequence[float]) -> float:
     tail = losses[-WINDOW:]
     return sum(tail) / len(tail)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m recipe.agpo.quickstart.warm_start")
+    parser.add_argument("--train-into", type=Path, required=True, metavar="FILE", help="file to write the weights to")
+    train_into(parser.parse_args(argv).train_into)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

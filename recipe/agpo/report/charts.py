@@ -219,7 +219,11 @@ def empty_panel(title: str, unit: str, missing: str) -> Figure:
 
 def _rows(low: float, high: float) -> list[Mark]:
     """Grid lines and their numbers."""
-    return [Mark(LEFT - 6, round(_y(value, low, high), 1), compact(value)) for value in ticks(low, high)]
+    values = ticks(low, high)
+    names = [compact(value) for value in values]
+    if len(set(names)) < len(names):  # a range so small that two digits do not tell its ends apart
+        names = [number(value, 4) for value in values]
+    return [Mark(LEFT - 6, round(_y(value, low, high), 1), name) for value, name in zip(values, names, strict=True)]
 
 
 def _columns(axis: Axis) -> list[Mark]:
@@ -267,7 +271,7 @@ def _range(curves: Sequence[Curve], guides: Sequence[Guide], from_zero: bool) ->
     """The range of the y axis: all curves with a margin; guides far above the curves are left out."""
     low = min(p[2] for c in curves for p in c.points)
     high = max(p[3] for c in curves for p in c.points)
-    span = (high - low) or abs(high) or 1.0
+    span = (high if from_zero and low >= 0.0 else high - low) or abs(high) or 1.0
     near = [guide.value for guide in guides if low - 2 * span <= guide.value <= high + 2 * span]
     low, high = min([low, *near]), max([high, *near])
     if low == high:

@@ -83,7 +83,8 @@ def _own_parts(texts: Sequence[str]) -> list[str]:
         before = known[0].rfind(" ", 0, before) + 1
         tail = known[0][len(known[0]) - after :]
         after = len(tail) - tail.find(" ") if after and " " in tail else 0
-        lines = [line[before : len(line) - after] if line else "" for line in lines]
+        ends = "…" if before else "", "…" if after else ""
+        lines = [f"{ends[0]}{line[before : len(line) - after]}{ends[1]}" if line else "" for line in lines]
     return [line if len(line) <= TEXT_LENGTH else f"{line[:TEXT_LENGTH]}…" for line in lines]
 
 

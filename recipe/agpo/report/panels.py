@@ -163,7 +163,8 @@ def _step_size(frame: Frame) -> Section:
     ]
     if with_one:
         size = frame.panel("Step size", "factor on the learning rate", measures.STEP_SIZE, from_zero=True)
-        drift = line_panel("Drift", "step KL / policy entropy", drifts, frame.steps, guides=targets, missing=OUR_LOG)
+        words = "step KL / policy entropy"
+        drift = line_panel("Drift", words, drifts, frame.steps, guides=targets, from_zero=True, missing=OUR_LOG)
         shared = [size, *shared, drift]
     if not any(figure.data for figure in shared):
         shared = []
