@@ -149,7 +149,9 @@ def _between(low: int, high: int) -> Callable[[str], int]:
 
 def _remove(folder: Path) -> None:
     """Remove a run folder for ``--fresh``; only one that a quickstart made, since any folder can be named."""
-    if not any((folder / name).is_file() for name in (IDENTITY, RUN_FILE)) and any(folder.iterdir()):
+    before = folder / RUN_FILE  # the quickstart's own, before every launch wrote one
+    ours = (folder / IDENTITY).is_file() or (before.is_file() and "method" in _document(before))
+    if not ours and any(folder.iterdir()):
         raise FileError(f"--fresh: {folder} is no run folder of a quickstart (no {IDENTITY} in it): name another --out")
     print(f"quickstart: --fresh: removing {folder}")
     shutil.rmtree(folder)
