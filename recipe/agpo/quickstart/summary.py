@@ -166,7 +166,7 @@ def draw(records: Sequence[Record], path: Path, *, title: str, responses: int) -
     axes = figure.subplots(2, 3).flat
     # name, unit of the y axis, line, band
     panels: list[tuple[str, str, Series, tuple[Series, Series]]] = [
-        ("Validation accuracy", "share of 256 held-out problems", series(records, ACCURACY), ([], [])),
+        ("Validation accuracy", "share of held-out problems", series(records, ACCURACY), ([], [])),
         ("Reward", "mean of a step's responses", series(records, REWARD), ([], [])),
         ("Effective learning rate", "rate × step size", effective_rate(records), ([], [])),
         ("Temperature tau", "mean; band: lowest to highest", *_spread(records, "agpo/tau")),

@@ -173,7 +173,9 @@ def _step_size(frame: Frame) -> Section:
 
 
 def effective_rate(run: Run) -> Series:
-    """Learning rate times step size; the rate alone where there is no step size."""
+    """Learning rate times step size, as logged or from the two; the rate alone where there is no step size."""
+    if logged := run.series(measures.EFFECTIVE_RATE):
+        return logged
     scales = dict(run.series(measures.STEP_SIZE))
     return [(x, rate * scales.get(x, 1.0)) for x, rate in run.series("actor/lr")]
 
