@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             time.sleep(arguments.watch)
     except (OSError, FileError) as error:
         message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        print(f"agpo report: {shown(Path(message))}", file=sys.stderr)
+        print(f"agpo report: {shown(message)}", file=sys.stderr)
         return 2
 
 
@@ -63,8 +63,8 @@ def _write(paths: list[Path], out: Path, refresh: int | None) -> str:
     lines = []
     for each in runs:
         found = findings(each)
-        verdict = overall(found).value if each.training else "no training step yet"
-        lines.append(f"{each.name}: {each.steps} steps, {verdict} ({in_words(each, found)})")
+        verdict = f"{overall(found).value} ({in_words(each, found)})" if each.training else "no training step yet"
+        lines.append(f"{each.name}: {each.steps} steps, {verdict}")
     return "\n".join(lines)
 
 

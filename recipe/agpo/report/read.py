@@ -155,7 +155,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
     if not path.is_dir():
         _check_metrics(path)
     records, starts, superseded = _merge([_attempt(file, notes) for file in files])
-    run = Run(shown(Path(name or _real(path).name)), records, starts, superseded, files=notes)
+    run = Run(shown(name or _real(path).name), records, starts, superseded, files=notes)
     if path.is_dir():
         checkpoints = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
         with _noted(run):
@@ -183,9 +183,9 @@ def _noted(run: Run) -> Iterator[None]:
         run.problems.append(f"{error.filename}: {error.strerror}")
 
 
-def shown(path: Path) -> str:
-    """A path for a message of one line."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(path))
+def shown(text: object) -> str:
+    """A path or a message in one line, with what cannot be printed spelt out."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(text))
 
 
 def below(value: Any, key: str) -> Any:
