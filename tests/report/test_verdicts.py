@@ -210,6 +210,18 @@ def test_verdict(name: str, tmp_path: Path) -> None:
         assert beyond == {}
 
 
+def test_a_run_that_its_token_budget_ends_is_whole(tmp_path: Path) -> None:
+    """30 of 60 steps, and all of the budget; then half of it."""
+    for left, words in ((0.0, "Healthy"), (3000.0, "Healthy, 30 of 60 steps, 50 % of the plan")):
+
+        def budget(step: int, data: dict[str, Any], left: float = left) -> None:
+            spent = 100.0 * step
+            data |= {"agpo/tokens/generated_cumulative": spent, "agpo/tokens/budget_left": 3000.0 + left - spent}
+
+        run = made_up(tmp_path / str(left), steps=30, change=budget)
+        assert in_words(run, findings(run)) == words
+
+
 def test_before_the_first_step(tmp_path: Path) -> None:
     run = made_up(tmp_path / "run", steps=0)
     assert in_words(run, findings(run)) == "No training step yet"

@@ -520,5 +520,8 @@ def in_words(run: Run, found: Sequence[Finding]) -> str:
     }[verdict]
     if verdict in (Verdict.BAD, Verdict.LOOK) and any(f.check.name == LEARNING and f.verdict is verdict for f in found):
         words += ": no gain"
-    planned = run.planned_steps
-    return f"{words}, {run.steps} of {planned} steps" if planned and run.steps < planned else words
+    done = measures.progress(run)
+    if done is None or done == 1.0:
+        return words
+    of = f" of {run.planned_steps}" if run.planned_steps else ""
+    return f"{words}, {run.steps}{of} steps, {100 * done:.0f} % of the plan"

@@ -164,7 +164,8 @@ def no_gain(run: Run) -> float | None:
         return 0.0
     if not signs:
         return None
-    return min(1.0, run.steps / max(run.planned_steps or run.steps, 1))
+    done = progress(run)
+    return 1.0 if done is None else done
 
 
 def failing(run: Run) -> float | None:
@@ -307,7 +308,16 @@ def _outcome(run: Run) -> float | None:
 
 def early_days(run: Run) -> bool:
     """Whether the run is too young for a missing gain to say anything."""
-    return run.steps < max(FEWEST, EARLY * (run.planned_steps or 0))
+    done = progress(run)
+    return run.steps < FEWEST or (done is not None and done < EARLY)
+
+
+def progress(run: Run) -> float | None:
+    """Share of the plan that is done, by steps or by the token budget, whichever ends first; None without a plan."""
+    budget, spent = token_budget(run), run.series(TOKENS)
+    shares = [run.steps / run.planned_steps] if run.planned_steps else []
+    shares += [spent[-1][1] / budget] if budget and spent else []
+    return min(1.0, max(shares)) if shares else None
 
 
 def _flat(run: Run, flat: bool) -> float | None:
