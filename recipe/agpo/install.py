@@ -6,7 +6,7 @@ verl                                 what AGPO does there, once verl imports the
 ===================================  ============================================================================
 ``trainer.ppo.core_algos``           registers the estimator and the policy loss ``agpo``
 ``trainer.ppo.v1.get_trainer_cls``   adds the ledger, and the controllers if ``algorithm.adv_estimator=agpo``
-``utils.config.validate_config``     runs our checks first, before Ray starts
+``utils.config.validate_config``     runs our checks first, before Ray starts; then writes ``run.json``
 ``utils.tracking.Tracking``          trackers continue their runs, see ``training.tracker_runs``
 ``workers.engine.base``              see ``verl_api.updates``
 ``workers.engine_workers``           see ``verl_api.actor_weights``
@@ -115,6 +115,7 @@ def _add_checks(utils_config: ModuleType) -> None:
 def _with_our_checks(original: Callable[..., None]) -> Callable[..., None]:
     def validate_config(config: Any, *args: Any, **kwargs: Any) -> None:
         from recipe.agpo.preflight import ConfigProblem, before_ray, verls_own
+        from recipe.agpo.preflight.launch import record_launch
 
         try:
             before_ray(config)
@@ -126,6 +127,7 @@ def _with_our_checks(original: Callable[..., None]) -> Callable[..., None]:
             # Hydra prints a traceback for every exception, and lets this one pass.
             print(f"\n{problem}", file=sys.stderr, flush=True)
             raise SystemExit(2) from None
+        record_launch(config)
 
     return validate_config
 

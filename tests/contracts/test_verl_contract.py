@@ -92,6 +92,8 @@ TRAINER_METHODS = {
     "_update_critic": ["self", "batch", "metrics"],
     "_step_once": ["self", "metrics", "timing_raw", "sample_batch_size"],
     "step": ["self", "metrics", "timing_raw"],
+    "_log_rollout_data": ["self", "batch", "timing_raw", "rollout_data_dir"],
+    "_dump_generations": ["self", "inputs", "outputs", "gts", "scores", "reward_extra_infos_dict", "dump_path"],
     "on_init_end": ["self"],
     "on_validate_begin": ["self"],
     "on_validate_end": ["self"],

@@ -20,7 +20,7 @@ from tests.recipe.conftest import parquet_of
 ROOT = Path(__file__).resolve().parents[2]
 METHODS, MODELS = ("agpo", "grpo", "ppo"), ("qwen14b", "llama8b", "gemma9b")
 SCRIPTS = [f"run_{method}_{model}.sh" for method in METHODS for model in MODELS]
-NAMES_A_RUN = ("experiment_name", "default_local_dir")
+NAMES_A_RUN = ("experiment_name", "default_local_dir", "rollout_data_dir", "validation_data_dir")
 
 
 @pytest.fixture(autouse=True)

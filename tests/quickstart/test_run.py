@@ -10,6 +10,7 @@ import pytest
 
 from recipe.agpo.plan.compose import compose
 from recipe.agpo.quickstart import run, task
+from recipe.agpo.run_folder import write_launch
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +91,8 @@ def test_fresh_removes_a_run_and_nothing_else(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "thesis" / "chapter").write_text("kept")
     assert "thesis" in refused(["--fresh", "--out", "thesis"], capsys)
     assert (tmp_path / "thesis" / "chapter").read_text() == "kept"
+    write_launch(tmp_path / "thesis", {"started": "today"})
+    assert "thesis" in refused(["--fresh", "--out", "thesis"], capsys), "a run, but not of the quickstart"
 
 
 def test_a_dry_run_prints_the_arguments(

@@ -26,6 +26,7 @@ from typing import Any
 from recipe.agpo.arguments import dry_run, whole
 from recipe.agpo.files import FileError, check_folder, make_folder, read_object, write_text
 from recipe.agpo.quickstart import summary, task, warm_start
+from recipe.agpo.run_folder import CHECKPOINTS, RUN_FILE, TRACKER_FILE
 
 METHODS = ("agpo", "reference", "grpo")
 STEPS = 60
@@ -34,7 +35,7 @@ CHECK_SECONDS = 0.5
 LINES = 10  # of progress in the output of a run that is not on a terminal
 MAX_TOKENS = 48  # data.max_response_length of config/quickstart.yaml; a test compares them
 FAULTY, INTERRUPTED = 2, 130  # the exit codes of bad input, and what a shell reports after Ctrl-C
-IDENTITY, SUMMARY, TRACKER = "run.json", "summary.json", "checkpoints/latest_checkpointed_iteration.txt"
+IDENTITY, SUMMARY, TRACKER = "quickstart.json", "summary.json", f"{CHECKPOINTS}/{TRACKER_FILE}"
 LARGEST_SEED, LARGEST_STEPS = 10**9, 10**9
 _OVERRIDE = re.compile(r"~[^\s=]+(=.*)?|\+{0,2}[^-\s=+~][^\s=]*=.*", re.DOTALL)
 _PLAIN_VALUE = re.compile(r"[\w./:@%+-]+", re.ASCII)
@@ -103,7 +104,7 @@ def overrides(launch: Launch, method: str, folder: Path, cache: Path, steps: int
         f"data.seed={seed + 1}",
         f"actor_rollout_ref.model.path={_value(model)}",
         f"actor_rollout_ref.actor.data_loader_seed={seed + 42}",
-        f"trainer.default_local_dir={_value(folder / 'checkpoints')}",
+        f"trainer.default_local_dir={_value(folder / CHECKPOINTS)}",
         f"trainer.total_training_steps={steps}",
         f"trainer.experiment_name={launch.name}-{method}",
     ]
@@ -236,7 +237,9 @@ def _between(low: int, high: int) -> Callable[[str], int]:
 
 def _remove(launch: Launch, folder: Path) -> None:
     """Remove a run folder for ``--fresh``; only one that this command made, since any folder can be named."""
-    if not (folder / IDENTITY).is_file() and any(folder.iterdir()):
+    before = folder / RUN_FILE  # the command's own, before every launch wrote one
+    ours = (folder / IDENTITY).is_file() or (before.is_file() and "method" in _document(before))
+    if not ours and any(folder.iterdir()):
         raise FileError(f"--fresh: {folder} is no run folder of this command (no {IDENTITY} in it): name another --out")
     print(f"{launch.name}: --fresh: removing {folder}")
     shutil.rmtree(folder)
@@ -339,10 +342,9 @@ def _advance(bar: Any, metrics: Path) -> None:
             record = json.loads(line)
         except ValueError:
             continue
-        shown = {"reward": "critic/score/mean", "tau": "agpo/tau/mean", "eps": "agpo/eps/mean"}
         data = record["data"]
         bar.set_description("training" if record["step"] else "validated the start")
-        bar.set_postfix({name: f"{data[key]:.3f}" for name, key in shown.items() if key in data}, refresh=False)
+        bar.set_postfix(summary.newest(data), refresh=False)
         if not bar.n:
             # The rate shown is that of the steps, without start-up.
             bar.reset()
