@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
 
 from agpo_core.advantages import group_advantages, group_advantages_padded
 from agpo_core.allocation import allocate, expected_variance
+from agpo_core.averaging import AverageError, WeightAverage, averaging_rate
 from agpo_core.clipping import ClipDecision, decide_clip
 from agpo_core.config import PRESETS, AGPOConfig, Resolved, iter_fields, resolve
 from agpo_core.controller import merge_stats, probe_statistics, update_state
@@ -28,6 +29,7 @@ from agpo_core.running import RunningStat
 from agpo_core.sections import (
     AdvantageConfig,
     AllocationConfig,
+    AverageConfig,
     ClipConfig,
     LengthConfig,
     LossConfig,
@@ -58,6 +60,8 @@ __all__ = [
     "AGPOConfig",
     "AdvantageConfig",
     "AllocationConfig",
+    "AverageConfig",
+    "AverageError",
     "ClipConfig",
     "ClipDecision",
     "Controller",
@@ -83,10 +87,12 @@ __all__ = [
     "TemperatureConfig",
     "TemperatureDecision",
     "TokenLedger",
+    "WeightAverage",
     "adaptive_loss",
     "adaptive_weights",
     "aggregate",
     "allocate",
+    "averaging_rate",
     "clipped_surrogate",
     "decide_clip",
     "decide_temperature",

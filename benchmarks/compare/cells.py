@@ -42,6 +42,8 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "step_size": (GRPO | {"step_size": {"enabled": True}}, {}),
     "epoch": (GRPO, TWICE),
     "step_size+epoch": (GRPO | {"step_size": {"enabled": True}}, TWICE),
+    "agpo+average": ({"average": {"enabled": True}}, TWICE),
+    "grpo+average": (GRPO | {"average": {"enabled": True}}, {}),
     "agpo+allocation": ({"allocation": {"enabled": True}}, TWICE),
     # other forms of the two, alone on GRPO: one clip ratio for the batch, mixed groups clipped wider or tighter than
     # by default, uncertain prompts cooled, heated more
@@ -138,10 +140,12 @@ def run_cell(cell: Cell, cache: Path, device: str = "cpu") -> dict[str, Any]:
     began = time.monotonic()
     train(model, task, AGPOConfig.from_dict(agpo), replace(loop, **changes), records.append)
     steps = [record for record in records if record["step"]]
-    measured = sorted({k for r in steps for k in r} - {"step", "tokens", "accuracy", "seconds"})
+    raw = [[r["tokens"], r["accuracy_raw"]] for r in records if "accuracy_raw" in r]  # beside an average of weights
+    measured = sorted({k for r in steps for k in r} - {"step", "tokens", "accuracy", "accuracy_raw", "seconds"})
     return {
         **asdict(cell),
         "curve": [[r["tokens"], r["accuracy"]] for r in records if "accuracy" in r],
+        **({"curve_raw": raw} if raw else {}),
         "steps": len(steps),
         "seconds": round(time.monotonic() - began, 1),
         "means": {k: _mean([r[k] for r in steps if k in r]) for k in measured},

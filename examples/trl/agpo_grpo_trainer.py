@@ -14,7 +14,7 @@ Generation, rewards, advantages and loss are TRL's own methods; no code is copie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from agpo_core import AGPOConfig, ControllerState, OtherSettings
+from examples.trl.averaging import AveragedWeights, check_average
 from examples.trl.checks import check_head, check_settings, controller_of
 from examples.trl.row_temperature import RowTemperature
 from examples.trl.step import GroupStep, decision_rows, drop_decisions, merged, write_decisions
@@ -36,6 +37,7 @@ SEAMS = {
     "_get_per_token_logps_and_entropies": ["model", "input_ids", "attention_mask", "logits_to_keep"],  # the first four
     "_compute_loss": ["model", "inputs"],
     "training_step": ["model", "inputs", "num_items_in_batch"],
+    "evaluate": ["eval_dataset", "ignore_keys", "metric_key_prefix"],
     "_save_checkpoint": ["model", "trial"],
     "_load_optimizer_and_scheduler": ["checkpoint"],
 }
@@ -88,8 +90,12 @@ class AGPOGRPOTrainer(GRPOTrainer):
         self.agpo = AGPOConfig() if agpo is None else agpo
         if self.agpo.active:
             check_settings(self.agpo, args, reward_funcs, outcome, kwargs)
+        check_average(self.agpo.average, args)
         super().__init__(model, reward_funcs, args, **kwargs)
         self.method = controller_of(self.agpo, args)
+        self.averaged = AveragedWeights(self.agpo.average, self.model) if self.agpo.average.enabled else None
+        if self.averaged is not None:
+            self.add_callback(self.averaged)
         self._vote_key, self._on_config_change, self._log_to_file = vote_key, on_config_change, decisions_file
         self._open: GroupStep | None = None  # the generation batch that is being sampled or trained on
         self._scale = 1.0  # the step size of the batch that is trained on
@@ -232,16 +238,24 @@ class AGPOGRPOTrainer(GRPOTrainer):
             self.method.update(step.measure(self.agpo), step.signals(schedule))
         return loss
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with nullcontext() if self.averaged is None else self.averaged.while_evaluating():
+            return super().evaluate(*args, **kwargs)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Before TRL's own files, so that a checkpoint that is complete has its state.
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.agpo.adaptive and self.args.should_save:
-            # Before TRL's own files, so that a checkpoint that is complete has its state.
-            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             self.method.save(folder / STATE_FILE)
+        if self.averaged is not None and self.args.should_save:
+            self.averaged.save(folder, self.processing_class)
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.averaged is not None:
+            self.averaged.load(Path(checkpoint))
         if checkpoint is None or not self.agpo.adaptive or self._on_config_change == "reset":
             return
         path = Path(checkpoint) / STATE_FILE

@@ -134,8 +134,9 @@ def test_a_cell_runs_and_says_what_it_measured(tmp_path: Path, monkeypatch: pyte
     from benchmarks.compare import cells as module
 
     monkeypatch.setitem(module.TASKS, "spell_backward", module.Setting(0.0, 400, 1e-3))
-    found = module.run_cell(Cell("spell_backward", "agpo", 0, 1e-3), tmp_path)
+    found = module.run_cell(Cell("spell_backward", "agpo+average", 0, 1e-3), tmp_path)
     assert found["curve"][0][0] == 0 and found["curve"][-1][0] >= 400
+    assert [tokens for tokens, _ in found["curve_raw"]] == [tokens for tokens, _ in found["curve"]]
     assert {"tau", "eps", "kl", "kl_k3", "lr_scale", "entropy", "length"} <= set(found["means"])
     json.dumps(found)
 

@@ -231,6 +231,27 @@ def test_one_seed_one_result(settings: dict[str, Any]) -> None:
     assert first[-1]["tokens"] >= 120 and "accuracy" in first[-1] and "gradient_cosine" in first[-1]
 
 
+def test_an_average_of_the_weights_changes_nothing_but_the_accuracy() -> None:
+    def run(average: dict[str, Any]) -> tuple[list[dict[str, Any]], Any]:
+        records: list[dict[str, Any]] = []
+        loop = LoopConfig(
+            prompts=4, group=4, updates=2, budget=120, eval_every=60, eval_problems=8, train_problems=24, lr=3e-2
+        )
+        model = build_model(1, hidden=32, layers=1).eval()
+        last = train(model, Countdown(), AGPOConfig.from_dict({"average": average}), loop, records.append)
+        assert last == records[-1]["accuracy"]
+        return [{k: v for k, v in r.items() if k != "seconds"} for r in records], model
+
+    plain, weights = run({})
+    for settings in ({"enabled": True, "validate": False}, {"enabled": True}):
+        records, same = run(settings)
+        assert all(torch.equal(a, b) for a, b in zip(same.parameters(), weights.parameters(), strict=True))
+        if settings.get("validate") is not False:
+            assert sum("accuracy_raw" in record for record in records) == sum("accuracy" in r for r in plain) > 1
+            records = [r | ({"accuracy": r.pop("accuracy_raw")} if "accuracy_raw" in r else {}) for r in records]
+        assert records == plain
+
+
 def test_the_warm_start_stops_at_the_accuracy_asked_for() -> None:
     reached = warm_start(build_model(0, hidden=32, layers=1), Countdown(), accuracy=0.2, seed=0, max_steps=60)
     assert reached >= 0.2

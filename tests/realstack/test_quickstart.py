@@ -103,6 +103,23 @@ def test_quickstart_stops_goes_on_and_ends_with_its_summary(tmp_path):
     assert summary["line"] == line.group(0)
     assert (folder / "curves.png").stat().st_size > 10_000
 
+    # The last line of the output is the command that evaluates the checkpoint: it works as it is.
+    evaluation = output.splitlines()[-1]
+    assert " eval " in evaluation, output[-2000:]
+    done = subprocess.run(
+        ["bash", "-c", evaluation],
+        cwd=stack.ROOT,
+        env=os.environ | stack.python_env(),
+        capture_output=True,
+        text=True,
+        timeout=stack.START_LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    found = json.loads((folder / "eval" / "eval.json").read_text())["benchmarks"][0]
+    assert (found["problems"], found["responses"], found["unjudged"]) == (256, 256, 0)
+    assert max(output.count("step/s"), output.count("s/step")) == 0, "no progress bar on a pipe"
+
     again = _start(folder, saved + 1)
     output = again.communicate(timeout=stack.START_LIMIT)[0]
     assert again.returncode == 0 and "holds a finished run" in output and line.group(0) in output

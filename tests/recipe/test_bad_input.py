@@ -607,5 +607,6 @@ def test_ctrl_c_ends_quietly(tmp_path: Path, good: Path) -> None:
         assert child.poll() is None, child.communicate()
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
-    assert child.communicate(timeout=120) == (b"", b"") and child.returncode == INTERRUPTED
+    said = child.communicate(timeout=120)
+    assert said == (b"", b"agpo data prepare: interrupted\n") and child.returncode == INTERRUPTED
     assert not out.exists()

@@ -77,7 +77,7 @@ class AGPOMixin(LedgerMixin):
 
     def on_init_end(self) -> None:
         super().on_init_end()
-        if self.agpo.logprob_temperature == "own" and self.agpo.adaptive:
+        if self.agpo.logprob_temperature == "own" and self.agpo.temperature.enabled:
             score_at_own_temperature(self)
         if self._own_loss:
             self.actor_rollout_wg.set_loss_fn(

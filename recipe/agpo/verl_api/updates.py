@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Around one optimiser update of verl's engines: the step size, the schedule over tokens, and the group losses.
+"""Around one optimiser update of verl's engines: step size, schedule over tokens, group losses, average of weights.
 
 The trainer writes numbers into verl's ``extra_info`` of an update; the engine of each rank reads them here.
 """
@@ -19,6 +19,7 @@ from recipe.agpo.verl_api.patching import wrap
 MODULE = "verl.workers.engine.base"
 SCHEDULE_POSITION = "agpo_schedule_position"
 LR_SCALE = "agpo_lr_scale"
+AFTER_UPDATE = "agpo_after_update"  # attribute of an engine: a function that is called after each of its updates
 LR = "agpo_lr"  # the configured one
 ENTROPY = "agpo_policy_entropy"
 ONE_UPDATE = "agpo_one_update"  # 1 if it is the only one of its batch
@@ -39,6 +40,9 @@ def _around(original: Callable[..., Any]) -> Callable[..., Any]:
             outputs = original(self, data, loss_function)
         else:
             outputs = _scaled_update(original, self, data, loss_function, scale)
+        after = getattr(self, AFTER_UPDATE, None)
+        if after is not None:
+            after()
         position = _number(data, SCHEDULE_POSITION)
         if position is not None:
             # verl advances the schedule by one after the last update of a batch, to the position that we want.
