@@ -13,9 +13,11 @@ from torch import Tensor
 from agpo_core.config import AGPOConfig
 from agpo_core.records import ControllerState, ProbeStats, Reason, StepSignals, first_reason, read_signals
 from agpo_core.running import RunningStat
+from agpo_core.sections import ClipConfig
 from agpo_core.temperature import UNSET, enough_probe, exp_exact, scale_base
 
 SIGNAL_STD_FLOOR = 0.05  # smallest running standard deviation to divide a probe signal by
+USUAL_BASE = 0.2  # the clip ratio of PPO and GRPO, for which `clip.min` and `clip.max` are written
 ENTROPY_LIMIT = math.log(2.0)  # the effect of the policy entropy stops at half and at double its running mean
 
 
@@ -33,6 +35,24 @@ class ClipDecision:
     high: Tensor
     reason: Tensor
     log_scale: Tensor
+
+
+def clip_bounds(config: ClipConfig, base: float) -> tuple[float, float]:
+    """Smallest and largest eps around a base [ours].
+
+    (min, max) if the base is within them. Otherwise both in proportion to the base: (base*min/u, base*max/u), with
+    u = 0.2, or the nearer of min and max if 0.2 is outside. GSPO, for one, clips the ratio of a whole sequence, with
+    bases near 0.0003.
+    """
+    if config.min <= base <= config.max:
+        return config.min, config.max
+    low, high = _factors(config)
+    return base * low, base * high
+
+
+def _factors(config: ClipConfig) -> tuple[float, float]:
+    usual = max(config.min, min(config.max, USUAL_BASE))
+    return config.min / usual, config.max / usual
 
 
 def usable_entropy(value: float | None) -> float | None:
@@ -125,6 +145,17 @@ def _reference_scale(
     return gate * (1.0 + settings.delta * probe.vote_entropy) / divisor, ~torch.tensor(was_set, dtype=torch.bool)
 
 
+def _scaled(base: float, log_scale: Tensor, scale: Tensor, config: ClipConfig) -> Tensor:
+    """base*scale within `clip_bounds`, [P]."""
+    low, high = clip_bounds(config, base)
+    if config.form == "reference":
+        return (base * scale).clamp(low, high)
+    if (low, high) == (config.min, config.max):
+        return scale_base(base, log_scale, scale, low, high)
+    # The factor is rounded instead of the product: six decimals of eps would be too few for a small base.
+    return base * scale_base(1.0, log_scale, scale, *_factors(config))
+
+
 def decide_clip(
     stats: ProbeStats,
     signals: StepSignals,
@@ -135,7 +166,7 @@ def decide_clip(
 ) -> ClipDecision:
     """Choose the clip ratios of each prompt's responses.
 
-    Form log [ours]: low = clip(base_low*exp(s), min, max), high likewise, with
+    Form log [ours]: low = clip(base_low*exp(s), min, max) with `clip_bounds` of base_low, high likewise, with
     s = dispersion_gain*z_d + vote_entropy_gain*z_e + skewness_gain*z_k + entropy_gain*ln(H/H_mean)
     - kl_gain*max(0, ln(D_mean/kl_target)). z are the probe signals standardised by their running statistics; H is the
     policy entropy and D the step KL. The entropy term is limited to +-ln 2.
@@ -148,7 +179,8 @@ def decide_clip(
         signals: only this step's policy entropy is read. Its KL is read at the next step, from the state.
         state: state at the start of the step.
         config: section `clip`, and `reference` for that form.
-        base_low, base_high: clip ratios to start from.
+        base_low, base_high: clip ratios to start from. base_low >= 1: there is no lower clip, because an importance
+            ratio is never negative, and `low` is base_low for every prompt (CISPO).
 
     Returns:
         Decisions [P].
@@ -167,25 +199,25 @@ def decide_clip(
         return ClipDecision(*bases, first_reason([(Reason.OFF, ~nothing)]), zero)
     if settings.form == "reference":
         scale, warmup = _reference_scale(stats, signals, state, config)
-        low = (base_low * scale).clamp(settings.min, settings.max)
-        high = (base_high * scale).clamp(settings.min, settings.max)
         log_scale = torch.tensor([math.log(max(value, 1e-300)) for value in scale.tolist()], dtype=torch.float64)
     else:
         log_scale = _log_scale(stats, signals, state, config)
         scale = exp_exact(log_scale)
-        low = scale_base(base_low, log_scale, scale, settings.min, settings.max)
-        high = scale_base(base_high, log_scale, scale, settings.min, settings.max)
         known = state.dispersion.updates or state.step_kl.updates or state.entropy.updates
         warmup = nothing | (not known)
+    high = _scaled(base_high, log_scale, scale, settings)
+    low = _scaled(base_low, log_scale, scale, settings) if base_low < 1.0 else torch.full_like(zero, base_low)
+    # Without a lower clip, the reason is that of the upper one.
+    lower, base = (low, base_low) if base_low < 1.0 else (high, base_high)
     reason = first_reason(
         [
             (Reason.NO_PROBE, ~enough_probe(stats, settings.form)),
             (Reason.WARMUP, warmup),
-            (Reason.AT_MIN, low <= settings.min),
-            (Reason.AT_MAX, high >= settings.max),
+            (Reason.AT_MIN, lower <= clip_bounds(settings, base)[0]),
+            (Reason.AT_MAX, high >= clip_bounds(settings, base_high)[1]),
             (Reason.ZERO_DISPERSION, stats.dispersion == 0.0),
             (Reason.WIDENED, high > base_high),
-            (Reason.TIGHTENED, low < base_low),
+            (Reason.TIGHTENED, lower < base),
         ]
     )
     return ClipDecision(low, high, reason, log_scale)

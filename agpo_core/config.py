@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from agpo_core.schema import (
 from agpo_core.sections import (
     AdvantageConfig,
     AllocationConfig,
+    AverageConfig,
     ClipConfig,
     LengthConfig,
     LossConfig,
@@ -73,7 +75,7 @@ class AGPOConfig(Checked):
             other.
     """
 
-    not_deciding: ClassVar[tuple[str, ...]] = ()
+    not_deciding: ClassVar[tuple[str, ...]] = ("average",)
 
     preset: Literal["agpo", "agpo_d", "agpo_l", "reference", "grpo"] = option(
         "agpo",
@@ -90,6 +92,7 @@ class AGPOConfig(Checked):
     loss: LossConfig = section("Adaptive loss.")
     length: LengthConfig = section("Length reward.")
     allocation: AllocationConfig = section("Adaptive allocation.")
+    average: AverageConfig = section("Average of the weights.")
     logprob_temperature: Literal["own", "corrected", "uncorrected"] = preset_option(
         "own",
         "Temperature of the log-probabilities in the loss. own: the sampling temperature of each response, in every "
@@ -389,18 +392,13 @@ def _resolve_temperature(config: TemperatureConfig, framework: float) -> float:
 def _resolve_clip(config: ClipConfig, low: float, high: float) -> tuple[float, float]:
     if config.base is not None:
         low = high = config.base
-    if not 0.0 < low < 1.0 or not 0.0 < high < 1.0:
-        raise SettingError(f"clip ratios ({low}, {high}): must be within (0, 1); set the framework's clip ratio")
-    if low > high:
-        raise SettingError(f"clip ratios ({low}, {high}): the lower must not exceed the upper")
-    if low < config.min:
-        raise SettingError(f"base clip ratio {low} is below the smallest: set {named('clip.min')}={low} or lower")
-    if low > config.max:
-        raise SettingError(f"base clip ratio {low} is above the largest: set {named('clip.max')}={high} or higher")
-    if high > config.max:
+    # 1 or more on the lower side is no lower clip, as verl's CISPO uses it.
+    if not (0.0 < low < math.inf and 0.0 < high < math.inf):
+        raise SettingError(f"clip ratios ({low}, {high}): must be above 0; set the framework's clip ratios")
+    if high < low < 1.0:
         raise SettingError(
-            f"upper clip ratio {high} (clip-higher) is above {named('clip.max')}={config.max}: "
-            f"set {named('clip.max')}={high} or higher"
+            f"clip ratios ({low}, {high}): the lower must not exceed the upper; set the framework's lower clip ratio "
+            f"to {high} or less"
         )
     return low, high
 

@@ -58,6 +58,14 @@ def finite(text: str) -> float:
     return value
 
 
+def above_0(text: str) -> float:
+    """A finite number above 0."""
+    value = finite(text)
+    if value <= 0.0:
+        raise argparse.ArgumentTypeError(f"{shown(text)} must be above 0")
+    return value
+
+
 def shown(text: str) -> str:
     """A value for a message, cut if it is long."""
     return repr(text) if len(text) <= 40 else f"{text[:30]!r}... ({len(text)} characters)"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,6 +22,7 @@ class RunConfig(AGPOConfig):
     """The method's settings, and those of its run in verl."""
 
     not_deciding: ClassVar[tuple[str, ...]] = (
+        *AGPOConfig.not_deciding,
         "reward_timeout_s",
         "decisions_file",
         "on_config_change",
@@ -77,20 +79,42 @@ def agpo_config(config: DictConfig) -> RunConfig:
     from omegaconf import OmegaConf
 
     node = OmegaConf.select(config, "algorithm.agpo")
+    if node is not None and not OmegaConf.is_dict(node):
+        raise ValueError(
+            f"{KEY_PREFIX}={node}: this is a section; set its keys one by one, for example {KEY_PREFIX}.preset=agpo"
+        )
     values: dict[str, Any] = {} if node is None else OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
     return RunConfig.from_dict(values, prefix=KEY_PREFIX)
 
 
 def resolved(config: DictConfig, agpo: AGPOConfig) -> Resolved:
     """The settings that AGPO takes from verl's own keys (temperature, clip ratios, group size)."""
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    low = actor.clip_ratio if actor.clip_ratio_low is None else actor.clip_ratio_low
-    high = actor.clip_ratio if actor.clip_ratio_high is None else actor.clip_ratio_high
+    rollout = config.actor_rollout_ref.rollout
+    low, high = _clip_ratios(config, agpo.clip.enabled and agpo.clip.base is None)
     return resolve(
         agpo,
         temperature=float(rollout.temperature),
-        clip_low=float(low),
-        clip_high=float(high),
+        clip_low=low,
+        clip_high=high,
         group_size=int(rollout.n),
         prefix=KEY_PREFIX,
     )
+
+
+def _clip_ratios(config: DictConfig, checked: bool) -> tuple[float, float]:
+    """verl's lower and upper clip ratio; messages name the key that the value comes from."""
+    actor = config.actor_rollout_ref.actor
+    keys = ["clip_ratio" if actor.get(key) is None else key for key in ("clip_ratio_low", "clip_ratio_high")]
+    low, high = (float(actor[key]) for key in keys)
+    named = [f"actor_rollout_ref.actor.{key}" for key in keys]
+    off = f"{KEY_PREFIX}.clip.enabled=false"
+    if checked:
+        for key, value in zip(named, (low, high), strict=True):
+            if not 0.0 < value < math.inf:
+                raise ValueError(f"{key}={value}: AGPO adapts a clip ratio above 0. Set {key}=0.2, or {off}.")
+        if high < low < 1.0:
+            raise ValueError(
+                f"{named[0]}={low} is above {named[1]}={high}. Set actor_rollout_ref.actor.clip_ratio_low={high}, or "
+                f"{off}."
+            )
+    return low, high

@@ -79,9 +79,13 @@ main() {
         validation="${validation:- $train}"
     fi
 
+    # Megatron's critic has a section of another name.
+    local group="$method"
+    if [ "$method-${BACKEND:-fsdp2}" = ppo-megatron ]; then group=ppo_megatron; fi
+
     arguments=(
         --config-name "$model"
-        "method=$method"
+        "method=$group"
         "data.train_files=$(files train $train)"
         "data.val_files=$(files test $validation)"
         "trainer.default_local_dir=$(quoted "$out/checkpoints")"

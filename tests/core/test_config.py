@@ -198,12 +198,21 @@ def test_resolve_names_what_to_change() -> None:
         at(AGPOConfig(), temperature=1.6)
     with pytest.raises(ValueError, match=r"temperature\.min=0\.6"):
         at(AGPOConfig(), temperature=0.6)
-    with pytest.raises(ValueError, match=r"clip-higher.*set clip\.max=0\.5"):
-        at(AGPOConfig(), clip_high=0.5)
-    with pytest.raises(ValueError, match=r"set clip\.min=0\.03"):
-        at(AGPOConfig(), clip_low=0.03)
+    with pytest.raises(ValueError, match=r"\(0\.3, 0\.2\): the lower must not exceed.*lower clip ratio to 0\.2"):
+        at(AGPOConfig(), clip_low=0.3)
+    for wrong in (0.0, -0.2, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="must be above 0"):
+            at(AGPOConfig(), clip_low=wrong)
+        with pytest.raises(ValueError, match="must be above 0"):
+            at(AGPOConfig(), clip_high=wrong)
     off = at(AGPOConfig.from_preset("grpo"), temperature=1.6, clip_low=0.03, clip_high=0.5)
     assert (off.tau_base, off.clip_low, off.clip_high) == (1.6, 0.03, 0.5)
+
+
+@pytest.mark.parametrize(("low", "high"), [(3e-4, 4e-4), (0.03, 0.5), (0.2, 5.0), (10.0, 0.2), (1.0, 1.0)])
+def test_resolve_takes_the_published_clip_ratios_of_other_losses(low: float, high: float) -> None:
+    got = at(AGPOConfig(), clip_low=low, clip_high=high)
+    assert (got.clip_low, got.clip_high) == (low, high)
 
 
 # ---- a preset is a preset, however the config is made ---------------------------------------------------------
@@ -301,8 +310,8 @@ def test_messages_name_keys_as_the_framework_keeps_them(prefix: str) -> None:
         AGPOConfig.from_dict({"clip": {"min": 0.5}}, prefix=prefix)
     assert str(error.value) == f"{dot}clip.min=0.5: must be <= {dot}clip.max=0.4; lower it or raise max"
     with pytest.raises(ValueError) as error:
-        at(AGPOConfig(), clip_low=0.03, prefix=prefix)  # type: ignore[arg-type]
-    assert f"set {dot}clip.min=0.03 or lower" in str(error.value)
+        at(AGPOConfig(), temperature=0.6, prefix=prefix)  # type: ignore[arg-type]
+    assert f"set {dot}temperature.min=0.6" in str(error.value)
     with pytest.raises(ValueError) as error:
         AGPOConfig.from_dict([], prefix=prefix)  # type: ignore[arg-type]
     assert str(error.value) == f"{prefix or 'settings'}: must be a mapping, got list"

@@ -24,6 +24,7 @@ from agpo_core import (
     probe_statistics,
     update_state,
 )
+from agpo_core.clipping import clip_bounds
 from agpo_core.temperature import exp_exact
 from tests.core.strategies import (
     INF,
@@ -216,6 +217,59 @@ def test_both_bounds_of_eps_are_reached_by_each_controller_input() -> None:
     wide = clip(stats_of(AGPO, [0.5], [1.0], [0.0]), state=votes)
     assert wide.low.item() == wide.high.item() == 0.4
     assert label(wide.reason) == ["at_max"]
+
+
+ONLY_KL = AGPOConfig.from_dict({"clip": {"dispersion_gain": 0.0, "vote_entropy_gain": 0.0, "entropy_gain": 0.0}})
+PUBLISHED = {"GSPO": (3e-4, 4e-4), "a narrow clip": (0.01, 0.04), "a wide clip": (0.6, 5.0)}
+
+
+@pytest.mark.parametrize(("low", "high"), PUBLISHED.values(), ids=PUBLISHED.keys())
+def test_bounds_move_with_a_base_outside_of_them(low: float, high: float) -> None:
+    """The same scale as around 0.2, within a quarter and twice the base: both sides keep their proportion."""
+    stats = stats_of(AGPO, [0.5], [0.5], [0.0])
+    for kl, factor in ((0.02, 2**-0.5), (0.04, 0.5), (1.0, 0.25)):
+        state = with_kl(STATE, kl)
+        got, usual = clip(stats, state=state, config=ONLY_KL, low=low, high=high), clip(stats, None, state, ONLY_KL)
+        assert (got.low / low).tolist() == pytest.approx([factor], rel=1e-5)
+        assert (got.high / high).tolist() == pytest.approx([factor], rel=1e-5)
+        assert (usual.low / 0.2).tolist() == pytest.approx([factor], rel=1e-5)
+        assert same_bits(got.reason, usual.reason)
+    assert clip_bounds(AGPO.clip, low) == pytest.approx((low / 4, 2 * low), rel=1e-12)
+    votes = dataclasses.replace(STATE, vote_entropy=RunningStat.empty(0.1).update([0.0]))
+    wide = clip(stats_of(AGPO, [0.5], [1.0], [0.0]), state=votes, low=low, high=high)
+    assert [wide.low.item() / low, wide.high.item() / high] == pytest.approx([2.0, 2.0], rel=1e-12)
+    assert label(wide.reason) == ["at_max"]
+    calm = clip(stats, state=ControllerState.initial(AGPO), low=low, high=high)
+    assert (calm.low.item(), calm.high.item()) == (low, high)
+
+
+def test_bounds_within_which_the_base_lies_are_taken_as_they_are() -> None:
+    narrow = AGPOConfig.from_dict({"clip": {"min": 1e-4, "max": 5e-4}})
+    assert clip_bounds(narrow.clip, 3e-4) == (1e-4, 5e-4)
+    assert clip_bounds(AGPO.clip, 0.05) == clip_bounds(AGPO.clip, 0.2) == clip_bounds(AGPO.clip, 0.4) == (0.05, 0.4)
+    for bounds in ({"min": 0.25, "max": 0.3}, {"min": 0.01, "max": 0.1}):  # 0.2 is outside
+        low, high = clip_bounds(AGPOConfig.from_dict({"clip": bounds}).clip, 0.001)
+        assert low <= 0.001 <= high
+
+
+def test_the_form_reference_moves_its_bounds_too() -> None:
+    config = AGPOConfig.from_dict({"preset": "reference", "clip": {"base": "auto"}})
+    stats = statistics([binary(4)], config)
+    usual = decide_clip(stats, StepSignals(policy_entropy=1.0), trained_state(config), config, 0.2, 0.28)
+    small = decide_clip(stats, StepSignals(policy_entropy=1.0), trained_state(config), config, 0.0002, 0.00028)
+    assert (small.low * 1000).tolist() == pytest.approx(usual.low.tolist(), rel=1e-9)
+    assert (small.high * 1000).tolist() == pytest.approx(usual.high.tolist(), rel=1e-9)
+
+
+def test_without_a_lower_clip_only_the_upper_one_is_adapted() -> None:
+    """CISPO in verl: a lower clip ratio of 10, so the ratio is bounded above only."""
+    stats = stats_of(AGPO, [0.5], [0.5], [0.0])
+    for kl, reason in ((0.02, "tightened"), (1.0, "at_min")):
+        state = with_kl(STATE, kl)
+        got, usual = clip(stats, None, state, ONLY_KL, low=10.0), clip(stats, None, state, ONLY_KL)
+        assert got.low.tolist() == [10.0]
+        assert same_bits(got.high, usual.high)
+        assert label(got.reason) == [reason]
 
 
 SIGNS = {"dispersion": -1, "vote_entropy": 1, "skewness": 1, "policy_entropy": 1, "step_kl": -1}

@@ -28,7 +28,7 @@ WRONG = {
         ["--math-verify", "{none}"],
     ],
     "benchmarks.verifier_forms": [[], ["--golds", "{none}"], ["--labelled", "{folder}"]],
-    "benchmarks.compare.run": [["--jobs", "0"], ["--seeds", "x"], ["--grid", "x"]],
+    "benchmarks.compare.run": [["--jobs", "0"], ["--seeds", "x"], ["--grid", "x"], ["--lrs", "0"]],
     "examples.inprocess_grpo": [
         ["--agpo", "wat"],
         ["--agpo", "clip.wat=1"],
@@ -43,6 +43,8 @@ WRONG = {
         ["--group", "0"],
         ["--budget", "-1"],
         ["--lr", "nan"],
+        ["--decay", "x"],
+        ["--desired-kl", "0"],
     ],
 }
 

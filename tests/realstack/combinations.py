@@ -12,8 +12,14 @@ PARTS: dict[str, tuple[str, ...]] = {
     "clip-higher": (f"{ACTOR}.clip_ratio_high=0.28",),
     "dynamic sampling": ("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc"),
     "Dr.GRPO": ("algorithm.norm_adv_by_std_in_grpo=False", f"{ACTOR}.loss_agg_mode=seq-mean-token-sum-norm"),
-    "CISPO": (f"{ACTOR}.policy_loss.loss_mode=cispo",),
-    "GSPO": (f"{ACTOR}.policy_loss.loss_mode=gspo", f"{ACTOR}.loss_agg_mode=seq-mean-token-mean"),
+    # With the clip ratios of verl's own examples: no lower clip, and 0.0003.
+    "CISPO": (f"{ACTOR}.policy_loss.loss_mode=cispo", f"{ACTOR}.clip_ratio_low=10"),
+    "GSPO": (
+        f"{ACTOR}.policy_loss.loss_mode=gspo",
+        f"{ACTOR}.loss_agg_mode=seq-mean-token-mean",
+        f"{ACTOR}.clip_ratio_low=0.0003",
+        f"{ACTOR}.clip_ratio_high=0.0004",
+    ),
     "LoRA": (
         "actor_rollout_ref.model.lora_rank=4",
         "actor_rollout_ref.model.lora_alpha=8",
@@ -27,23 +33,28 @@ PARTS: dict[str, tuple[str, ...]] = {
     "length reward": ("algorithm.agpo.length.weight=0.2",),
     "allocation": ("algorithm.agpo.allocation.enabled=true",),
     "weighting by responses": ("algorithm.agpo.allocation.weighting=responses",),
-    "corrected scoring": (
-        "algorithm.agpo.logprob_temperature=corrected",
-        "algorithm.rollout_correction.rollout_is=token",
-        "actor_rollout_ref.rollout.calculate_log_probs=True",
+    "average of the weights": (
+        "algorithm.agpo.average.enabled=true",
+        "algorithm.agpo.average.offload=true",
+        "trainer.test_freq=2",
     ),
+    "fused kernels, so corrected scoring": ("actor_rollout_ref.model.use_fused_kernels=True",),
 }
 # Together in one run, with adaptive temperature and clip ratio; the planted outcomes that it is run with (planted.py);
 # how the run ends after two steps.
 COMBINATIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "A": (("clip-higher", "dynamic sampling", "Dr.GRPO", "CISPO"), "failing", "vLLM dies"),
-    "B": (("GSPO", "LoRA", "KL loss", "length reward", "signed groups"), "mixed", "done"),
+    "B": (("GSPO", "LoRA", "KL loss", "length reward", "signed groups", "average of the weights"), "mixed", "done"),
     "C": (
         ("clip-higher", "Dr.GRPO", "LoRA", "signed and masked groups", "adaptive loss", "length reward", "allocation"),
         "goes_down",
         "no verdicts",
     ),
-    "D": (("allocation", "weighting by responses", "corrected scoring"), "mixed", "done"),
+    "D": (
+        ("allocation", "weighting by responses", "fused kernels, so corrected scoring", "average of the weights"),
+        "mixed",
+        "done",
+    ),
 }
 NIGHTLY = ("B", "D")  # the others run with every change
 EXCLUDED = {

@@ -7,6 +7,7 @@ checkpoint whole.
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -43,7 +44,7 @@ def test_combination_trains(launch, name):
     if "clip-higher" in parts:
         bounds = ClipConfig()
         for decision in decisions:
-            if bounds.min < decision["eps_low"]:
+            if bounds.min < decision["eps_low"] < 1.0:
                 # Both sides widen and tighten by one factor, each within the same bounds.
                 assert decision["eps_high"] == pytest.approx(min(bounds.max, 1.4 * decision["eps_low"]), rel=1e-4)
     if "dynamic sampling" in parts:
@@ -64,8 +65,18 @@ def test_combination_trains(launch, name):
         assert "agpo/masked_share" not in steps[2]
     if "adaptive loss" in parts:
         assert 0 < steps[2]["agpo/loss/weight_mean"] <= math.e
-    if "corrected scoring" in parts:
+    if "GSPO" in parts:
+        scales = [(decision["eps_low"] / 3e-4, decision["eps_high"] / 4e-4) for decision in decisions]
+        assert all(0.24 < low < 2.01 and high == pytest.approx(low, rel=1e-4) for low, high in scales), scales
+    if "CISPO" in parts:
+        assert {decision["eps_low"] for decision in decisions} == {10.0}
+    if "fused kernels, so corrected scoring" in parts:
+        assert "This run uses algorithm.agpo.logprob_temperature=corrected" in run.log, "said at start-up"
         assert 0.5 < steps[2]["rollout_corr/rollout_is_mean"] < 1.5
+    if "average of the weights" in parts:
+        average = run.folder / "checkpoints" / f"global_step_{STEPS}" / "actor" / "average" / "agpo_average.json"
+        assert json.loads(average.read_text())["updates"] == STEPS * 2
+        assert any(key.startswith("val-") for key in steps[2]), "vLLM sampled with the average"
     if "allocation" in parts:
         check_allocation(steps, decisions)
 

@@ -95,12 +95,12 @@ def test_a_ledger_from_before_checksums_is_read(tmp_path: Path) -> None:
 def test_a_step_size_outside_its_bounds(tmp_path: Path, state: ControllerState) -> None:
     """Refused where the same settings cannot have led to it; brought within the bounds of others."""
     agpo = RunConfig()
-    far = dataclasses.replace(state, step_size=StepSize(50.0, True))
+    far = dataclasses.replace(state, step_size=StepSize(5e4, True))
     checkpoint.write_state(tmp_path, far, agpo)
-    with pytest.raises(ResumeError, match=r"step_size.scale=50.0: must be within \[0.001, 1.0\]"):
+    with pytest.raises(ResumeError, match=r"step_size.scale=50000.0: must be within \[1e-06, 10000.0\]"):
         read_state(tmp_path, agpo)
     other = {"on_config_change": "keep", "clip": {"kl_target": 0.02}}
-    assert read_state(tmp_path, RunConfig.from_dict(other)).step_size == StepSize(1.0, True)
+    assert read_state(tmp_path, RunConfig.from_dict(other)).step_size == StepSize(1e4, True)
     fixed = RunConfig.from_dict(other | {"step_size": {"enabled": False}})
     assert read_state(tmp_path, fixed).step_size.scale == 1.0
 

@@ -24,7 +24,7 @@ from recipe.agpo.settings import RunConfig
 from recipe.agpo.training import checkpoint
 from recipe.agpo.training.batch import StepGroups
 from recipe.agpo.training.decisions import clip_columns, decision_rows
-from recipe.agpo.training.metrics import step_metrics, update_shares
+from recipe.agpo.training.metrics import rate_metrics, step_metrics, update_shares
 from recipe.agpo.training.token_ledger import ledger_metrics
 from tests.recipe.steps import Row, gather
 
@@ -104,6 +104,7 @@ def agpo_run(
             data |= step_metrics(of_step, state, config)
             sums = {"tokens": 400.0, "kl_sum": 0.2, "kl_k3_sum": 0.1, "clip_low_tokens": 1.0, "clip_high_tokens": 2.0}
             data |= update_shares(sums | {"nonfinite_tokens": 0.0})
+            data |= rate_metrics({"lr_sum": 4e-6, "updates": 4.0, "stopped": 0.0}, state)
             spent = TokenLedger(generated=400, probe=200, validation=100 if step % validate == 0 else 0)
             ledger += spent
             data |= ledger_metrics(spent, ledger, config.token_budget)

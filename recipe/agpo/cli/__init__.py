@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # PYTHON_ARGCOMPLETE_OK
-"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``data``, ``eval`` and ``report``."""
+"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``model``, ``data``, ``average``, ``eval``, ``report``."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            parser = _parser()
+            given = list(sys.argv[1:] if argv is None else argv)
+            parser = _parser(given[:1] == ["doctor"])
             if "_ARGCOMPLETE" in os.environ:  # the shell asks how a line could go on
                 import argcomplete
 
                 argcomplete.autocomplete(parser)
-            arguments = parser.parse_args(argv)
+            arguments = parser.parse_args(given)
             name = " ".join(["agpo", arguments.command, *filter(None, [getattr(arguments, "action", None)])])
             return _run(arguments)
         finally:
@@ -109,10 +110,18 @@ def _run(arguments: argparse.Namespace) -> int:
         from recipe.agpo.cli import plan
 
         return plan.run(arguments)
+    if arguments.command == "model":
+        from recipe.agpo.cli import model
+
+        return model.run(arguments)
     if arguments.command == "data":
         from recipe.agpo.cli import data
 
         return data.run(arguments)
+    if arguments.command == "average":
+        from recipe.agpo.cli import average
+
+        return average.run(arguments)
     if arguments.command == "eval":
         from recipe.agpo.cli import eval as evaluation
 
@@ -126,10 +135,8 @@ def _run(arguments: argparse.Namespace) -> int:
     return config.run(markdown=arguments.markdown, write=arguments.write, preset=arguments.preset)
 
 
-def _parser() -> argparse.ArgumentParser:
-    from recipe.agpo.cli import data, plan, report
-    from recipe.agpo.cli import eval as evaluation
-
+def _parser(only_doctor: bool = False) -> argparse.ArgumentParser:
+    """``only_doctor``: without the others' modules, which a machine that needs a doctor may not be able to import."""
     parser = argparse.ArgumentParser(prog="agpo", description="AGPO for verl: checks, configuration, data, evaluation.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the versions of agpo-verl and verl")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -140,8 +147,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--folder", type=Path, metavar="OUT", help="with --ranks: a folder that all nodes must share")
     doctor.add_argument("--json", type=Path, metavar="PATH", help="also write the rows to PATH as JSON")
+    if only_doctor:
+        return parser
+
+    from recipe.agpo.cli import average, data, model, plan, report
+    from recipe.agpo.cli import eval as evaluation
+
     plan.register(commands)
+    model.register(commands)
     data.register(commands)
+    average.register(commands)
     evaluation.register(commands)
     report.register(commands)
     config = commands.add_parser("config", help="print every key of algorithm.agpo with its meaning")

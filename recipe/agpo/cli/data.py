@@ -30,6 +30,15 @@ def register(commands: Any) -> None:
     prepare.add_argument("--max-prompt-tokens", type=whole, metavar="N", help="skip longer prompts; needs --tokenizer")
     prepare.add_argument("--tokenizer", metavar="PATH", help="folder or hub id of the tokenizer that counts")
     prepare.add_argument("--template", metavar="NAME", help="prompt template in place of the benchmark's own")
+    prepare.add_argument("--system", metavar="TEXT", help="a system message before every question; '' for an empty one")
+    prepare.add_argument(
+        "--example",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("QUESTION", "ANSWER"),
+        help="a solved example, shown before every question as turns of the chat; may be repeated",
+    )
     prepare.add_argument("--against", type=Path, nargs="+", default=[], metavar="EVAL", help="skip rows that overlap")
     prepare.add_argument("--n", type=whole, default=13, help="tokens of an n-gram for --against (default 13)")
     prepare.add_argument("--keep-duplicates", action="store_true", help="write rows that equal an earlier one too")
@@ -93,6 +102,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
         max_prompt_tokens=arguments.max_prompt_tokens,
         tokenizer=arguments.tokenizer,
         template=arguments.template,
+        system=arguments.system,
+        examples=tuple((question, answer) for question, answer in arguments.example),
         allow_test=arguments.allow_test_for_training,
         against=tuple(arguments.against),
         n=arguments.n,

@@ -19,6 +19,7 @@ from yaml import YAMLError
 
 from recipe.agpo.arguments import DRY_RUN
 from recipe.agpo.files import FileError, read_text
+from recipe.agpo.plan.keys import misspelt
 
 SCRIPT_S = 60.0
 # Outside comments; what calls the training command itself is safe too, since that looks at AGPO_DRY_RUN.
@@ -61,12 +62,19 @@ def compose(target: str, overrides: Sequence[str] = ()) -> DictConfig:
         known = ", ".join(sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml")))
         raise PlanError(f"neither a script nor a config. Configs of this package: {known}")
     search = f"hydra.searchpath=[pkg://verl.trainer.config,'file://{_escaped(CONFIG_FOLDER)}']"
-    GlobalHydra.instance().clear()
-    try:
+    asked = [*given, *overrides]
+
+    def composed(parts: list[str]) -> DictConfig:
+        GlobalHydra.instance().clear()
         with initialize_config_dir(str(folder), version_base=None):
-            return hydra_compose(name, [*given, *overrides, search])
+            return hydra_compose(name, [*parts, search])
+
+    try:
+        return composed(asked)
     # OSError: a config that cannot be opened; RecursionError: one nested too deeply.
     except (HydraException, YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError, TypeError) as error:
+        if unknown := misspelt(composed, asked):
+            raise PlanError(" ".join(unknown)) from None
         raise PlanError(" ".join(f"{type(error).__name__}: {error}".split())[:1000]) from error
 
 

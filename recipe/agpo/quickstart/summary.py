@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,8 @@ from typing import Any
 from recipe.agpo.files import parse_json, replacing, write_text
 from recipe.agpo.quickstart.task import DATA_SOURCE
 
-ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"
+ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"  # of the quickstart's own task
+_ACCURACY = re.compile(r"val-core/.*/acc/mean@\d+")
 REWARD = "critic/score/mean"
 TOKENS = "agpo/tokens/generated"
 RESPONSE_LENGTH = "response_length/mean"
@@ -50,6 +52,7 @@ def write(
     method: str = "",
     seed: int = 0,
     responses_per_step: int = 256,
+    name: str = "quickstart",
 ) -> Summary:
     """Read ``folder/metrics*.jsonl``, write ``summary.json`` and ``curves.png`` beside them, print the line.
 
@@ -59,6 +62,7 @@ def write(
         method, seed: only recorded.
         responses_per_step: for runs that do not log their generated tokens (plain GRPO): a step's tokens are then
             mean response length times this number.
+        name: what the line begins with.
 
     Raises:
         ValueError: no metrics file, or none with a complete line.
@@ -69,7 +73,7 @@ def write(
     if not records:
         raise ValueError(f"no metrics in {folder}: expected metrics*.jsonl with one record a step")
     result = summarise(
-        records, wall_seconds=wall_seconds, method=method, seed=seed, responses_per_step=responses_per_step
+        records, wall_seconds=wall_seconds, method=method, seed=seed, responses_per_step=responses_per_step, name=name
     )
     draw(records, folder / "curves.png", title=f"{method or 'run'}, seed {seed}", responses=responses_per_step)
     # Last: its presence says that the run is finished.
@@ -109,6 +113,11 @@ def series(records: Sequence[Record], key: str) -> Series:
     return points
 
 
+def accuracy_key(records: Sequence[Record]) -> str:
+    """The key of the validation accuracy, by the data source that was validated on."""
+    return next((key for _, data in records for key in data if _ACCURACY.fullmatch(key)), ACCURACY)
+
+
 def tokens_per_step(records: Sequence[Record], responses_per_step: int) -> Series:
     """Generated tokens of each step, probes included; from the mean response length where they are not logged."""
     logged = dict(series(records, TOKENS))
@@ -123,14 +132,15 @@ def summarise(
     method: str = "",
     seed: int = 0,
     responses_per_step: int = 256,
+    name: str = "quickstart",
 ) -> Summary:
     """The figures of a run from its records."""
-    accuracy = [value for _, value in series(records, ACCURACY)]
+    accuracy = [value for _, value in series(records, accuracy_key(records))]
     tokens = round(sum(value for _, value in tokens_per_step(records, responses_per_step)))
     steps = max((step for step, _ in records), default=0)
     first, last = (accuracy[0], accuracy[-1]) if accuracy else (None, None)
     line = (
-        f"quickstart: val accuracy {_show(first)} -> {_show(last)} | steps {steps} | "
+        f"{name}: val accuracy {_show(first)} -> {_show(last)} | steps {steps} | "
         f"generated tokens {tokens} | wall {wall_seconds:.0f} s"
     )
     best = max(accuracy, default=None)
@@ -147,7 +157,7 @@ def draw(records: Sequence[Record], path: Path, *, title: str, responses: int) -
     figure.suptitle(title)
     axes = figure.subplots(1, 5)
     panels: list[tuple[str, dict[str, Series]]] = [
-        ("validation accuracy", {"": series(records, ACCURACY)}),
+        ("validation accuracy", {"": series(records, accuracy_key(records))}),
         ("mean reward", {"": series(records, REWARD)}),
         ("temperature tau", {k: series(records, f"agpo/tau/{k}") for k in ("mean", "min", "max")}),
         ("clip ratio eps", {k: series(records, f"agpo/eps/{k}") for k in ("mean", "min", "max")}),

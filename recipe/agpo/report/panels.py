@@ -126,7 +126,7 @@ def _policy(frame: Frame) -> Section:
             line_panel("Clipped tokens", "share", clipped, frame.steps, from_zero=True, missing="actor/pg_clipfrac"),
             frame.panel("Sampler against learner", "log-prob., nats", *measures.PROBS_DIFF, from_zero=True),
             frame.panel("Gradient norm", "per step", "actor/grad_norm", from_zero=True),
-            frame.panel("Learning rate", "per step, without the step size", "actor/lr", from_zero=True),
+            frame.panel("Learning rate", "effective, per step", "agpo/step_size/lr", "actor/lr", from_zero=True),
             frame.panel("Step size", "factor on the learning rate", "agpo/step_size/scale", from_zero=True),
         ],
     )

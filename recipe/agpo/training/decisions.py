@@ -92,5 +92,8 @@ def decision_rows(groups: StepGroups, step: int) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> float | None:
+    """Six decimals, or six digits where that is more: the clip ratios of GSPO are near 0.0003."""
     number = float(value)
-    return round(number, 6) if math.isfinite(number) else None
+    if not math.isfinite(number):
+        return None
+    return round(number, 6) if abs(number) >= 0.01 else float(f"{number:.6g}")
