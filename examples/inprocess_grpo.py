@@ -783,6 +783,10 @@ def main() -> None:
         config = AGPOConfig.from_dict(settings)
         device = torch.device(given["device"])
         loop = LoopConfig(**{f.name: given[f.name] for f in dataclasses.fields(LoopConfig)})
+        if not 0.0 <= given["warm"] <= 1.0:
+            raise ValueError(f"warm={given['warm']}: an accuracy from 0 to 1")
+        Method(config, loop)
+        agpo_core.aggregate(torch.zeros(1, 1), torch.ones(1, 1), loop.aggregation)
         if given["out"] is not None:
             given["out"].open("a").close()
         pretrained = load(given["model"], given["data"], given["max_tokens"]) if given["model"] else None

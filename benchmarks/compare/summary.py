@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from agpo_core.files import write_atomic
+from benchmarks.compare import pictures
 from benchmarks.compare.cells import CLIP, TASKS
+from recipe.agpo.evaluate.metrics import seed_interval
 
 WITHIN = 0.03
-RESAMPLES = 10_000
 EFFORT_RESAMPLES = 1_000  # each is a sum over all runs of a method
 EFFORTS = (1, 2, 3, 6)  # numbers of runs that are shown
 FEWEST_SEEDS = 4  # for an interval of the effort
-BOLD = {"agpo": "#0b7285", "grpo": "#22303c", "reference": "#d9480f"}  # the highlighted lines of the picture
 Record = dict[str, Any]
 
 
@@ -46,15 +46,6 @@ def tokens_to(record: Record, target: float) -> float | None:
         if a1 >= target:
             return float(t0 + (t1 - t0) * (target - a0) / (a1 - a0))
     return None
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean over seeds; always the same resamples."""
-    if len(values) < 2:
-        return (min(values), max(values))
-    drawn = random.Random(0)
-    means = sorted(sum(drawn.choices(values, k=len(values))) / len(values) for _ in range(RESAMPLES))
-    return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]
 
 
 def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
@@ -256,26 +247,42 @@ def task_table(records: Sequence[Record], task: str) -> list[str]:
 
 
 def pooled_table(records: Sequence[Record], tasks: Sequence[str]) -> list[str]:
-    """Each method's difference from GRPO over all tasks and seeds, of the methods that ran on every task."""
-    by_task = [ahead_of_grpo(by_method(records, task)) for task in tasks]
-    everywhere = set.intersection(*map(set, by_task)) - {"grpo"}
-    whole = {method: [d for ahead in by_task for d in ahead[method]] for method in sorted(everywhere)}
-    if not whole:
+    """Each method over all tasks and seeds, of the methods that ran on every task with the seeds of GRPO."""
+    by_task = [by_method(records, task) for task in tasks]
+    ahead = [ahead_of_grpo(methods) for methods in by_task]
+    everywhere = sorted(set.intersection(*map(set, ahead)) - {"grpo"})
+    if not everywhere:
         return []
+    rows = []
+    for method in everywhere:
+        strata = [found[method] for found in ahead]
+        own = [[final(mine) for mine, _ in pairs_with_grpo(methods)[method]] for methods in by_task]
+        base = [[final(grpo) for _, grpo in pairs_with_grpo(methods)[method]] for methods in by_task]
+        difference = seed_interval(strata)
+        middle, of_grpo = seed_interval(own, "iqm"), seed_interval(base, "iqm")
+        pooled = [d for found in strata for d in found]
+        line = (
+            f"| `{method}` | {len(pooled)} | {difference.value:+.3f} | {_bounds(difference, '+.3f')} | "
+            f"{sum(d > 0 for d in pooled)} of {len(pooled)} | {middle.value:.3f} | {_bounds(middle, '.3f')} | "
+            f"{of_grpo.value:.3f} |"
+        )
+        rows.append((difference.value, line))
     return [
         "## All tasks",
         "",
-        "Final accuracy minus GRPO's, over every task and seed that both have; methods that ran on every task.",
+        "Final accuracy over every task and seed that a method and GRPO both have; methods that ran on every "
+        "task. IQM: interquartile mean. Intervals: bootstrap, stratified by task; none where a task has fewer than "
+        "four seeds.",
         "",
-        "| method | pairs | minus GRPO | 95 % | ahead of GRPO in |",
-        "|---|---|---|---|---|",
-        *(
-            f"| `{method}` | {len(found)} | {_mean(found):+.3f} | {_span(found, '+.3f')} | "
-            f"{sum(d > 0 for d in found)} of {len(found)} |"
-            for method, found in sorted(whole.items(), key=lambda item: -_mean(item[1]))
-        ),
+        "| method | pairs | minus GRPO | 95 % | ahead of GRPO in | IQM | 95 % | GRPO's IQM |",
+        "|---|---|---|---|---|---|---|---|",
+        *(line for _, line in sorted(rows, key=lambda row: -row[0])),
         "",
     ]
+
+
+def _bounds(found: Any, shape: str) -> str:
+    return "-" if found.low is None else f"{found.low:{shape}} to {found.high:{shape}}"
 
 
 def rate_table(records: Sequence[Record]) -> list[str]:
@@ -332,8 +339,7 @@ def drift_table(records: Sequence[Record]) -> list[str]:
 
 
 def _span(values: Sequence[float], shape: str) -> str:
-    low, high = interval(values)
-    return f"{low:{shape}} to {high:{shape}}"
+    return _bounds(seed_interval([values]), shape)
 
 
 def _cost(pairs: Sequence[tuple[Record, Record]]) -> str:
@@ -395,13 +401,16 @@ def write(records: Sequence[Record], results: Path, page: Path) -> None:
         lines += task_table(records, task)
     lines += pooled_table(records, tasks)
     lines += range_table(records, "lr")
-    if _range_picture(records, tasks, ranges):
+    by_rate: dict[str, dict[str, dict[float, list[float]]]] = defaultdict(dict)
+    for (task, method), row in _grid(records, "lr").items():
+        by_rate[task][method] = row
+    if pictures.rates(by_rate, ranges):
         lines += [f"![Final accuracy over the learning rate]({beside}/{ranges.name})", ""]
     lines += rate_table(records)
     lines += drift_table(records)
     lines += range_table(records, "clip")
     write_atomic(page, "\n".join(lines))
-    _picture(records, tasks, curves)
+    pictures.curves({task: _on_the_same_seeds(found) for task in tasks if (found := by_method(records, task))}, curves)
     print("\n".join(lines))
 
 
@@ -420,69 +429,12 @@ def _grid(records: Sequence[Record], setting: str) -> dict[tuple[str, str], dict
     return grid
 
 
-def _range_picture(records: Sequence[Record], tasks: Sequence[str], path: Path) -> bool:
-    grid = _grid(records, "lr")
-    shown = [task for task in tasks if any(key[0] == task for key in grid)]
-    if not shown:
-        return False
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 3.6), squeeze=False)
-    for axis, task in zip(axes[0], shown, strict=True):
-        for method, row in [(m, row) for (t, m), row in grid.items() if t == task]:
-            rates = sorted(row)
-            low, high = zip(*((min(row[r]), max(row[r])) for r in rates), strict=True)
-            (line,) = axis.plot(rates, [_mean(row[r]) for r in rates], marker="o", label=method)
-            axis.fill_between(rates, low, high, alpha=0.15, color=line.get_color())
-        axis.set(title=task, xscale="log", xlabel="learning rate", ylim=(-0.02, 1))
-        axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("final accuracy, mean and range over seeds")
-    axes[0][-1].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return True
-
-
 def _on_the_same_seeds(methods: dict[str, dict[int, Record]]) -> dict[str, dict[int, Record]]:
     """The methods with five seeds (or with most, if none has five), on the seeds that all of those ran."""
     enough = min(5, max(map(len, methods.values())))
     chosen = {method: runs for method, runs in methods.items() if len(runs) >= enough}
     seeds = set.intersection(*map(set, chosen.values()))
     return {method: {s: runs[s] for s in seeds} for method, runs in chosen.items()} if seeds else methods
-
-
-def _picture(records: Sequence[Record], tasks: Sequence[str], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    shown = [task for task in tasks if by_method(records, task)]
-    if not shown:
-        return
-    figure, axes = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 4), squeeze=False)
-    for axis, task in zip(axes[0], shown, strict=True):
-        for number, (method, runs) in enumerate(sorted(_on_the_same_seeds(by_method(records, task)).items())):
-            length = min(len(r["curve"]) for r in runs.values())
-            tokens = [_mean([r["curve"][i][0] for r in runs.values()]) for i in range(length)]
-            accuracy = [_mean([r["curve"][i][1] for r in runs.values()]) for i in range(length)]
-            if method in BOLD:
-                axis.plot(tokens, accuracy, label=method, linewidth=2.4, color=BOLD[method], zorder=3)
-            else:
-                pale = plt.get_cmap("tab20")(number % 20)
-                axis.plot(tokens, accuracy, label=method, linewidth=1.0, alpha=0.6, color=pale)
-        axis.set_title(task)
-        axis.set_xlabel("generated tokens")
-        axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("held-out accuracy, greedy, mean over seeds")
-    axes[0][-1].legend(fontsize=7, ncol=2)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -6,7 +6,8 @@ verl                                 what AGPO does there, once verl imports the
 ===================================  ============================================================================
 ``trainer.ppo.core_algos``           registers the estimator and the policy loss ``agpo``
 ``trainer.ppo.v1.get_trainer_cls``   adds the ledger, and the controllers if ``algorithm.adv_estimator=agpo``
-``utils.config.validate_config``     runs our checks first, before Ray starts
+``utils.config.validate_config``     runs our checks first, before Ray starts; then writes ``run.json``
+``utils.tracking.Tracking``          trackers continue their runs, see ``training.tracker_runs``
 ``workers.engine.base``              see ``verl_api.updates``
 ``workers.engine_workers``           see ``verl_api.actor_weights``
 ``bucketed_weight_transfer``         see ``verl_api.sockets``
@@ -28,12 +29,15 @@ from recipe.agpo.verl_api import actor_weights, sockets, updates
 from recipe.agpo.verl_api.import_hooks import on_import
 from recipe.agpo.verl_api.patching import wrap
 
+TRACKING = ("self", "project_name", "experiment_name", "default_backend", "config")
+
 
 def install() -> None:
     """Register AGPO with verl when verl's modules are imported. Idempotent."""
     on_import("verl.trainer.ppo.core_algos", _register_algorithms)
     on_import("verl.trainer.ppo.v1", _select_trainer)
     on_import("verl.utils.config", _add_checks)
+    on_import("verl.utils.tracking", _continue_tracker_runs)
     on_import(updates.MODULE, updates.around_updates)
     on_import(actor_weights.MODULE, actor_weights.add_call)
     on_import(sockets.MODULE, sockets.separate_sockets)
@@ -91,6 +95,19 @@ def _trainer(base: type, config: Any) -> type:
     return ledger_trainer(base)
 
 
+def _continue_tracker_runs(tracking: ModuleType) -> None:
+    wrap(tracking, "Tracking.__init__", TRACKING, _with_continued_runs)
+
+
+def _with_continued_runs(original: Callable[..., None]) -> Callable[..., None]:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        from recipe.agpo.training.tracker_runs import continues_runs
+
+        continues_runs(original)(self, *args, **kwargs)
+
+    return init
+
+
 def _add_checks(utils_config: ModuleType) -> None:
     wrap(utils_config, "validate_config", ("config", "use_reference_policy", "use_critic"), _with_our_checks)
 
@@ -98,6 +115,7 @@ def _add_checks(utils_config: ModuleType) -> None:
 def _with_our_checks(original: Callable[..., None]) -> Callable[..., None]:
     def validate_config(config: Any, *args: Any, **kwargs: Any) -> None:
         from recipe.agpo.preflight import ConfigProblem, before_ray, verls_own
+        from recipe.agpo.preflight.launch import record_launch
 
         try:
             before_ray(config)
@@ -109,6 +127,7 @@ def _with_our_checks(original: Callable[..., None]) -> Callable[..., None]:
             # Hydra prints a traceback for every exception, and lets this one pass.
             print(f"\n{problem}", file=sys.stderr, flush=True)
             raise SystemExit(2) from None
+        record_launch(config)
 
     return validate_config
 

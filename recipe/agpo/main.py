@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
 
+from recipe.agpo.arguments import dry_run
+
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
 CONFIG_FOLDER = Path(__file__).parent / "config"
 FAULTY = 2  # bad input, one message on stderr
 _FOLDER, _NAME = ("--config-path", "--config-dir", "-cp", "-cd"), ("--config-name", "-cn")
@@ -21,6 +25,9 @@ def main() -> None:
     A setting that cannot work ends the process with one message and exit code 2; any other error has its traceback.
     """
     arguments = sys.argv[1:]
+    if dry_run():
+        print(*_planned(arguments), sep="\n")
+        return
     chosen = {argument.split("=", 1)[0] for argument in arguments}
     if not chosen & {*_FOLDER}:
         arguments = ["--config-path", str(CONFIG_FOLDER), *arguments]
@@ -37,6 +44,9 @@ def main() -> None:
 
     try:
         verl_main()
+    except KeyboardInterrupt:
+        print("agpo: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         message = _message(error, arguments)
         if message is None:
@@ -90,6 +100,18 @@ def _unknown_keys(arguments: list[str]) -> list[str]:
             return compose(config, parts)
 
     return misspelt(composed, overrides)
+
+
+def _planned(arguments: list[str]) -> list[str]:
+    """The name of the config and the overrides, one per line, as ``agpo plan`` reads them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-name", "-cn", default="agpo_trainer")
+    parser.add_argument("--config-path", "--config-dir", "-cp", "-cd")
+    given, others = parser.parse_known_args(arguments)
+    name = given.config_name
+    if given.config_path is not None:
+        name = str(Path(given.config_path, name).with_suffix(".yaml").absolute())
+    return ["--config-name", name, *(each for each in others if not each.startswith("-"))]
 
 
 if __name__ == "__main__":

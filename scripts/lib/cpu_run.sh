@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-if [ "${AGPO_DRY_RUN:-0}" = 1 ]; then
+if [ "${AGPO_DRY_RUN:-0}" != 0 ]; then
     PY="${AGPO_PYTHON:-python3}" # prints the command's arguments: no environment is made for that
 else
     source scripts/lib/env.sh

@@ -92,6 +92,8 @@ TRAINER_METHODS = {
     "_update_critic": ["self", "batch", "metrics"],
     "_step_once": ["self", "metrics", "timing_raw", "sample_batch_size"],
     "step": ["self", "metrics", "timing_raw"],
+    "_log_rollout_data": ["self", "batch", "timing_raw", "rollout_data_dir"],
+    "_dump_generations": ["self", "inputs", "outputs", "gts", "scores", "reward_extra_infos_dict", "dump_path"],
     "on_init_end": ["self"],
     "on_validate_begin": ["self"],
     "on_validate_end": ["self"],
@@ -645,3 +647,17 @@ def test_what_torchtitan_and_veomni_do_with_a_temperature() -> None:
     assert 'temperature = micro_batch["temperature"]' in titan and "logits_rmpad = logits_rmpad / temperature" in titan
     veomni = (engines / "veomni" / "transformer_impl.py").read_text(encoding="utf-8")
     assert "class VeOmniEngineWithLMHead(VeOmniEngine, FSDPEngineWithLMHead)" in veomni and "temperature" not in veomni
+
+
+def test_trackers_take_the_id_of_their_run_from_the_environment() -> None:
+    """As ``training.tracker_runs`` expects: verl names no id, and leaves a run of trackio alone that is there."""
+    from verl.utils.tracking import Tracking
+
+    from recipe.agpo.verl_api.patching import is_wrapped
+
+    assert is_wrapped(Tracking.__init__)
+    text = source(inspect.unwrap(Tracking.__init__))
+    calls = {name: text.split(f"{name}.init(")[1].split(")")[0] for name in ("wandb", "swanlab")}
+    assert not any("id=" in call or "resume" in call for call in calls.values()), MEND
+    assert 'os.environ.get("MLFLOW_RUN_ID")' in text, MEND
+    assert "if context_vars.current_run.get() is None:" in text, MEND

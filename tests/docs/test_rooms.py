@@ -25,8 +25,8 @@ ROOMS = (
     ("data", "models"),
     ("rewards",),
     ("verl_api",),
-    ("arguments",),
-    ("settings", "columns", "processes", "files", "prompts"),
+    ("arguments", "run_folder"),
+    ("settings", "columns", "processes", "files", "prompts", "palette"),
     ("agpo_core",),
 )
 LINE = {room: i for i, line in enumerate(ROOMS) for room in line}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -33,7 +34,8 @@ def test_shards_are_refused_with_the_command_that_merges_them(tmp_path, named):
     (actor / "model_world_size_1_rank_0.pt").write_bytes(b"x")
     with pytest.raises(EvaluationError) as error:
         checkpoint.find(str(tmp_path / named))
-    command = f"python -m verl.model_merger merge --backend fsdp --local_dir {actor} --target_dir {actor}-hf"
+    # By the Python that runs: another one may have no verl.
+    command = f"{sys.executable} -m verl.model_merger merge --backend fsdp --local_dir {actor} --target_dir {actor}-hf"
     assert command in str(error.value)
 
 

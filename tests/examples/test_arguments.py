@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 WRONG = {
-    "benchmarks.core_speed": [["--rounds", "0"], ["--prompts", "-3"], ["--tokens", "x"], ["--threads", "9" * 400]],
+    "benchmarks.core_speed": [
+        ["--rounds", "0"],
+        ["--prompts", "-3"],
+        ["--tokens", "x"],
+        ["--threads", "9" * 400],
+        ["--device", "tpu"],
+    ],
     "benchmarks.sandbox_cost": [["--runs", "0"]],
     "benchmarks.learning_curves": [["--steps", "0"], ["--every", "-1"], ["--seeds", "x"], ["--methods", "x"]],
     "benchmarks.verifier_speed": [["--responses", "0"], ["--workers", "-1"], ["--time-limit", "nan"]],
@@ -27,6 +33,11 @@ WRONG = {
         ["--agpo", "wat"],
         ["--agpo", "clip.wat=1"],
         ["--agpo", "temperature=7"],
+        ["--agpo", "preset=foo"],
+        ["--agpo", "probe.size=99"],
+        ["--aggregation", "foo"],
+        ["--warm", "nan"],
+        ["--warm", "1.5"],
         ["--device", "wat"],
         ["--out", "{none}/x"],
         ["--group", "0"],

@@ -71,9 +71,11 @@ def test_area_and_tokens_to_a_target() -> None:
 
 
 def test_intervals_and_paired_tests() -> None:
-    low, high = summary.interval([0.1, 0.2, 0.3, 0.4, 0.5])
-    assert 0.1 < low < 0.3 < high < 0.5 and summary.interval([0.4]) == (0.4, 0.4)
-    assert summary.interval([0.1, 0.2, 0.3]) == summary.interval([0.1, 0.2, 0.3]), "the same resamples every time"
+    """p as of scipy.stats.permutation_test with permutation_type="samples"."""
+    assert summary._span([0.1, 0.2, 0.3], ".3f") == "-", "no interval of three seeds"
+    low, high = map(float, summary._span([0.1, 0.2, 0.3, 0.4, 0.5], ".3f").split(" to "))
+    assert 0.1 < low < 0.3 < high < 0.5
+    assert summary.paired_p([0.42, 0.55, 0.61, 0.48, 0.5], [0.4, 0.5, 0.63, 0.41, 0.47]) == 0.1875
     assert summary.paired_p([1.0] * 5, [0.0] * 5) == 2 / 32
     assert summary.paired_p([1.0, 0.0], [0.0, 1.0]) == 1.0
 
@@ -113,7 +115,13 @@ def test_all_tasks_together_and_where_the_rate_ended() -> None:
     records += [record("clip", 0, 0.9)]
     records += [record("agpo", 0, 0.6, lr=lr, last={"lr_scale": 3e-5 / lr}) for lr in (3e-4, 1e-3, 3e-3)]
     page = summary.pooled_table(records, tasks)
-    assert [line for line in page if "`" in line] == ["| `agpo` | 4 | +0.100 | +0.100 to +0.100 | 4 of 4 |"]
+    # Finals: 0.6 and 0.61 on both tasks. The interquartile mean leaves out the lowest and the highest.
+    assert [line for line in page if "`" in line] == ["| `agpo` | 4 | +0.100 | - | 4 of 4 | 0.605 | - | 0.505 |"]
+    many = [
+        record(m, s, a + s / 100, task=t) for t in tasks for m, a in (("grpo", 0.5), ("agpo", 0.6)) for s in range(4)
+    ]
+    (line,) = [line for line in summary.pooled_table(many, tasks) if "`" in line]
+    assert line.startswith("| `agpo` | 8 | +0.100 | +0.100 to +0.100 | 8 of 8 | 0.615 | 0.6")
     ended = summary.rate_table(records)
     assert "| spell_backward | `agpo` | 3.0e-05 | 3.0e-05 | 3.0e-05 |" in ended
     assert summary.rate_table(records[:5]) == []

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tests.recipe.conftest import parquet_of
 ROOT = Path(__file__).resolve().parents[2]
 METHODS, MODELS = ("agpo", "grpo", "ppo"), ("qwen14b", "llama8b", "gemma9b")
 SCRIPTS = [f"run_{method}_{model}.sh" for method in METHODS for model in MODELS]
-NAMES_A_RUN = ("experiment_name", "default_local_dir")
+NAMES_A_RUN = ("experiment_name", "default_local_dir", "rollout_data_dir", "validation_data_dir")
 
 
 @pytest.fixture(autouse=True)
@@ -316,9 +317,11 @@ def test_the_budget_becomes_steps() -> None:
     assert any("100,000,000 generated tokens (at least 12 steps)" in line for line in screen.lines(config, 80.0))
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_command(capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder, tmp_path: Path) -> None:
     assert main(["plan", "scripts/run_agpo_qwen14b.sh"]) == 0
-    assert "PROBLEM on this machine: data.train_files" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "PROBLEM on this machine: data.train_files" in said.out and said.err == ""
+    assert not [warning for warning in recwarn if "hydra" in warning.filename.lower()]
     assert main(["plan", "--strict", "qwen14b"]) == 1
     assert "temperature adapts" in capsys.readouterr().out
     assert main(["plan", "--config-name", "qwen14b", "method=grpo"]) == 0
@@ -358,10 +361,37 @@ def test_the_quickstart_is_planned_without_a_start(monkeypatch: pytest.MonkeyPat
 def test_a_script_that_is_no_launch_script_is_not_run(tmp_path: Path) -> None:
     script = tmp_path / "other.sh"
     script.write_text(f"touch {tmp_path / 'ran'}; echo --config-name; echo qwen14b")
-    for target in (str(script), "scripts/run_tests.sh"):
+    comment = tmp_path / "comment.sh"
+    comment.write_text(f"# AGPO_DRY_RUN is not looked at\n{script.read_text()}  # nor is lib/train.sh called\n")
+    for target in (str(script), str(comment), "scripts/run_tests.sh"):
         with pytest.raises(PlanError, match="not a launch script"):
             compose(target)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "form", ["--config-name qwen14b", "--config-name=qwen14b", "-cn qwen14b", "--config-path {} --config-name mine"]
+)
+def test_a_users_script_that_calls_the_training_command_is_planned(form: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [qwen14b, _self_]\n")
+    script = tmp_path / "mine.sh"
+    command = f"$AGPO_PYTHON -m recipe.agpo.main {form.format(tmp_path)} method=grpo trainer.nnodes=3"
+    script.write_text(f"cd {ROOT}\nexec {command}\n")
+    config = compose(str(script))
+    assert (config.algorithm.adv_estimator, config.trainer.nnodes) == ("grpo", 3)
+    assert config.actor_rollout_ref.model.path == "Qwen/Qwen2.5-14B"
+
+
+@pytest.mark.parametrize("value", ["1", "true", "yes"])
+def test_no_entry_point_starts_a_run_when_asked_for_a_dry_run(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipe.agpo.preflight import ConfigProblem, before_ray
+
+    monkeypatch.setenv("AGPO_DRY_RUN", value)
+    with pytest.raises(ConfigProblem, match=f"AGPO_DRY_RUN={value} is set"):
+        before_ray(plan("run_agpo_qwen14b.sh"))
+    for script in ("run_agpo_quickstart.sh", "run_agpo_qwen14b.sh"):
+        done = subprocess.run(["bash", f"scripts/{script}"], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("--config-name\n"), done.stdout
 
 
 def test_a_script_that_hangs_is_ended_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,8 +404,18 @@ def test_a_script_that_hangs_is_ended_with_what_it_started(tmp_path: Path, monke
         compose(str(script))
     if (tmp_path / "pid").exists():  # on a slow machine the script may not have come so far
         pid = (tmp_path / "pid").read_text().strip()
-        state = Path(f"/proc/{pid}/stat")
-        assert not pid or not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+        deadline = time.monotonic() + 60  # against hanging: a killed process may have to wait for a core
+        while pid and alive(pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def alive(pid: str) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.parametrize("name", ["GPUS", "NODES", "TENSOR_PARALLEL", "TOKEN_BUDGET", "LORA_RANK"])

@@ -16,6 +16,7 @@ from recipe.agpo.training.actor_loss import METRIC_PREFIX
 from recipe.agpo.training.batch import StepGroups
 from recipe.agpo.training.decisions import clip_columns
 from recipe.agpo.training.metrics import (
+    DASHBOARD,
     GLOSSARY,
     in_glossary,
     pop_update_sums,
@@ -180,3 +181,10 @@ def test_what_masks_lengths_and_allocation_log() -> None:
     assert sizes == {"min": 1.0, "max": 4.0}
     plain = step_metrics(groups, ControllerState.initial(RunConfig()), RunConfig())
     assert not {key for key in plain if key.startswith(("agpo/masked", "agpo/length", "agpo/group_size", "agpo/loss"))}
+
+
+def test_the_dashboard_has_ten_curves_that_are_logged() -> None:
+    assert len(DASHBOARD) == 10
+    assert [key for key in DASHBOARD if key.startswith("agpo/") and key not in GLOSSARY and not in_glossary(key)] == []
+    verls = {key for key in DASHBOARD if not key.startswith("agpo/")}
+    assert verls == {"val-core/<source>/<metric>", "critic/score/mean", "response_length/clip_ratio"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.agpo.arguments import shown, whole
+from recipe.agpo.cli.rows import draw
 from recipe.agpo.files import parse_json, write_text
 
 
@@ -199,10 +200,17 @@ def _show(arguments: argparse.Namespace) -> int:
 def _list(_: argparse.Namespace) -> int:
     from recipe.agpo.data import BENCHMARKS
 
+    generated = ("reasoning_gym:TASK", "gym", "en", "train, validation, test (generated)")
+    rows = [
+        (item.name, item.kind, item.language, ", ".join(item.splits), item.hub_id or "none known", item.licence)
+        for item in BENCHMARKS.values()
+    ]
+    if draw([*rows, (*generated, "", "")], head=("name", "kind", "language", "splits", "hub", "licence")):
+        return 0
     for item in BENCHMARKS.values():
         print(f"{item.name:<18} {item.kind:<8} {item.language}  {', '.join(item.splits)}")
         print(f"{'':<18} hub: {item.hub_id or 'none known'}; template {item.template}; licence: {item.licence}")
-    print(f"{'reasoning_gym:TASK':<18} gym      en  train, validation, test (generated)")
+    print("{:<18} {:<8} {}  {}".format(*generated))
     return 0
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.agpo.cli.cluster import cluster_rows
-from recipe.agpo.cli.rows import DISTRIBUTION, FAIL, OK, RAY_TIMEOUT_S, WARN, Row, table
+from recipe.agpo.cli.rows import DISTRIBUTION, FAIL, OK, RAY_TIMEOUT_S, WARN, Row, show
 from recipe.agpo.files import FileError, check_folder, write_text
 
 PYTHON_RANGE = ((3, 11), (3, 13))
@@ -53,7 +53,7 @@ def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: 
     rows = list(_rows(ray and ranks is None))
     if ranks is not None and _supported():
         rows += _all_guarded("ray", lambda: cluster_rows(ranks, folder))
-    print(table(rows))
+    show(rows)
     failures = sum(row.status == FAIL for row in rows)
     verdict = f"training cannot start: {failures} FAIL" if failures else "training can start"
     print(f"\n{verdict} ({time.monotonic() - started:.0f} s)")

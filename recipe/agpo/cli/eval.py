@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import signal
 import sys
@@ -173,7 +174,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             report.write(arguments.out, result)
     finally:
         judging.close()
-    print(f"\n{report.markdown(result)}\nwritten to {arguments.out}: eval.json, eval.md, eval.png")
+    print()
+    _print_markdown(report.markdown(result))
+    print(f"\nwritten to {arguments.out}: eval.json, eval.md, eval.png")
+
+
+def _print_markdown(text: str) -> None:
+    """Drawn by rich on a terminal, as it is on a pipe."""
+    if sys.stdout.isatty() and importlib.util.find_spec("rich") is not None:
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+    else:
+        print(text, end="")
 
 
 def _chat_template(given: str | None) -> str | None:

@@ -8,6 +8,7 @@ import logging
 import sys
 
 from recipe.agpo.arguments import finite
+from recipe.agpo.cli.rows import draw
 
 BAD_VALUES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
@@ -55,17 +56,22 @@ def run(arguments: argparse.Namespace) -> int:
         if number is not None and number <= 0:
             print(f"agpo plan: {option} {number:g}: must be above 0", file=sys.stderr)
             return 2
-    drawn: list[str] = []
+    drawn: list[tuple[str, str]] = []
+    shown: list[str] = []
     failure, overfull = "", None
     try:
         config = compose(target, overrides)
         if arguments.diff is not None:
-            for key, ours, theirs in differences(config, compose(arguments.diff, overrides)):
-                print(f"{key}: {ours} | {theirs}")
+            rows = differences(config, compose(arguments.diff, overrides))
+            cells = [(key, str(ours), str(theirs)) for key, ours, theirs in rows]
+            if not draw(cells, head=("setting", str(target), arguments.diff)):
+                for key, ours, theirs in cells:
+                    print(f"{key}: {ours} | {theirs}")
             return 0
         found = find_problems(config)
         try:
-            drawn = [*screen.lines(with_fallbacks(config), arguments.gpu_gb, speed), *prompts.lines(config)]
+            drawn = list(screen.rows(with_fallbacks(config), arguments.gpu_gb, speed))
+            shown = list(prompts.lines(config))
             overfull = screen.overfull(config, arguments.gpu_gb)
         # A value of the wrong type fails where it is used first; the problems name it.
         except (OmegaConfBaseException, *BAD_VALUES) as error:
@@ -78,7 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
         reasons = f"{len(found)} problem(s):\n{numbered(found)}" if found else failure
         print(f"agpo plan: {target}: no plan can be drawn, {reasons}", file=sys.stderr)
         return 2
-    for line in drawn:
+    if not draw(drawn, styles=("bold", "")):
+        print(*screen.plain(drawn), sep="\n")
+    for line in shown:
         print(line)
     for warning in find_warnings(config):
         print(f"WARNING: {warning}")

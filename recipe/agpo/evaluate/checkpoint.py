@@ -6,11 +6,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo import cpu
 from recipe.agpo.evaluate.errors import EvaluationError
 from recipe.agpo.files import AVERAGE_FILE, AVERAGE_FOLDER, FileError, read_object
 
@@ -102,10 +105,12 @@ def find(model: str, weights: str = "auto") -> Checkpoint:
         if (candidate / "fsdp_config.json").is_file() or any(candidate.glob("model_world_size_*_rank_*.pt")):
             # A merged average lies beside the file that says that it is one.
             target = candidate / "huggingface" if (candidate / AVERAGE_FILE).is_file() else f"{candidate}-hf"
+            # By this Python: another one may have no verl.
+            merge = f"{'AGPO_CPU=1 ' if cpu.enabled() else ''}{shlex.quote(sys.executable)} -m verl.model_merger merge"
             raise EvaluationError(
                 f"{model} is a checkpoint in verl's shards, not yet in HF format. Merge it first:\n"
-                f"    python -m verl.model_merger merge --backend fsdp --local_dir {candidate} "
-                f"--target_dir {target}\n"
+                f"    {merge} --backend fsdp --local_dir {shlex.quote(str(candidate))} "
+                f"--target_dir {shlex.quote(str(target))}\n"
                 f"and evaluate {target}. The merger stores the weights as bfloat16."
                 + (" For the weights without averaging: --weights raw." if place != folder else "")
             )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from omegaconf import DictConfig
@@ -16,56 +16,67 @@ WIDTH = 14
 
 
 def lines(config: DictConfig, gpu_gib: float, speed: float | None = None) -> Iterator[str]:
-    """The plan, line by line. ``speed``: generated tokens per second and GPU, for GPU-hours."""
+    """The plan as plain text, line by line."""
+    return plain(rows(config, gpu_gib, speed))
+
+
+def plain(table: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Rows of a plan as plain text."""
+    for name, text in table:
+        yield f"{name:<{WIDTH + 2}}{text}"
+
+
+def rows(config: DictConfig, gpu_gib: float, speed: float | None = None) -> Iterator[tuple[str, str]]:
+    """The plan: names and what there is to say. ``speed``: generated tokens per second and GPU, for GPU-hours."""
     ref, data, trainer = config.actor_rollout_ref, config.data, config.trainer
     shape = estimate.shape_of(config)
-    yield _row("method", _method(config))
+    yield ("method", _method(config))
     size = f", {shape.parameters / 1e9:.2f} billion weights" if shape else ", shape unknown here: no estimates"
     lora = estimate.lora_rank(config)
-    yield _row("model", f"{ref.model.path}{size}{f', LoRA of rank {lora}' if lora else ''}")
+    yield ("model", f"{ref.model.path}{size}{f', LoRA of rank {lora}' if lora else ''}")
     gpus = int(trainer.n_gpus_per_node) * int(trainer.nnodes)
     backend = f"{ref.actor.strategy}, vLLM replicas of {ref.rollout.tensor_model_parallel_size} GPU(s)"
-    yield _row("machine", f"{trainer.nnodes} node(s) x {trainer.n_gpus_per_node} GPU(s) of {gpu_gib:g} GB; {backend}")
+    yield ("machine", f"{trainer.nnodes} node(s) x {trainer.n_gpus_per_node} GPU(s) of {gpu_gib:g} GB; {backend}")
     probe, reuse = _probe(config)
     cost = estimate.cost(config, shape, probe, reuse)
-    yield _row(
+    yield (
         "step",
         f"{data.train_batch_size} prompts x {ref.rollout.n} responses = {cost.responses:,} responses, "
         f"{cost.updates} update(s) per batch, at most {cost.tokens:,} generated tokens",
     )
     if is_agpo(config):
         share = "train too" if reuse else f"are discarded: {cost.discarded_tokens:,} tokens per step"
-        yield _row("probe", f"{probe} of {ref.rollout.n} responses per prompt decide; they {share}")
+        yield ("probe", f"{probe} of {ref.rollout.n} responses per prompt decide; they {share}")
     if is_agpo(config):
-        yield _row("groups", _groups(agpo_config(config)))
+        yield ("groups", _groups(agpo_config(config)))
     if keeps_ledger(config) and agpo_config(config).average.enabled:
-        yield _row("average", _average(agpo_config(config)))
-    yield _row("run", _length(config, cost))
+        yield ("average", _average(agpo_config(config)))
+    yield ("run", _length(config, cost))
     budget: Any = agpo_config(config).token_budget if keeps_ledger(config) else None
     run = estimate.length(config, cost, budget)
-    yield _row("tokens", _tokens(run))
-    yield _row("time", _hours(run, gpus, speed))
+    yield ("tokens", _tokens(run))
+    yield ("time", _hours(run, gpus, speed))
     if shape:
         need = estimate.memory(config, shape, gpu_gib)
         fits = "fits" if max(need.train, need.rollout) <= gpu_gib else f"does NOT fit into {gpu_gib:g}"
-        yield _row(
+        yield (
             "memory, update",
             f"{need.train:.0f} GiB per GPU: weights {need.weights:g}, gradients {need.gradients:g}, optimiser "
             f"{need.optimiser:g}, {f'average {need.average:g}, ' if need.average else ''}activations "
             f"{need.activations:g}, logits {need.logits:g}{_critic(need)} ({fits})",
         )
         longest = int(data.max_prompt_length) + int(data.max_response_length)
-        yield _row(
+        yield (
             "memory, rollout",
             f"{need.rollout:.0f} GiB per GPU: vLLM {ref.rollout.gpu_memory_utilization:g} of it, weights "
             f"{need.vllm_weights:g}, KV cache {need.kv_cache:g} = {need.cached_tokens:,} tokens, "
             f"{need.cached_tokens // longest} responses at their longest",
         )
         kept = f"{cost.checkpoints_kept} kept" if cost.checkpoints_kept else "all kept"
-        yield _row("checkpoint", f"about {cost.checkpoint_gib:,.0f} GiB every {trainer.save_freq} steps, {kept}")
-    yield _row("logged", f"{', '.join(trainer.logger)}; checkpoints and decisions in {trainer.default_local_dir}")
-    yield _row("validation", f"{_files(data.val_files)}, every {trainer.test_freq} steps")
-    yield _row("assumes", f"{gpus} GPU(s) shared by trainer and vLLM; formulas in recipe/agpo/plan/estimate.py")
+        yield ("checkpoint", f"about {cost.checkpoint_gib:,.0f} GiB every {trainer.save_freq} steps, {kept}")
+    yield ("logged", f"{', '.join(trainer.logger)}; checkpoints and decisions in {trainer.default_local_dir}")
+    yield ("validation", f"{_files(data.val_files)}, every {trainer.test_freq} steps")
+    yield ("assumes", f"{gpus} GPU(s) shared by trainer and vLLM; formulas in recipe/agpo/plan/estimate.py")
 
 
 def overfull(config: DictConfig, gpu_gib: float) -> str | None:
@@ -183,7 +194,3 @@ def _length(config: DictConfig, cost: estimate.Cost) -> str:
 def _files(files: Any) -> str:
     listed = [files] if isinstance(files, str) else list(files or [])
     return ", ".join(str(file) for file in listed) or "none"
-
-
-def _row(name: str, text: str) -> str:
-    return f"{name:<{WIDTH + 2}}{text}"

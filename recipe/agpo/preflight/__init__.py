@@ -15,6 +15,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from recipe.agpo import cpu
+from recipe.agpo.arguments import DRY_RUN, dry_run
 from recipe.agpo.cpu.config import apply_cpu_defaults, cpu_conflicts
 from recipe.agpo.preflight import (
     algorithm,
@@ -78,6 +79,11 @@ def before_ray(config: DictConfig) -> None:
     Raises:
         ConfigProblem: with all problems found, each with its fix.
     """
+    if dry_run():
+        raise ConfigProblem(
+            f"{DRY_RUN}={os.environ[DRY_RUN]} is set, so nothing is started. To train, unset it; to plan this run, "
+            "start it with `python -m recipe.agpo.main`, which prints its configuration for `agpo plan`."
+        )
     problems = []
     # Every process of a run inherits it: its sockets are named after it.
     os.environ.setdefault(MARKER, new_run_id())

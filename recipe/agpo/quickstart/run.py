@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,16 +23,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.arguments import whole
+from recipe.agpo.arguments import dry_run, whole
 from recipe.agpo.files import FileError, check_folder, make_folder, read_object, write_text
 from recipe.agpo.quickstart import summary, task, warm_start
+from recipe.agpo.run_folder import CHECKPOINTS, RUN_FILE, TRACKER_FILE
 
 METHODS = ("agpo", "reference", "grpo")
 STEPS = 60
 TASK_SEED = 0  # problems and warm start are the same for every run; --seed is the order of training
 CHECK_SECONDS = 0.5
+LINES = 10  # of progress in the output of a run that is not on a terminal
+MAX_TOKENS = 48  # data.max_response_length of config/quickstart.yaml; a test compares them
 FAULTY, INTERRUPTED = 2, 130  # the exit codes of bad input, and what a shell reports after Ctrl-C
-IDENTITY, SUMMARY, TRACKER = "run.json", "summary.json", "checkpoints/latest_checkpointed_iteration.txt"
+IDENTITY, SUMMARY, TRACKER = "quickstart.json", "summary.json", f"{CHECKPOINTS}/{TRACKER_FILE}"
 LARGEST_SEED, LARGEST_STEPS = 10**9, 10**9
 _OVERRIDE = re.compile(r"~[^\s=]+(=.*)?|\+{0,2}[^-\s=+~][^\s=]*=.*", re.DOTALL)
 _PLAIN_VALUE = re.compile(r"[\w./:@%+-]+", re.ASCII)
@@ -49,6 +53,7 @@ class Launch:
         prepare: brings model and data to these places; what is there is kept.
         environment: variables of the training processes beside those of every run without a GPU.
         report: also write the page of `agpo report` at the end.
+        evaluation: options of the `agpo eval` that validates as the run does.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Launch:
     prepare: Callable[[Path, Path], None]
     environment: Callable[[], Mapping[str, str]] = field(default=dict)
     report: bool = False
+    evaluation: Mapping[str, str] = field(default_factory=dict)
 
 
 def _quickstart_places(folder: Path, cache: Path) -> tuple[Path, Path, Path]:
@@ -69,7 +75,18 @@ def _prepare_quickstart(folder: Path, cache: Path) -> None:
     warm_start.warm_start(cache, seed=TASK_SEED)
 
 
-QUICKSTART = Launch("quickstart", "quickstart", STEPS, _quickstart_places, _prepare_quickstart)
+QUICKSTART = Launch(
+    "quickstart",
+    "quickstart",
+    STEPS,
+    _quickstart_places,
+    _prepare_quickstart,
+    evaluation={
+        "--dtype": "float32",
+        "--max-tokens": str(MAX_TOKENS),
+        "--reward": f"{task.__name__}:{task.compute_score.__name__}",
+    },
+)
 
 
 def overrides(launch: Launch, method: str, folder: Path, cache: Path, steps: int, seed: int) -> list[str]:
@@ -87,7 +104,7 @@ def overrides(launch: Launch, method: str, folder: Path, cache: Path, steps: int
         f"data.seed={seed + 1}",
         f"actor_rollout_ref.model.path={_value(model)}",
         f"actor_rollout_ref.actor.data_loader_seed={seed + 42}",
-        f"trainer.default_local_dir={_value(folder / 'checkpoints')}",
+        f"trainer.default_local_dir={_value(folder / CHECKPOINTS)}",
         f"trainer.total_training_steps={steps}",
         f"trainer.experiment_name={launch.name}-{method}",
     ]
@@ -111,7 +128,8 @@ def main(argv: list[str] | None = None, launch: Launch = QUICKSTART) -> int:
             parser.error(f"{each!r} is neither an option nor a Hydra override KEY=VALUE")
     try:
         return _run(launch, arguments, extra)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before the training: it ends on its own
+        print(f"\n{launch.name}: interrupted; the same command continues.", file=sys.stderr)
         return INTERRUPTED
     except FileError as error:
         message = str(error)
@@ -129,7 +147,7 @@ def _run(launch: Launch, arguments: argparse.Namespace, extra: list[str]) -> int
     cache = Path(arguments.cache).absolute()
     check_folder(folder)
     check_folder(cache)
-    if os.environ.get("AGPO_DRY_RUN") == "1":  # for `agpo plan`: nothing is written
+    if dry_run():  # for `agpo plan`: nothing is written
         given = overrides(launch, arguments.method, folder, cache, arguments.steps, arguments.seed)
         print("--config-name", launch.config, *given, *extra, sep="\n")
         return 0
@@ -138,6 +156,7 @@ def _run(launch: Launch, arguments: argparse.Namespace, extra: list[str]) -> int
     if (folder / SUMMARY).exists():
         print(f"{name}: {folder} holds a finished run. Add --fresh to start again; its result was:")
         print(_document(folder / SUMMARY).get("line", "(no summary line)"))
+        _say_what_comes_next(folder, launch)
         return 0
     make_folder(folder)
     _same_run_or_stop(folder, {"method": arguments.method, "seed": arguments.seed, "extra": extra})
@@ -164,7 +183,38 @@ def _run(launch: Launch, arguments: argparse.Namespace, extra: list[str]) -> int
         subprocess.run([sys.executable, "-m", "recipe.agpo.cli", "report", str(folder)], check=False)
     wall = time.monotonic() - began
     summary.write(folder, wall_seconds=wall, method=arguments.method, seed=arguments.seed, name=name)
+    _say_what_comes_next(folder, launch)
     return 0
+
+
+def evaluation(folder: Path, launch: Launch = QUICKSTART) -> list[str] | None:
+    """The command that evaluates the last checkpoint as the run has validated it; None without such a checkpoint."""
+    tracker = folder / TRACKER
+    step = tracker.read_text(errors="replace").strip() if tracker.is_file() else ""
+    model = folder / "checkpoints" / f"global_step_{step}"
+    if not any((model / "actor" / "huggingface").glob("*.safetensors")):
+        return None
+    beside = Path(sys.executable).with_name("agpo")
+    agpo = [_near(beside)] if beside.is_file() else [_near(Path(sys.executable)), "-m", "recipe.agpo.cli"]
+    given = {
+        "--platform": "cpu",
+        "--model": _near(model),
+        "--data": _near(launch.places(folder, folder)[1]),
+        **launch.evaluation,
+        "--out": _near(folder / "eval"),
+    }
+    return [*agpo, "eval", *(word for pair in given.items() for word in pair)]
+
+
+def _say_what_comes_next(folder: Path, launch: Launch) -> None:
+    if (words := evaluation(folder, launch)) is not None:
+        print(f"{launch.name}: evaluate the checkpoint with\n{shlex.join(words)}")
+
+
+def _near(path: Path) -> str:
+    """A path as a person in the current folder would write it."""
+    path, here = path.absolute(), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _value(path: Path) -> str:
@@ -187,7 +237,9 @@ def _between(low: int, high: int) -> Callable[[str], int]:
 
 def _remove(launch: Launch, folder: Path) -> None:
     """Remove a run folder for ``--fresh``; only one that this command made, since any folder can be named."""
-    if not (folder / IDENTITY).is_file() and any(folder.iterdir()):
+    before = folder / RUN_FILE  # the command's own, before every launch wrote one
+    ours = (folder / IDENTITY).is_file() or (before.is_file() and "method" in _document(before))
+    if not ours and any(folder.iterdir()):
         raise FileError(f"--fresh: {folder} is no run folder of this command (no {IDENTITY} in it): name another --out")
     print(f"{launch.name}: --fresh: removing {folder}")
     shutil.rmtree(folder)
@@ -242,7 +294,8 @@ def _train(launch: Launch, run: list[str], metrics: Path, log: Path, steps: int)
             "HYDRA_FULL_ERROR": "1",
         }
     )
-    bar = tqdm(total=steps, desc="starting Ray and vLLM", unit="step")
+    bar = tqdm(total=steps, desc="starting Ray and vLLM", unit="step", disable=None)  # None: on a terminal only
+    told = 0
     with log.open("ab") as output:
         process = subprocess.Popen(
             run, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -251,8 +304,10 @@ def _train(launch: Launch, run: list[str], metrics: Path, log: Path, steps: int)
         try:
             while process.poll() is None:
                 _advance(bar, metrics)
+                told = _tell(bar, steps, told)
                 time.sleep(CHECK_SECONDS)
             _advance(bar, metrics)
+            _tell(bar, steps, told)
             return int(process.returncode)
         except KeyboardInterrupt:
             print(f"\n{launch.name}: stopping; the same command continues from the last checkpoint.", file=sys.stderr)
@@ -262,6 +317,15 @@ def _train(launch: Launch, run: list[str], metrics: Path, log: Path, steps: int)
                 signal.signal(which, handler)
             bar.close()
             end_marked(marker)
+
+
+def _tell(bar: Any, steps: int, told: int) -> int:
+    """Without a bar, one line for each tenth of the run; returns the last tenth that was told."""
+    tenth = bar.n * LINES // steps
+    if bar.disable and tenth > told:
+        print(f"quickstart: step {bar.n} of {steps}, {bar.postfix}", flush=True)
+        return int(tenth)
+    return told
 
 
 def _interrupt(*_: Any) -> None:
@@ -278,10 +342,9 @@ def _advance(bar: Any, metrics: Path) -> None:
             record = json.loads(line)
         except ValueError:
             continue
-        shown = {"reward": "critic/score/mean", "tau": "agpo/tau/mean", "eps": "agpo/eps/mean"}
         data = record["data"]
         bar.set_description("training" if record["step"] else "validated the start")
-        bar.set_postfix({name: f"{data[key]:.3f}" for name, key in shown.items() if key in data}, refresh=False)
+        bar.set_postfix(summary.newest(data), refresh=False)
         if not bar.n:
             # The rate shown is that of the steps, without start-up.
             bar.reset()

@@ -61,7 +61,7 @@ def environment() -> dict[str, str]:
     }
 
 
-SMOLLM2 = Launch("smollm2", "smollm2", 40, places, prepare, environment, report=True)
+SMOLLM2 = Launch("smollm2", "smollm2", 40, places, prepare, environment, report=True, evaluation={"--max-tokens": "16"})
 
 if __name__ == "__main__":
     sys.exit(main(launch=SMOLLM2))

@@ -18,10 +18,9 @@ from agpo_core.jsonl import append_lines, keep_steps
 from agpo_core.sealed import read_sealed, write_sealed
 from agpo_core.state import OtherSettings, resume_state
 from recipe.agpo.files import AVERAGE_FILE, AVERAGE_FOLDER
+from recipe.agpo.run_folder import LEDGER_FILE, STATE_FILE, TRACKER_FILE
 from recipe.agpo.settings import RunConfig
 
-STATE_FILE = "agpo_state.json"
-LEDGER_FILE = "agpo_ledger.json"
 LEDGER_FORMAT, LEDGER_VERSION = "agpo-token-ledger", 2
 UNSEALED_LEDGER = 1  # the version before ledgers had a checksum
 AVERAGE_FORMAT, AVERAGE_VERSION = "agpo-weight-average", 1
@@ -29,9 +28,7 @@ AVERAGE_WAYS_OUT = (
     "Ways out: another checkpoint, or a new average from here on: remove that folder, or set "
     "algorithm.agpo.average.enabled=false."
 )
-DECISIONS_FILE = "agpo_decisions.jsonl"
 MOST_DIGITS = 18  # of a step; more is damage
-TRACKER_FILE = "latest_checkpointed_iteration.txt"
 
 
 class ResumeError(ValueError):

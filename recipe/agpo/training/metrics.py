@@ -186,6 +186,21 @@ def _pattern(entry: str) -> str:
     return re.sub(r"<\w+>", r"\\w+", text)
 
 
+# The first ten curves for a dashboard; the keys without agpo/ are verl's.
+DASHBOARD = {
+    "val-core/<source>/<metric>": "the result: accuracy on the validation files",
+    "critic/score/mean": "reward of the training responses; near 0 or 1 there is little to learn",
+    "agpo/step_size/scale": "factor on the learning rate; at a bound for long: change it ([tuning.md](tuning.md))",
+    "agpo/step_kl_k3": "over agpo/signal/policy_entropy this is the drift, which the step size keeps at its target",
+    "agpo/signal/policy_entropy": "falls slowly; a fall to 0 is a collapse",
+    "agpo/tau/mean": "sampling temperature",
+    "agpo/eps/mean": "clip ratio",
+    "agpo/zero_variance_share": "groups of equal outcomes, from which nothing is learned",
+    "response_length/clip_ratio": "responses that were cut off at the token limit",
+    "agpo/tokens/generated_cumulative": "cost so far; the axis on which methods are compared",
+}
+
+
 def glossary_markdown() -> str:
     """``docs/metrics.md``."""
     head = (
@@ -198,4 +213,14 @@ def glossary_markdown() -> str:
         "tokens; its keys start with `agpo/tokens/`.\n\n"
         "| key | meaning |\n|---|---|\n"
     )
-    return head + "".join(f"| `{key}` | {meaning} |\n" for key, meaning in GLOSSARY.items())
+    dashboard = (
+        "\n## Ten curves for a dashboard\n\n"
+        "For wandb, trackio, TensorBoard and the others of `LOGGERS` ([launch.md](launch.md#trackers)). Keys without\n"
+        "`agpo/` are verl's.\n\n"
+        "| key | what it shows |\n|---|---|\n"
+    )
+    return head + _table(GLOSSARY) + dashboard + _table(DASHBOARD)
+
+
+def _table(entries: Mapping[str, str]) -> str:
+    return "".join(f"| `{key}` | {meaning} |\n" for key, meaning in entries.items())

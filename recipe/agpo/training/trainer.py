@@ -27,6 +27,7 @@ from tensordict.tensorclass import NonTensorStack
 
 from agpo_core import ControllerState, TokenLedger, update_state
 from recipe.agpo.columns import COLUMNS, GROUP, ROW_WEIGHT
+from recipe.agpo.run_folder import DECISIONS_FILE
 from recipe.agpo.settings import agpo_config, resolved
 from recipe.agpo.training import checkpoint, metrics
 from recipe.agpo.training.actor_loss import METRIC_PREFIX, ActorLoss, actor_loss_config
@@ -88,7 +89,7 @@ class AGPOMixin(LedgerMixin):
         if self.agpo.adaptive:
             agent_loop_manager.attach(lambda: self.controller)
         self._decisions = checkpoint.DecisionLog(
-            Path(self.config.trainer.default_local_dir) / checkpoint.DECISIONS_FILE,
+            Path(self.config.trainer.default_local_dir) / DECISIONS_FILE,
             resumed_step=self.global_steps,
             enabled=self.agpo.decisions_file and self.agpo.active,
         )
