@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # AGPO on a pretrained language model (SmolLM2-135M-Instruct) with verl, Ray and vLLM, without a GPU: environment,
-# model, data, training, picture and report. At most 75 minutes on two cores, 14 GiB of memory and 6 GB of disk.
+# model, data, training, picture and report. 40 steps; docs/smollm2.md says what a step takes and what was measured.
 #
 #   bash scripts/run_agpo_smollm2.sh                     # the full method
 #   bash scripts/run_agpo_smollm2.sh --method grpo       # verl's plain GRPO on the same task
