@@ -18,6 +18,7 @@ from recipe.agpo.run_folder import write_launch
 from recipe.agpo.settings import RunConfig
 from tests.report import runs
 
+MIN, MAX = RunConfig().step_size.min, RunConfig().step_size.max
 BUDGET = RunConfig.from_dict({"token_budget": 12_000})
 
 
@@ -93,10 +94,10 @@ TRIGGERS = [
     ("solved", put(agpo__outcome__mean=1.0), Verdict.BAD),
     ("still", lambda step, data: data.update({"actor/grad_norm": 0.0 if step % 2 else 0.1}), Verdict.LOOK),
     ("still", put(actor__grad_norm=0.0), Verdict.BAD),
-    ("step_at_min", lambda step, data: data.update({STEP_SIZE: 0.001 if step % 2 else 0.1}), Verdict.LOOK),
-    ("step_at_min", put(agpo__step_size__scale=0.001), Verdict.BAD),
-    ("step_at_max", put(agpo__step_size__scale=1.0), Verdict.LOOK),
-    ("step_far", put(agpo__step_size__scale=0.01), Verdict.LOOK),
+    ("step_at_min", lambda step, data: data.update({STEP_SIZE: MIN if step % 2 else 0.1}), Verdict.LOOK),
+    ("step_at_min", put(agpo__step_size__scale=MIN), Verdict.BAD),
+    ("step_at_max", put(agpo__step_size__scale=MAX), Verdict.LOOK),
+    ("step_far", put(agpo__step_size__scale=0.005), Verdict.LOOK),
     ("clip_fraction", put(agpo__clip_fraction__low=0.2, agpo__clip_fraction__high=0.1), Verdict.LOOK),
     ("clip_fraction", put(agpo__clip_fraction__low=0.5), Verdict.BAD),
     ("clip_idle", put(agpo__clip_fraction__low=0.0, agpo__clip_fraction__high=0.0), Verdict.LOOK),

@@ -23,6 +23,7 @@ SETTINGS = {
     "clip": {"enabled": True, "kl_target": 0.01, "min": 0.05, "max": 0.4},
     "temperature": {"enabled": True, "min": 0.7, "max": 1.4},
 }
+WIDE = SETTINGS | {"step_size": {"enabled": True, "drift_target": 0.005, "min": 1e-6, "max": 1e4}}
 Shape = Callable[[float], float]  # of the progress of the run, from 0 to 1
 
 
@@ -54,6 +55,7 @@ def made_up(
     problems: int = 256,
     change: Callable[[int, dict[str, Any]], None] | None = None,
     adaptive: bool = True,
+    settings: dict[str, Any] = SETTINGS,
 ) -> Run:
     """A run's log with noise as of 256 problems and of 256 responses a step; ``change`` edits a logged step."""
     rng, lines = random.Random(0), []
@@ -87,7 +89,7 @@ def made_up(
         write_launch(
             folder,
             {"planned": {"steps": planned, "validation_problems": {"sums": problems}}}
-            | ({"settings": SETTINGS} if adaptive else {}),
+            | ({"settings": settings} if adaptive else {}),
         )
     return read_run(folder)
 
@@ -187,7 +189,8 @@ KINDS: dict[str, tuple[dict[str, Any], Verdict, str, set[str]]] = {
     ),
     "step size at its minimum": ({"scale": constant(0.001)}, Verdict.BAD, "Not healthy", {"step_at_min", "step_far"}),
     "step size at its maximum": ({"scale": constant(1.0)}, Verdict.LOOK, "Worth a look", {"step_at_max"}),
-    "step size far from 1": ({"scale": constant(0.02)}, Verdict.LOOK, "Worth a look", {"step_far"}),
+    "step size far from 1": ({"scale": constant(0.002)}, Verdict.LOOK, "Worth a look", {"step_far"}),
+    "step size that found its rate": ({"scale": constant(20.0), "settings": WIDE}, Verdict.OK, "Healthy", set()),
     "one step": ({"steps": 1}, Verdict.UNKNOWN, "Too early to say", set()),
     "four steps": ({"steps": 4}, Verdict.UNKNOWN, "Too early to say", set()),
     "nothing but steps": ({"change": only()}, Verdict.UNKNOWN, "Too little is logged to say", set()),

@@ -225,10 +225,11 @@ CHECKS: tuple[Check, ...] = (
         "Step size away from 1",
         measures.step_far,
         Unit.TIMES,
-        10.0,
+        100.0,
         None,
-        "The effective learning rate is far from the configured one. Set the learning rate near the effective one, so "
-        "that the controller has room in both directions.",
+        "The effective learning rate is far from the configured one. The controller may be correct: look at the drift "
+        "and at the gain. If both are in order, set the learning rate near the effective one, so that warm-up, "
+        "schedule and weight decay fit it.",
         "actor_rollout_ref.actor.optim.lr=<the effective one>",
         "agpo/step_size/scale",
     ),
