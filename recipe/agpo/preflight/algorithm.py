@@ -132,5 +132,5 @@ def _plus(key: str, config: DictConfig) -> str:
     for name in path:
         if not isinstance(node, DictConfig) or name not in node:
             return "+"
-        node = node._get_node(name)
+        node = OmegaConf.select(node, name, throw_on_resolution_failure=False)
     return ""
