@@ -117,5 +117,5 @@ def test_a_step_size_that_these_settings_cannot_have_led_to_is_refused(tmp_path:
 
 
 def test_its_messages_carry_the_prefix() -> None:
-    with pytest.raises(ValueError, match=r"set trainer\.agpo\.clip\.min=0\.01"):
-        Controller(AGPOConfig(), temperature=1.0, clip_low=0.01, clip_high=0.2, group_size=8, prefix="trainer.agpo")
+    with pytest.raises(ValueError, match=r"set trainer\.agpo\.temperature\.max=5"):
+        Controller(AGPOConfig(), temperature=5.0, clip_low=0.2, clip_high=0.2, group_size=8, prefix="trainer.agpo")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from recipe.agpo.processes import MARKER
 from recipe.agpo.training import tracker_runs
 from recipe.agpo.training.checkpoint import TRACKER_FILE
 from recipe.agpo.training.tracker_runs import RUNS_FILE, continues_runs
@@ -38,7 +39,7 @@ wandb.finish()
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WANDB_RUN_ID", "WANDB_RESUME", "SWANLAB_RUN_ID", "SWANLAB_RESUME", "MLFLOW_RUN_ID"):
+    for name in (MARKER, "WANDB_RUN_ID", "WANDB_RESUME", "SWANLAB_RUN_ID", "SWANLAB_RESUME", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
 
 
