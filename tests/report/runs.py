@@ -109,7 +109,7 @@ def agpo_run(
             spent = TokenLedger(generated=400, probe=200, validation=100 if step % validate == 0 else 0)
             ledger += spent
             data |= ledger_metrics(spent, ledger, config.token_budget)
-            data["agpo/step_size/scale"] = 0.5
+            data |= {"agpo/step_size/scale": 0.5, "agpo/step_size/lr": 0.5 * data["actor/lr"]}
             if step % validate == 0:
                 data[ACCURACY] = 0.4 + 0.01 * step
             if change is not None:
