@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -403,8 +404,18 @@ def test_a_script_that_hangs_is_ended_with_what_it_started(tmp_path: Path, monke
         compose(str(script))
     if (tmp_path / "pid").exists():  # on a slow machine the script may not have come so far
         pid = (tmp_path / "pid").read_text().strip()
-        state = Path(f"/proc/{pid}/stat")
-        assert not pid or not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+        deadline = time.monotonic() + 60  # against hanging: a killed process may have to wait for a core
+        while pid and alive(pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def alive(pid: str) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.parametrize("name", ["GPUS", "NODES", "TENSOR_PARALLEL", "TOKEN_BUDGET", "LORA_RANK"])
