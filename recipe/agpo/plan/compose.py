@@ -24,7 +24,7 @@ from recipe.agpo.plan.keys import misspelt
 SCRIPT_S = 60.0
 # Outside comments; what calls the training command itself is safe too, since that looks at AGPO_DRY_RUN.
 _HONOURS_DRY_RUN = re.compile(
-    rb"^[^#\n]*(AGPO_DRY_RUN|lib/train\.sh|run_(agpo|grpo|ppo)_\w+\.sh|recipe\.agpo\.main)", re.MULTILINE
+    rb"^[^#\n]*(AGPO_DRY_RUN|lib/(train|cpu_run)\.sh|run_(agpo|grpo|ppo)_\w+\.sh|recipe\.agpo\.main)", re.MULTILINE
 )
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "config"
 
