@@ -40,7 +40,7 @@ def test_data_and_settings_pass_the_checks(prepared: tuple[Path, Path]) -> None:
     for method in run.METHODS:
         given = run.overrides(smollm2.SMOLLM2, method, folder, cache, 3, 0)
         config = compose(
-            "smollm2", [*given, "data.max_prompt_length=480", "actor_rollout_ref.rollout.max_model_len=512"]
+            "smollm2", [*given, "data.max_prompt_length=256", "actor_rollout_ref.rollout.max_model_len=320"]
         )
         # Lengths are in the stand-in's bytes.
         assert find_problems(config) == []
