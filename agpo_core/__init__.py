@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
 
 from agpo_core.advantages import group_advantages, group_advantages_padded
 from agpo_core.allocation import allocate, expected_variance
+from agpo_core.averaging import AverageError, WeightAverage, averaging_rate
 from agpo_core.clipping import ClipDecision, decide_clip
 from agpo_core.config import PRESETS, AGPOConfig, Resolved, iter_fields, resolve
 from agpo_core.controller import merge_stats, probe_statistics, update_state
@@ -23,11 +24,12 @@ from agpo_core.logits import log_probs_at, token_entropy
 from agpo_core.losses import SurrogateOutput, aggregate, clipped_surrogate, importance_weights, policy_loss
 from agpo_core.outcomes import ResponseAdvantages, response_advantages
 from agpo_core.packing import per_token, sequence_ids
-from agpo_core.records import ControllerState, ProbeStats, Reason, ReferenceState, StepSignals, StepSize
+from agpo_core.records import ControllerState, ProbeStats, Reason, ReferenceState, StepSignals
 from agpo_core.running import RunningStat
 from agpo_core.sections import (
     AdvantageConfig,
     AllocationConfig,
+    AverageConfig,
     ClipConfig,
     LengthConfig,
     LossConfig,
@@ -47,7 +49,7 @@ from agpo_core.state import (
     state_to_dict,
 )
 from agpo_core.stats import dispersion, max_dispersion, pad_groups, skewness
-from agpo_core.step_size import next_step_size
+from agpo_core.step_size import StepSize, initial_step_size, next_step_size, stops_updates
 from agpo_core.temperature import TemperatureDecision, decide_temperature, uncertainty
 from agpo_core.votes import vote_classes, vote_entropy
 from agpo_core.weights import adaptive_loss, adaptive_weights, denominator_weights, group_losses, prompt_weights
@@ -58,6 +60,8 @@ __all__ = [
     "AGPOConfig",
     "AdvantageConfig",
     "AllocationConfig",
+    "AverageConfig",
+    "AverageError",
     "ClipConfig",
     "ClipDecision",
     "Controller",
@@ -83,10 +87,12 @@ __all__ = [
     "TemperatureConfig",
     "TemperatureDecision",
     "TokenLedger",
+    "WeightAverage",
     "adaptive_loss",
     "adaptive_weights",
     "aggregate",
     "allocate",
+    "averaging_rate",
     "clipped_surrogate",
     "decide_clip",
     "decide_temperature",
@@ -97,6 +103,7 @@ __all__ = [
     "group_advantages_padded",
     "group_losses",
     "importance_weights",
+    "initial_step_size",
     "iter_fields",
     "load_state",
     "log_probs_at",
@@ -116,6 +123,7 @@ __all__ = [
     "skewness",
     "state_from_dict",
     "state_to_dict",
+    "stops_updates",
     "token_entropy",
     "uncertainty",
     "update_state",

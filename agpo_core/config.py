@@ -37,6 +37,7 @@ from agpo_core.schema import (
 from agpo_core.sections import (
     AdvantageConfig,
     AllocationConfig,
+    AverageConfig,
     ClipConfig,
     LengthConfig,
     LossConfig,
@@ -74,7 +75,7 @@ class AGPOConfig(Checked):
             other.
     """
 
-    not_deciding: ClassVar[tuple[str, ...]] = ()
+    not_deciding: ClassVar[tuple[str, ...]] = ("average",)
 
     preset: Literal["agpo", "agpo_d", "agpo_l", "reference", "grpo"] = option(
         "agpo",
@@ -91,6 +92,7 @@ class AGPOConfig(Checked):
     loss: LossConfig = section("Adaptive loss.")
     length: LengthConfig = section("Length reward.")
     allocation: AllocationConfig = section("Adaptive allocation.")
+    average: AverageConfig = section("Average of the weights.")
     logprob_temperature: Literal["own", "corrected", "uncorrected"] = preset_option(
         "own",
         "Temperature of the log-probabilities in the loss. own: the sampling temperature of each response, in every "

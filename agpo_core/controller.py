@@ -20,7 +20,6 @@ from agpo_core.records import (
     Reason,
     ReferenceState,
     StepSignals,
-    StepSize,
     read_signals,
 )
 from agpo_core.stats import SortedGroups, max_dispersion
@@ -125,8 +124,7 @@ def _fold_reference(stats: ProbeStats, signals: StepSignals, old: ReferenceState
 
 
 def _check_drift(signals: StepSignals, state: ControllerState, config: AGPOConfig) -> None:
-    settings = config.step_size
-    if not settings.enabled:
+    if not config.step_size.enabled:
         return
     off = "or set step_size.enabled=false"
     if signals.step_kl is not None and signals.step_kl_k3 is None:
@@ -136,10 +134,10 @@ def _check_drift(signals: StepSignals, state: ControllerState, config: AGPOConfi
             f"step_kl_k3 (clipped_surrogate returns it), {off}"
         )
     missing = [name for name in ("step_kl_k3", "policy_entropy") if getattr(signals, name) is None]
-    if missing and state.step_size == StepSize(settings.start):
+    if missing and state.step == 0:
         warnings.warn(
             f"StepSignals has no {' and no '.join(missing)}: the adaptive step size holds the learning rate at "
-            f"step_size.start={settings.start:g} of the configured one until it gets both. Report them, {off}",
+            f"{state.step_size.scale:g} of the configured one until it gets both. Report them, {off}",
             stacklevel=3,
         )
 
@@ -156,7 +154,7 @@ def update_state(
     Args:
         stats: probe statistics of all prompts of the step.
         signals: measured in the updates of the step. The adaptive step size needs `step_kl_k3` and `policy_entropy`;
-            without them the learning rate stays at `step_size.start` of the configured one.
+            without them the learning rate stays where it started.
         state: state at the start of the step.
         config: the method's settings.
 
@@ -168,11 +166,13 @@ def update_state(
     Raises:
         ValueError: `step_kl` is given without `step_kl_k3`.
 
-    Warns if `step_kl_k3` or `policy_entropy` is missing and the step size has not changed yet.
+    Warns if `step_kl_k3` or `policy_entropy` is missing in the first step.
     """
     _check_drift(signals, state, config)
     entropy = usable_entropy(signals.policy_entropy)
-    step_size = next_step_size(signals.step_kl_k3, entropy, state.step_size, config.step_size)
+    step_size = next_step_size(
+        signals.step_kl_k3, entropy, state.step_size, config.step_size, signals.schedule, signals.informative
+    )
     if len(stats) == 0:
         return dataclasses.replace(state, step=state.step + 1, step_size=step_size)
     enough = enough_probe(stats, "log")

@@ -45,6 +45,7 @@ class Controller:
         clip_low: float,
         clip_high: float,
         group_size: int,
+        lr: float | None = None,
         prefix: str = "",
     ) -> None:
         """Start at the state before the first step.
@@ -52,6 +53,7 @@ class Controller:
         Args:
             config: the method's settings.
             temperature, clip_low, clip_high, group_size, prefix: as in `resolve`, which also says what is raised.
+            lr: the configured learning rate, from which the adaptive step size starts; see `initial_step_size`.
         """
         self.config = config
         self.settings = resolve(
@@ -62,7 +64,7 @@ class Controller:
             group_size=group_size,
             prefix=prefix,
         )
-        self.state = ControllerState.initial(config)
+        self.state = ControllerState.initial(config, lr)
 
     @property
     def lr_scale(self) -> float:

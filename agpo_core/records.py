@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agpo_core.config import AGPOConfig
 from agpo_core.running import RunningStat
+from agpo_core.step_size import StepSize, initial_step_size
 
 STATE_VERSION = 3
 
@@ -101,12 +102,17 @@ class StepSignals:
         step_kl_k3: token mean of ratio - 1 - ln ratio (k3), nats per token; for the step size. Report both or neither:
             `clipped_surrogate` returns both.
         policy_entropy_P: policy entropy per prompt [P]; only the form "reference" reads it.
+        schedule: the scheduled learning rate of the step over the configured one; for the step size.
+        informative: whether any response had an advantage. Without one a small drift says nothing about the learning
+            rate, and the step size does not rise.
     """
 
     policy_entropy: float | None = None
     step_kl: float | None = None
     step_kl_k3: float | None = None
     policy_entropy_P: Tensor | None = None
+    schedule: float = 1.0
+    informative: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,19 +122,6 @@ class ReferenceState:
     u_bar: float = 0.0
     h_ref: float = 0.0
     kl_ema: float = 0.0
-
-
-@dataclass(frozen=True)
-class StepSize:
-    """State of the adaptive step size.
-
-    Attributes:
-        scale: factor on the learning rate of the next step.
-        exceeded: whether the drift has ever been above its target.
-    """
-
-    scale: float = 1.0
-    exceeded: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,8 +140,8 @@ class ControllerState:
     version: int = STATE_VERSION
 
     @classmethod
-    def initial(cls, config: AGPOConfig) -> ControllerState:
-        """The state before the first step."""
+    def initial(cls, config: AGPOConfig, lr: float | None = None) -> ControllerState:
+        """The state before the first step. lr: the configured learning rate, from which the step size starts."""
         empty = RunningStat.empty(config.signals.ema_weight)
         return cls(
             uncertainty=empty,
@@ -157,5 +150,5 @@ class ControllerState:
             skewness=empty,
             entropy=empty,
             step_kl=empty,
-            step_size=StepSize(config.step_size.start if config.step_size.enabled else 1.0),
+            step_size=initial_step_size(config.step_size, lr),
         )

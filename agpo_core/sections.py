@@ -168,26 +168,24 @@ class StepSizeConfig(Checked):
 
     enabled: bool = option(
         True,
-        "Scale the learning rate so that the drift of a step stays at its target. false: the framework's learning rate "
-        "is used unchanged.",
+        "Scale the learning rate, up or down, so that the drift of a step stays at its target. false: the framework's "
+        "learning rate is used unchanged.",
     )
     drift_target: float = option(
         0.005, "Target of the drift: KL(old policy || new policy) of one step, divided by the policy entropy.", gt=0.0
     )
-    start: float = option(
-        0.03, "Factor of the first step. It doubles every step until the drift first exceeds its target.", gt=0.0
-    )
-    min: float = option(0.001, "Smallest factor.", gt=0.0)
-    max: float = option(
-        1.0,
-        "Largest factor. 1: never above the configured learning rate. With 100, the result depends little on the "
-        "configured learning rate.",
+    start: float | None = option(
+        None,
+        "Factor of the first step. auto: the first step has learning rate 1e-6, whatever is configured. Until the "
+        "drift first exceeds its target, the factor changes by up to ten times per step.",
         gt=0.0,
     )
+    min: float = option(1e-6, "Smallest factor.", gt=0.0)
+    max: float = option(1e4, "Largest factor. 1: never above the configured learning rate.", gt=0.0)
 
     def _check(self) -> None:
         self._ordered("min", "max")
-        if not self.min <= self.start <= self.max:
+        if self.start is not None and not self.min <= self.start <= self.max:
             raise SettingError(
                 f"{named('step_size.start')}={self.start}: must be within [{named('step_size.min')}={self.min}, "
                 f"{named('step_size.max')}={self.max}]; set {named('step_size.start')}="
@@ -285,4 +283,38 @@ class AllocationConfig(Checked):
         "prompts",
         "Weight of a prompt in the loss. prompts: the same for all, so allocation adds no bias. responses: "
         "proportional to its number of responses.",
+    )
+
+
+@dataclass(frozen=True)
+class AverageConfig(Checked):
+    """An average of the weights over the updates, for validation and export."""
+
+    _key = "average"
+
+    enabled: bool = option(
+        False,
+        "Keep an average of the weights over the optimiser's updates. Sampling and training stay on the raw weights; "
+        "validation, export and agpo eval use the average. It decides nothing: switch it on or off at any time.",
+    )
+    gamma: float = option(
+        4.0,
+        "After update k the average moves by (gamma+1)/(k+gamma) towards the weights. 0: the mean of all updates. "
+        "Larger values forget early updates sooner.",
+        ge=0.0,
+    )
+    horizon: int | None = option(
+        None,
+        "Smallest such weight is 1/horizon: after that many updates the average is an exponential one. auto: no limit.",
+        ge=1,
+    )
+    offload: bool = option(
+        False,
+        "Keep the average in CPU memory. It needs 4 bytes a weight, divided among the ranks. With verl's param_offload "
+        "it is always there.",
+    )
+    validate: bool = option(
+        True,
+        "Validate with the average, at the cost of two more transfers of the weights to the sampler. false: with the "
+        "raw weights.",
     )

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from agpo_core.config import AGPOConfig
-from agpo_core.records import STATE_VERSION, ControllerState, ReferenceState, StepSize
+from agpo_core.records import STATE_VERSION, ControllerState, ReferenceState
 from agpo_core.running import RunningStat
 from agpo_core.sealed import read_sealed, write_sealed
+from agpo_core.step_size import StepSize
 
 FORMAT = "agpo-controller-state"
 

@@ -59,14 +59,21 @@ TARGETS = {  # ratio of ours to verl's: at most
 }
 
 
-def alternate(candidates: dict[str, Candidate], rounds: int, warmup: int = 3) -> dict[str, list[float]]:
-    """Seconds of each candidate in each round, in an order that changes from round to round."""
+def alternate(
+    candidates: dict[str, Candidate], rounds: int, wait: Candidate, warmup: int = 3
+) -> dict[str, list[float]]:
+    """Seconds of each candidate in each round, in an order that changes from round to round.
+
+    ``wait`` returns when the device has finished.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
     for turn in range(warmup + rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            wait()
             start = time.perf_counter()
             candidates[name]()
+            wait()
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
@@ -77,13 +84,14 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def decision_candidates(prompts: int, group: int, tokens: int) -> dict[str, Candidate]:
+def decision_candidates(prompts: int, group: int, tokens: int, device: torch.device) -> dict[str, Candidate]:
     generator = torch.Generator().manual_seed(0)
     shuffle = random.Random(0)
     config = AGPOConfig()
     outcomes = (torch.rand(prompts, group, generator=generator) < torch.rand(prompts, 1, generator=generator)).float()
+    outcomes = outcomes.to(device)
     keys = [[shuffle.choice(["12", "7/3", "x+1", "0.25", "", None]) for _ in range(group)] for _ in range(prompts)]
-    mask = torch.ones(prompts, group, dtype=torch.bool)
+    mask = torch.ones(prompts, group, dtype=torch.bool, device=device)
     signals = StepSignals(policy_entropy=1.0, step_kl=0.008, step_kl_k3=0.008)
     first = probe_statistics(outcomes, vote_classes(keys), mask, config=config)
     state = update_state(first, signals, ControllerState.initial(config), config)
@@ -94,9 +102,9 @@ def decision_candidates(prompts: int, group: int, tokens: int) -> dict[str, Cand
         decide_clip(stats, signals, state, config, 0.2, 0.28)
         group_advantages_padded(outcomes, mask, scale="std", epsilon=1e-6)
 
-    rewards = torch.zeros(prompts * group, tokens)
+    rewards = torch.zeros(prompts * group, tokens, device=device)
     rewards[:, -1] = outcomes.reshape(-1)
-    token_mask = torch.ones(prompts * group, tokens)
+    token_mask = torch.ones(prompts * group, tokens, device=device)
     index = np.repeat(np.arange(prompts), group)
     return {
         "decisions": decisions,
@@ -105,15 +113,15 @@ def decision_candidates(prompts: int, group: int, tokens: int) -> dict[str, Cand
     }
 
 
-def loss_candidates(rows: int, tokens: int) -> dict[str, tuple[Candidate, Candidate]]:
+def loss_candidates(rows: int, tokens: int, device: torch.device) -> dict[str, tuple[Candidate, Candidate]]:
     """For each loss (forward and backward, forward alone). Inputs as an actor's micro-batch has them."""
     generator = torch.Generator().manual_seed(0)
-    old = torch.randn(rows, tokens, generator=generator) - 2.0
-    new = (old + 0.2 * torch.randn(rows, tokens, generator=generator)).requires_grad_()
-    advantages = torch.randn(rows, generator=generator)
+    old = (torch.randn(rows, tokens, generator=generator) - 2.0).to(device)
+    new = (old + 0.2 * torch.randn(rows, tokens, generator=generator).to(device)).requires_grad_()
+    advantages = torch.randn(rows, generator=generator).to(device)
     per_token = advantages.unsqueeze(1).expand(rows, tokens).contiguous()
-    mask = (torch.rand(rows, tokens, generator=generator) < 0.8).long()
-    eps = 0.1 + 0.2 * torch.rand(rows, generator=generator)
+    mask = (torch.rand(rows, tokens, generator=generator) < 0.8).long().to(device)
+    eps = (0.1 + 0.2 * torch.rand(rows, generator=generator)).to(device)
     actor = ActorConfig(
         strategy="fsdp2",
         rollout_n=1,
@@ -159,12 +167,15 @@ def kept_for_backward(forward: Candidate, elements: int) -> dict[str, int]:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
-    decisions = alternate(decision_candidates(args.prompts, args.group, args.tokens), args.rounds)
-    losses = loss_candidates(args.rows, args.tokens)
-    updates = alternate({name: pair[0] for name, pair in losses.items()}, args.rounds * 3)
+    device = args.device
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    decisions = alternate(decision_candidates(args.prompts, args.group, args.tokens, device), args.rounds, wait)
+    losses = loss_candidates(args.rows, args.tokens, device)
+    updates = alternate({name: pair[0] for name, pair in losses.items()}, args.rounds * 3, wait)
     seconds = decisions | updates
     return {
         "threads": args.threads,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "shapes": {
             "decisions": [args.prompts, args.group],
@@ -206,6 +217,14 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def usable_device(name: str) -> torch.device:
+    if name not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{name}: cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("cuda: torch sees no GPU here")
+    return torch.device(name)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=positive, default=1024)
@@ -214,6 +233,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=positive, default=512)
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--rounds", type=positive, default=15)
+    parser.add_argument("--device", type=usable_device, default=torch.device("cpu"), help="cpu or cuda")
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args()
     result = measure(args)

@@ -4,7 +4,7 @@
 Each run is the quickstart itself (verl, Ray, vLLM on the CPU). Methods take turns, so that changes
 of the machine's speed affect all of them. `reference` discards its probe (the first responses of a group), so its steps
 need twice the tokens and it gets half of the steps. Curves are compared up to the tokens that every run has generated.
-Finished runs are kept: start the command again to continue.
+Finished runs are kept: start the command again to continue. `--draw` only draws again.
 
     .venv/bin/python benchmarks/learning_curves.py --steps 60 --seeds 0 1 2
 
@@ -20,11 +20,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo import palette
 from recipe.agpo.arguments import positive, whole
+from recipe.agpo.evaluate.metrics import FEWEST_SEEDS, seed_interval
 from recipe.agpo.quickstart import run, summary
 
 HERE = Path(__file__).resolve().parent
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % of Student's t for n runs
 COST = {"reference": 2}
 
 
@@ -36,8 +37,12 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", default=list(run.METHODS), choices=run.METHODS)
     parser.add_argument("--runs", type=Path, default=Path("runs/curves"))
     parser.add_argument("--out", type=Path, default=HERE / "results", help="where table, JSON and picture go")
+    parser.add_argument("--draw", action="store_true", help="only draw table and picture again, from the JSON in --out")
     parser.add_argument("overrides", nargs="*", help="for every run, as on the trainer's command line")
     arguments = parser.parse_args()
+    if arguments.draw:
+        write(json.loads((arguments.out / "learning_curves.json").read_text())["curves"], arguments.out)
+        return 0
     curves = []
     for seed in arguments.seeds:
         for method in arguments.methods:
@@ -92,12 +97,12 @@ def write(curves: list[dict[str, Any]], out: Path) -> None:
     for method in methods:
         ends = [at(c["points"], budget) for c in curves if c["method"] == method]
         starts = [c["points"][0][1] for c in curves if c["method"] == method]
-        mean, half = statistics.mean(ends), math.nan
-        if len(ends) > 1:
-            half = T_95.get(len(ends), 1.96) * statistics.stdev(ends) / math.sqrt(len(ends))
-        interval = f"{mean - half:.3f} to {mean + half:.3f}" if math.isfinite(half) else "-"
+        found = seed_interval([ends])
+        interval = "-" if found.low is None else f"{found.low:.3f} to {found.high:.3f}"
         each = ", ".join(f"{end:.3f}" for end in ends)
-        rows.append(f"| {method} | {len(ends)} | {statistics.mean(starts):.3f} | {each} | {mean:.3f} | {interval} |")
+        rows.append(
+            f"| {method} | {len(ends)} | {statistics.mean(starts):.3f} | {each} | {found.value:.3f} | {interval} |"
+        )
     table = f"Budget: {budget:,} generated tokens, probes included.\n\n" + "\n".join(rows) + "\n"
     (out / "learning_curves.md").write_text(table)
     (out / "learning_curves.json").write_text(json.dumps({"budget": budget, "curves": curves}, indent=1) + "\n")
@@ -106,24 +111,36 @@ def write(curves: list[dict[str, Any]], out: Path) -> None:
 
 
 def draw(curves: list[dict[str, Any]], methods: list[str], budget: int, path: Path) -> None:
-    import matplotlib
+    """Mean of each method up to the budget, named at its end; every run as a thin line."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(7, 4.2))
-    grid = [budget * i / 40 for i in range(41)]
-    for colour, method in zip(("C0", "C1", "C2"), methods, strict=False):
-        own = [c["points"] for c in curves if c["method"] == method]
+    figure = Figure(figsize=(7.6, 4.6))
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    figure.subplots_adjust(left=0.09, right=0.86, bottom=0.2, top=0.96)
+    palette.plain(axis)
+    grid, ends = [budget * i / 40 for i in range(41)], []
+    for method, place in zip(methods, palette.places(methods), strict=True):
+        own, colour = [c["points"] for c in curves if c["method"] == method], palette.series(place)
         for points in own:
-            axis.plot(*zip(*points, strict=True), color=colour, alpha=0.3, linewidth=1)
-        axis.plot(grid, [statistics.mean(at(p, x) for p in own) for x in grid], color=colour, label=method, linewidth=2)
-    axis.axvline(budget, color="grey", linestyle=":", linewidth=1)
-    axis.set(xlabel="generated tokens, probes included", ylabel="greedy held-out accuracy")
-    axis.legend()
-    figure.tight_layout()
+            axis.plot(*zip(*((x / 1000, y) for x, y in points), strict=True), color=colour, alpha=0.35, linewidth=0.9)
+        found = [seed_interval([[at(p, x) for p in own]]) for x in grid]
+        means, tokens = [each.value for each in found], [x / 1000 for x in grid]
+        axis.plot(tokens, means, color=colour, linewidth=2.2)
+        if all(each.low is not None for each in found):
+            bounds = [(each.low, each.high) for each in found]
+            axis.fill_between(tokens, *zip(*bounds, strict=True), color=colour, alpha=0.14, linewidth=0)
+        ends.append((max(p[-1][0] for p in own) / 1000, means[-1], method, colour))
+    axis.axvline(budget / 1000, color=palette.GREY, linewidth=1)
+    axis.text(budget / 1000, axis.get_ylim()[0], "budget ", ha="right", va="bottom", fontsize=8.5)
+    axis.set(xlabel="generated tokens, probes included, thousands", ylabel="greedy held-out accuracy")
+    edge = max(x for x, _, _, _ in ends)
+    palette.label_ends(axis, [(edge, y, name, colour) for _, y, name, colour in ends])
+    seeds = len({c["seed"] for c in curves})
+    words = "thick: mean; thin: each run" + ("; band: 95 % bootstrap interval" if seeds >= FEWEST_SEEDS else "")
+    figure.text(0.01, 0.025, f"{seeds} seed{'s'[: seeds > 1]}. {words}.".replace(". t", ". T"), fontsize=9)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 if __name__ == "__main__":

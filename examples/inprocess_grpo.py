@@ -3,9 +3,11 @@
 
     python examples/inprocess_grpo.py --task spell_backward --agpo preset=agpo --budget 100000
     python examples/inprocess_grpo.py --task number_sorting --agpo preset=grpo --lr 3e-4 --out run.jsonl
+    python examples/inprocess_grpo.py --model models/smollm2 --data data/reasoning_gym/chain_sum --lr 1e-5
 
 The model is tiny and warm-started on written solutions, so that it can learn something from rewards within minutes on
-one CPU core. `train` takes any causal language model of transformers and any `Task`.
+one CPU core. With --model it is a pretrained checkpoint with its own tokenizer and chat template, and the problems are
+the files of `agpo data prepare`. `train` takes any causal language model of transformers and any `Task`.
 """
 
 from __future__ import annotations
@@ -25,18 +27,56 @@ import torch
 from torch import Tensor
 
 import agpo_core
-from agpo_core import AGPOConfig, Controller, StepSignals
+from agpo_core import AGPOConfig, Controller, StepSignals, WeightAverage
 
 # ---- tasks: prompts, written solutions for the warm start, and a verdict -------------------------------------
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: prompt, written solution, and the entry for the verifier."""
+    """One problem: prompt (text, or chat messages), written solution, and the entry for the verifier."""
 
-    prompt: str
+    prompt: Any
     solution: str
     entry: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a model reads and writes: ids of a prompt, text of a response, and its end and padding tokens."""
+
+    pad: int
+    end: int
+    encode: Callable[[Any], list[int]]
+    decode: Callable[[list[int]], str]
+
+
+# One token a byte, for the tiny model.
+PAD, START, END = 256, 257, 258
+BYTES = Text(
+    PAD,
+    END,
+    lambda prompt: [*prompt.encode(), START],
+    lambda ids: bytes(token for token in ids if token < 256).decode("utf-8", errors="replace"),
+)
+
+
+def chat_text(tokenizer: Any) -> Text:
+    """A pretrained model's own tokenizer and chat template; prompts are chat messages."""
+    if None in (tokenizer.pad_token_id, tokenizer.eos_token_id) or not tokenizer.chat_template:
+        raise ValueError("--model: its tokenizer needs a padding token, an end token and a chat template")
+
+    def encode(messages: Any) -> list[int]:
+        shown = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids: list[int] = tokenizer.encode(shown, add_special_tokens=False)
+        return ids
+
+    return Text(
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        encode,
+        lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
+    )
 
 
 PARTS = {"held_out": {0, 1}, "warm_start": {2, 3, 4}, "train": set(range(5, 16))}  # sixteenths of all problems
@@ -45,6 +85,7 @@ PARTS = {"held_out": {0, 1}, "warm_start": {2, 3, 4}, "train": set(range(5, 16))
 class GymTask:
     """A reasoning-gym task with short texts. The answer is the text after the last '#'."""
 
+    text = BYTES
     # name -> (settings, entry -> prompt, entry -> written solution, longest response in tokens)
     KINDS: dict[str, tuple[dict[str, Any], Callable[[Any], str], Callable[[Any], str], int]] = {
         # Step by step: one wrong step makes the answer wrong; responses are long enough to be cut off.
@@ -102,6 +143,34 @@ class GymTask:
         return float(self._scorer.score_answer(answer, problem.entry) >= 1.0), answer
 
 
+class PreparedTask:
+    """Problems of `agpo data prepare`, judged by this package's verifiers, for a model with a chat template."""
+
+    def __init__(self, folder: Path, text: Text, max_tokens: int) -> None:
+        self.folder, self.text, self.max_tokens, self.name = folder, text, max_tokens, folder.name
+
+    def problems(self, part: str, count: int) -> list[Problem]:
+        """The first ``count`` rows of ``train.parquet``, or of ``test.parquet`` for part ``held_out``."""
+        import pyarrow.parquet
+
+        path = self.folder / ("test.parquet" if part == "held_out" else f"{part}.parquet")
+        rows = pyarrow.parquet.read_table(path).slice(0, count).to_pylist()
+        return [Problem(row["prompt"], "", row) for row in rows]
+
+    def score(self, problem: Problem, response: str) -> tuple[float, str]:
+        """(outcome 0 or 1, vote key)"""
+        from recipe.agpo.rewards import compute_score_sync
+
+        row = problem.entry
+        verdict = compute_score_sync(
+            row["data_source"], response, row["reward_model"]["ground_truth"], row["extra_info"]
+        )
+        return float(verdict["acc"]), str(verdict["vote_key"])
+
+
+Task = GymTask | PreparedTask
+
+
 def plain(entry: Any, name: str) -> str:
     """``['41.0', '7.0']`` -> ``41 7``."""
     return " ".join(number.split(".")[0] for number in entry["metadata"][name])
@@ -120,8 +189,6 @@ def running_sums(expression: str) -> str:
 
 
 # ---- model: byte-level, tiny --------------------------------------------------------------------------------
-
-PAD, START, END = 256, 257, 258
 
 
 def build_model(seed: int, hidden: int = 128, layers: int = 2) -> Any:
@@ -147,16 +214,13 @@ def build_model(seed: int, hidden: int = 128, layers: int = 2) -> Any:
     )
 
 
-def encode(prompts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
+def encode(text: Text, prompts: Sequence[Any], device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids and attention mask, [B, width], padded on the left."""
-    rows = [[*prompt.encode(), START] for prompt in prompts]
+    rows = [text.encode(prompt) for prompt in prompts]
     width = max(map(len, rows))
-    ids = torch.tensor([[PAD] * (width - len(row)) + row for row in rows], device=device)
-    return ids, (ids != PAD).long()
-
-
-def decode(row: Tensor) -> str:
-    return bytes(token for token in row.tolist() if token < 256).decode("utf-8", errors="replace")
+    ids = torch.tensor([[text.pad] * (width - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
 
 
 def warm_start(model: Any, task: GymTask, *, accuracy: float, seed: int, max_steps: int = 3000) -> float:
@@ -232,7 +296,7 @@ class Rollout:
 @torch.no_grad()
 def sample(
     model: Any,
-    task: GymTask,
+    task: Task,
     problems: Sequence[Problem],
     temperature_B: Tensor,
     generator: torch.Generator,
@@ -240,25 +304,25 @@ def sample(
 ) -> Rollout:
     """One response per problem, each at its own temperature (0: greedy), with a KV cache."""
     device = next(model.parameters()).device
-    ids, attention = encode([problem.prompt for problem in problems], device)
-    rows, limit = len(problems), task.max_tokens
+    text, rows, limit = task.text, len(problems), task.max_tokens
+    ids, attention = encode(text, [problem.prompt for problem in problems], device)
     tau = temperature_B.to(device, torch.float32)
-    response = torch.full((rows, limit), PAD, device=device)
+    response = torch.full((rows, limit), text.pad, device=device)
     entropy = torch.zeros(rows, limit, device=device)
     mask = torch.zeros(rows, limit, dtype=torch.long, device=device)
     alive = torch.ones(rows, dtype=torch.bool, device=device)
     position = (attention.cumsum(-1) - 1).clamp(min=0)
-    output = model(input_ids=ids, attention_mask=attention, position_ids=position, use_cache=True)
+    output = model(input_ids=ids, attention_mask=attention, position_ids=position, use_cache=True, logits_to_keep=1)
     full, position = attention, position[:, -1:]
     for column in range(limit):
         logits = output.logits[:, -1].float()
         plain = torch.log_softmax(logits, -1)
         scaled = torch.softmax(logits / torch.where(tau > 0, tau, 1.0)[:, None], -1)
         token = torch.where(tau > 0, torch.multinomial(scaled, 1, generator=generator)[:, 0], logits.argmax(-1))
-        token = torch.where(alive, token, PAD)
+        token = torch.where(alive, token, text.pad)
         response[:, column], mask[:, column] = token, alive.long()
         entropy[:, column] = -(plain.exp() * plain).sum(-1) * alive
-        alive = alive & (token != END)
+        alive = alive & (token != text.end)
         if not bool(alive.any()) or column + 1 == limit:
             break
         full = torch.cat([full, torch.ones(rows, 1, dtype=torch.long, device=device)], -1)
@@ -270,9 +334,11 @@ def sample(
             past_key_values=output.past_key_values,
             use_cache=True,
         )
-    verdicts = [task.score(p, decode(r[m.bool()])) for p, r, m in zip(problems, response, mask, strict=True)]
+    verdicts = [
+        task.score(p, text.decode(r[m.bool()].tolist())) for p, r, m in zip(problems, response, mask, strict=True)
+    ]
     return Rollout(
-        ids_BT=torch.cat([ids, torch.where(mask.bool(), response, PAD)], -1),
+        ids_BT=torch.cat([ids, torch.where(mask.bool(), response, text.pad)], -1),
         attention_BT=torch.cat([attention, mask], -1),
         mask_BR=mask,
         temperature_B=tau,
@@ -293,7 +359,7 @@ def joined(parts: Sequence[Rollout]) -> Rollout:
         return torch.nn.functional.pad(tensor, (width - tensor.shape[1], 0), value=value)
 
     whole = Rollout(
-        ids_BT=torch.cat([pad(part, "ids_BT", PAD) for part in parts]),
+        ids_BT=torch.cat([pad(part, "ids_BT", 0) for part in parts]),
         attention_BT=torch.cat([pad(part, "attention_BT", 0) for part in parts]),
         mask_BR=torch.cat([part.mask_BR for part in parts]),
         temperature_B=torch.cat([part.temperature_B for part in parts]),
@@ -320,8 +386,31 @@ def log_probs(model: Any, rollout: Rollout, own_temperature: bool) -> Tensor:
     ).logits[:, :-1]
     tau = rollout.temperature_B if own_temperature else 1.0
     target = rollout.ids_BT[:, end - used : end]
-    scored = agpo_core.log_probs_at(logits, target, tau) * rollout.mask_BR[:, :used]
+    scored = agpo_core.log_probs_at(logits.float(), target, tau) * rollout.mask_BR[:, :used]
     return torch.nn.functional.pad(scored, (0, length - used))
+
+
+class MasterAdamW(torch.optim.AdamW):
+    """AdamW on float32 copies of the parameters; a float32 parameter is its own copy."""
+
+    def __init__(self, parameters: Iterator[Tensor], **settings: Any) -> None:
+        self.pairs = [(p, p if p.dtype == torch.float32 else p.detach().float()) for p in parameters]
+        super().__init__([master for _, master in self.pairs], **settings)
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for parameter, master in self.pairs:
+            if parameter is not master and parameter.grad is not None:
+                master.grad = parameter.grad.float()
+        super().step()
+        with torch.no_grad():
+            for parameter, master in self.pairs:
+                if parameter is not master:
+                    parameter.copy_(master)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for parameter, _ in self.pairs:
+            parameter.grad = None
 
 
 # ---- the method, one step ----------------------------------------------------------------------------------
@@ -336,6 +425,8 @@ class LoopConfig:
     updates: int = 4  # an epoch
     epochs: int = 1
     lr: float = 1e-4
+    decay: str = "none"  # of the learning rate over the budget: none, or linear to 0
+    desired_kl: float | None = None  # RSL-RL's adaptive schedule: every update's rate follows the KL so far
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float = 3.0  # as in verl
@@ -352,6 +443,8 @@ class LoopConfig:
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, int) and name not in ("seed", "dynamic_sampling") and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
+            if name == "decay" and value not in ("none", "linear"):
+                raise ValueError(f"decay={value}: must be none or linear")
             if isinstance(value, float) and not 0.0 < value < math.inf:
                 raise ValueError(f"{name}={value}: must be a finite number above 0")
 
@@ -377,10 +470,17 @@ class Method:
     def __init__(self, agpo: AGPOConfig, loop: LoopConfig) -> None:
         self.agpo, self.loop = agpo, loop
         self.controller = Controller(
-            agpo, temperature=loop.temperature, clip_low=loop.clip_low, clip_high=loop.clip_high, group_size=loop.group
+            agpo,
+            temperature=loop.temperature,
+            clip_low=loop.clip_low,
+            clip_high=loop.clip_high,
+            group_size=loop.group,
+            lr=loop.lr,
         )
+        self.schedule = 1.0  # the decayed rate of this step over the configured one
+        self._rate = loop.lr  # of `desired_kl`
 
-    def collect(self, model: Any, task: GymTask, problems: Sequence[Problem], generator: torch.Generator) -> Step:
+    def collect(self, model: Any, task: Task, problems: Sequence[Problem], generator: torch.Generator) -> Step:
         """Probe, temperatures and sizes, the rest; then advantages, clip ratios and weights."""
         agpo, prompts, controller = self.agpo, len(problems), self.controller
         base, size = controller.settings.tau_base, controller.settings.probe_size
@@ -485,26 +585,56 @@ class Method:
         """Several optimiser updates on one batch, whole groups to an update."""
         with torch.no_grad():
             old = log_probs(model, step.rollout, self.agpo.logprob_temperature == "own")
-        sums = dict.fromkeys(("kl", "kl_k3", "clipped", "grad_norm", "group_weight"), 0.0)
-        for group in optimiser.param_groups:
-            group["lr"] = self.loop.lr * self.controller.lr_scale
-        share = 1.0 / (self.loop.updates * self.loop.epochs)
+        count, seen = self.loop.updates * self.loop.epochs, 0
+        sums = dict.fromkeys(("kl", "kl_k3", "clipped", "grad_norm", "group_weight", "lr"), 0.0)
+        settings, entropy = self.agpo.step_size, self.signals.policy_entropy
         prompts = len(step.stats)
         batches = [torch.randperm(prompts, generator=order).chunk(self.loop.updates) for _ in range(self.loop.epochs)]
         for chosen in itertools.chain.from_iterable(batches):
             rows = torch.isin(step.rollout.prompt_B, chosen).nonzero().squeeze(-1)
             loss, out, weight = self.loss(model, step, rows, old)
+            seen += 1
+            sums["kl"] += float(out.step_kl)
+            sums["kl_k3"] += float(out.step_kl_k3)
+            if agpo_core.stops_updates(float(out.step_kl_k3), entropy, settings, self.schedule):
+                break
+            rate = self._rate_of_update(seen, float(out.step_kl_k3))
+            for group in optimiser.param_groups:
+                group["lr"] = rate
             optimiser.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             if torch.isfinite(norm):
                 optimiser.step()
-            sums["kl"] += share * float(out.step_kl)
-            sums["kl_k3"] += share * float(out.step_kl_k3)
-            sums["clipped"] += share * float(out.clip_fraction_low + out.clip_fraction_high)
-            sums["grad_norm"] += share * float(norm)
-            sums["group_weight"] += share * float(weight.mean())
-        return sums
+            sums["clipped"] += float(out.clip_fraction_low + out.clip_fraction_high)
+            sums["grad_norm"] += float(norm)
+            sums["group_weight"] += float(weight.mean())
+            sums["lr"] += rate
+        measured = {name: value / seen for name, value in sums.items()} | {"stopped": float(seen < count)}
+        if settings.enabled and count == 1:
+            measured["kl_k3"] = self.drift_after(model, step, old)
+        return measured
+
+    def _rate_of_update(self, number: int, kl: float) -> float:
+        """The learning rate of an update; with `desired_kl`, RSL-RL's rule with its bounds."""
+        wanted = self.loop.desired_kl
+        if wanted is None:
+            return self.loop.lr * self.schedule * self.controller.lr_scale
+        if number > 1 and kl > 2.0 * wanted:  # before the first update the KL is rounding alone
+            self._rate = max(1e-5, self._rate / 1.5)
+        elif number > 1 and kl < wanted / 2.0:
+            self._rate = min(1e-2, self._rate * 1.5)
+        return self._rate
+
+    def drift_after(self, model: Any, step: Step, old: Tensor) -> float:
+        """k3 after the only update of a step, from an eighth of the rows, at least 32."""
+        count = max(len(old) // 8, min(32, len(old)))
+        rows = torch.arange(count) * len(old) // count
+        part = step.rollout.rows(rows)
+        with torch.no_grad():
+            new = log_probs(model, part, self.agpo.logprob_temperature == "own")
+        out = agpo_core.clipped_surrogate(new, old[rows], torch.zeros(len(rows)).to(old), part.mask_BR, 0.2, 0.2)
+        return float(out.step_kl_k3)
 
     def gradient_cosine(self, model: Any, step: Step) -> float:
         """Cosine between the gradients of the two halves of a batch: 0 if they are independent noise."""
@@ -521,10 +651,12 @@ class Method:
     def finish(self, step: Step, measured: dict[str, float]) -> None:
         """Update the state, once per step."""
         signals = dataclasses.replace(self.signals, step_kl=measured["kl"], step_kl_k3=measured["kl_k3"])
+        informative = bool((step.advantage_B != 0.0).any())
+        signals = dataclasses.replace(signals, schedule=self.schedule, informative=informative)
         self.controller.update(step.stats, signals)
 
 
-def resampled(method: Method, model: Any, task: GymTask, stream: Iterator[Problem], draws: torch.Generator) -> Step:
+def resampled(method: Method, model: Any, task: Task, stream: Iterator[Problem], draws: torch.Generator) -> Step:
     """Dynamic sampling: sample new prompts until the batch has enough groups with different outcomes."""
     wanted, kept, generated = method.loop.prompts, [], 0
     while len(kept) < wanted:
@@ -550,28 +682,40 @@ def one_prompt(stats: agpo_core.ProbeStats, p: int) -> agpo_core.ProbeStats:
 # ---- a run -------------------------------------------------------------------------------------------------
 
 
-def train(
-    model: Any, task: GymTask, agpo: AGPOConfig, loop: LoopConfig, log: Callable[[dict[str, Any]], None]
-) -> float:
-    """Train until the token budget is spent; logs one record per step and returns the final held-out accuracy."""
+def train(model: Any, task: Task, agpo: AGPOConfig, loop: LoopConfig, log: Callable[[dict[str, Any]], None]) -> float:
+    """Train until the token budget is spent; logs one record per step and returns the final held-out accuracy.
+
+    With an average of the weights, ``accuracy`` is the average's and ``accuracy_raw`` that of the weights. The run
+    itself is the same, bit for bit.
+    """
     device = next(model.parameters()).device
     order = torch.Generator().manual_seed(loop.seed)
     draws = torch.Generator(device).manual_seed(loop.seed + 1)
     held_out, pool = task.problems("held_out", loop.eval_problems), task.problems("train", loop.train_problems)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=loop.lr, betas=(0.9, 0.999), weight_decay=0.01)
+    optimiser = MasterAdamW(model.parameters(), lr=loop.lr, betas=(0.9, 0.999), weight_decay=0.01)
     method, began = Method(agpo, loop), time.monotonic()
+    average = WeightAverage.from_config(agpo.average)
+    averaged_draws = torch.Generator(device).manual_seed(loop.seed + 2)
+    if agpo.average.enabled:
+        optimiser.register_step_post_hook(lambda *_: average.update(model.parameters()))
 
     def stream() -> Iterator[Problem]:
         while True:
             yield from (pool[i] for i in torch.randperm(len(pool), generator=order).tolist())
 
-    def accuracy() -> float:
-        greedy = sample(model, task, held_out, torch.zeros(len(held_out)), draws)
-        return float(greedy.outcome_B.mean())
+    def greedy(generator: torch.Generator) -> float:
+        return float(sample(model, task, held_out, torch.zeros(len(held_out)), generator).outcome_B.mean())
+
+    def evaluated() -> dict[str, float]:
+        raw = greedy(draws)
+        if not (agpo.average.enabled and agpo.average.validate):
+            return {"accuracy": raw}
+        with average.swapped(model.parameters()):
+            return {"accuracy": greedy(averaged_draws), "accuracy_raw": raw}
 
     prompts, tokens, number, next_eval = stream(), 0, 0, loop.eval_every
-    current = accuracy()
-    log({"step": 0, "tokens": 0, "accuracy": current, "seconds": 0.0})
+    found = evaluated()
+    log({"step": 0, "tokens": 0, **found, "seconds": 0.0})
     while tokens < loop.budget:
         number += 1
         if loop.dynamic_sampling:
@@ -583,14 +727,29 @@ def train(
         record = {"step": number, "tokens": tokens, **step.metrics}
         if evaluates:
             record["gradient_cosine"] = method.gradient_cosine(model, step)
+        if loop.decay == "linear":
+            method.schedule = max(0.0, 1.0 - (tokens - step.generated) / loop.budget)
         record["lr_scale"] = method.controller.lr_scale
         record |= method.update(model, optimiser, step, order)
         method.finish(step, record)
         if evaluates:
             next_eval += loop.eval_every
-            current = record["accuracy"] = accuracy()
+            found = evaluated()
+            record |= found
         log(record | {"seconds": time.monotonic() - began})
-    return current
+    return found["accuracy"]
+
+
+def load(folder: Path, data: Path | None, max_tokens: int) -> tuple[Any, PreparedTask]:
+    """A pretrained model in bfloat16, and its task."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if data is None or not (data / "train.parquet").is_file() or not (data / "test.parquet").is_file():
+        raise ValueError(f"--data {data}: --model needs a folder with train.parquet and test.parquet")
+    if max_tokens < 1:
+        raise ValueError(f"--max-tokens {max_tokens}: must be at least 1")
+    task = PreparedTask(data, chat_text(AutoTokenizer.from_pretrained(folder)), max_tokens)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval(), task
 
 
 def main() -> None:
@@ -598,10 +757,15 @@ def main() -> None:
     parser.add_argument("--task", choices=sorted(GymTask.KINDS), default="spell_backward")
     parser.add_argument("--agpo", nargs="*", default=[], metavar="KEY=VALUE", help="settings of algorithm.agpo")
     parser.add_argument("--warm", type=float, default=0.3, help="accuracy at which the warm start stops")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a pretrained checkpoint, e.g. of `agpo model get`")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="with --model: train.parquet and test.parquet")
+    parser.add_argument("--max-tokens", type=int, default=16, help="with --model: longest response")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="one JSON line a step")
     for item in dataclasses.fields(LoopConfig):
-        if item.type in ("int", "float", "str"):
+        if item.type == "float | None":
+            parser.add_argument(f"--{item.name.replace('_', '-')}", type=float)
+        elif item.type in ("int", "float", "str"):
             parser.add_argument(f"--{item.name.replace('_', '-')}", type=type(item.default), default=item.default)
     parser.add_argument("--dynamic-sampling", action="store_true")
     given = vars(parser.parse_args())
@@ -619,19 +783,28 @@ def main() -> None:
         config = AGPOConfig.from_dict(settings)
         device = torch.device(given["device"])
         loop = LoopConfig(**{f.name: given[f.name] for f in dataclasses.fields(LoopConfig)})
+        if not 0.0 <= given["warm"] <= 1.0:
+            raise ValueError(f"warm={given['warm']}: an accuracy from 0 to 1")
+        Method(config, loop)
+        agpo_core.aggregate(torch.zeros(1, 1), torch.ones(1, 1), loop.aggregation)
         if given["out"] is not None:
             given["out"].open("a").close()
+        pretrained = load(given["model"], given["data"], given["max_tokens"]) if given["model"] else None
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         parser.error(str(error))
-    task, model = GymTask(given["task"]), build_model(loop.seed).to(device)
-    print(f"warm start: {warm_start(model, task, accuracy=given['warm'], seed=loop.seed):.3f}")
+    task: Task
+    if pretrained:
+        model, task = pretrained[0].to(device), pretrained[1]
+    else:
+        task, model = GymTask(given["task"]), build_model(loop.seed).to(device)
+        print(f"warm start: {warm_start(model, task, accuracy=given['warm'], seed=loop.seed):.3f}")
 
     def log(record: dict[str, Any]) -> None:
         if given["out"] is not None:
             with given["out"].open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         if "accuracy" in record:
-            shown = ("step", "tokens", "accuracy", "outcome", "zero_variance", "entropy", "tau", "eps")
+            shown = ("step", "tokens", "accuracy", "accuracy_raw", "outcome", "zero_variance", "entropy", "tau", "eps")
             print(" ".join(f"{name}={record[name]:.4g}" for name in shown if name in record), flush=True)
 
     print(f"held-out accuracy: {train(model, task, config, loop, log):.3f}")

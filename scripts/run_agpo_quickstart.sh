@@ -7,12 +7,4 @@
 #   bash scripts/run_agpo_quickstart.sh --fresh --steps 40 algorithm.agpo.temperature.gain=0.3
 #
 # AGPO_DRY_RUN=1 prints what the run would be started with, and starts nothing.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-if [ "${AGPO_DRY_RUN:-0}" = 1 ]; then
-    PY="${AGPO_PYTHON:-python3}" # prints the command's arguments: no environment is made for that
-else
-    source scripts/lib/env.sh
-fi
-exec "$PY" -W ignore::SyntaxWarning -m recipe.agpo.quickstart.run "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/lib/cpu_run.sh" recipe.agpo.quickstart.run "$@"

@@ -11,9 +11,13 @@ from typing import Any, NamedTuple
 
 GRPO = {"preset": "grpo"}
 TWICE = {"epochs": 2}  # every batch is passed through twice
+ONE_UPDATE = {"prompts": 8, "updates": 1}
 # name -> (settings of algorithm.agpo, changes to LoopConfig)
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "grpo": (GRPO, {}),
+    "grpo, linear decay": (GRPO, {"decay": "linear"}),
+    # RSL-RL's adaptive schedule, its target at our drift_target of a policy entropy of 0.2 nats
+    "grpo, KL-adaptive": (GRPO, {"desired_kl": 0.001}),
     "dapo_like": (GRPO, {"clip_high": 0.28, "dynamic_sampling": True}),
     "dr_grpo": (
         GRPO | {"advantage": {"scale": "none"}, "logprob_temperature": "own"},
@@ -23,6 +27,10 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "agpo_d": ({"preset": "agpo_d"}, {}),
     "agpo_l": ({"preset": "agpo_l"}, {}),
     "agpo": ({}, TWICE),  # preset agpo with ppo_epochs=2; agpo-epoch has one pass, verl's default
+    # every batch of 8 prompts is trained on in one update: as many updates, each from a fresh batch
+    "grpo, one update": (GRPO, ONE_UPDATE),
+    "agpo, one update": ({}, ONE_UPDATE),
+    "agpo, 0.01": ({"step_size": {"drift_target": 0.01}}, TWICE),
     # each part of agpo left out
     "agpo-temperature": ({"temperature": {"enabled": False}}, TWICE),
     "agpo-clip": ({"clip": {"enabled": False}}, TWICE),
@@ -34,6 +42,8 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "step_size": (GRPO | {"step_size": {"enabled": True}}, {}),
     "epoch": (GRPO, TWICE),
     "step_size+epoch": (GRPO | {"step_size": {"enabled": True}}, TWICE),
+    "agpo+average": ({"average": {"enabled": True}}, TWICE),
+    "grpo+average": (GRPO | {"average": {"enabled": True}}, {}),
     "agpo+allocation": ({"allocation": {"enabled": True}}, TWICE),
     # other forms of the two, alone on GRPO: one clip ratio for the batch, mixed groups clipped wider or tighter than
     # by default, uncertain prompts cooled, heated more
@@ -130,10 +140,12 @@ def run_cell(cell: Cell, cache: Path, device: str = "cpu") -> dict[str, Any]:
     began = time.monotonic()
     train(model, task, AGPOConfig.from_dict(agpo), replace(loop, **changes), records.append)
     steps = [record for record in records if record["step"]]
-    measured = sorted({k for r in steps for k in r} - {"step", "tokens", "accuracy", "seconds"})
+    raw = [[r["tokens"], r["accuracy_raw"]] for r in records if "accuracy_raw" in r]  # beside an average of weights
+    measured = sorted({k for r in steps for k in r} - {"step", "tokens", "accuracy", "accuracy_raw", "seconds"})
     return {
         **asdict(cell),
         "curve": [[r["tokens"], r["accuracy"]] for r in records if "accuracy" in r],
+        **({"curve_raw": raw} if raw else {}),
         "steps": len(steps),
         "seconds": round(time.monotonic() - began, 1),
         "means": {k: _mean([r[k] for r in steps if k in r]) for k in measured},

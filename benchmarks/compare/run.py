@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.compare import summary
 from benchmarks.compare.cells import CLIP, METHODS, TASKS, Cell, run_cell
-from recipe.agpo.arguments import positive, whole
+from recipe.agpo.arguments import above_0, positive, whole
 
 RESULTS = Path("benchmarks/results/compare.jsonl")
 PAGE = Path("docs/comparison.md")
@@ -30,11 +30,17 @@ LRS = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 CLIPS = (0.05, 0.1, 0.2, 0.4)
 
 
-def cells(methods: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], grid: str | None) -> list[Cell]:
+def cells(
+    methods: Sequence[str],
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    grid: str | None,
+    rates: Sequence[float] = LRS,
+) -> list[Cell]:
     """Seeds are the outermost loop, so that partial results cover all methods."""
 
     def settings(task: str) -> list[tuple[float, float]]:
-        lrs = LRS if grid == "lr" else (TASKS[task].lr,)
+        lrs = rates if grid == "lr" else (TASKS[task].lr,)
         clips = CLIPS if grid == "clip" else (CLIP,)
         return list(itertools.product(lrs, clips))
 
@@ -92,6 +98,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=whole, default=[0, 1, 2, 3, 4])
     parser.add_argument("--grid", choices=["lr", "clip"], help="every learning rate, or every base clip ratio")
+    parser.add_argument("--lrs", nargs="+", type=above_0, default=LRS, help="the learning rates of --grid lr")
     parser.add_argument("--jobs", type=positive, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -101,7 +108,7 @@ def main() -> None:
     given = parser.parse_args()
     if not given.report:
         before = done(given.results)
-        todo = [c for c in cells(given.methods, given.tasks, given.seeds, given.grid) if c.key not in before]
+        todo = [c for c in cells(given.methods, given.tasks, given.seeds, given.grid, given.lrs) if c.key not in before]
         print(f"{len(todo)} cells to run, {len(before)} finished before", flush=True)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:

@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agpo_core.files import write_atomic
+from benchmarks.compare import pictures
 from benchmarks.compare.cells import CLIP, TASKS
+from recipe.agpo.evaluate.metrics import seed_interval
 
 WITHIN = 0.03
-RESAMPLES = 10_000
-BOLD = {"agpo": "#0b7285", "grpo": "#22303c", "reference": "#d9480f"}  # the highlighted lines of the picture
+EFFORT_RESAMPLES = 1_000  # each is a sum over all runs of a method
+EFFORTS = (1, 2, 3, 6)  # numbers of runs that are shown
+FEWEST_SEEDS = 4  # for an interval of the effort
 Record = dict[str, Any]
 
 
@@ -42,15 +46,6 @@ def tokens_to(record: Record, target: float) -> float | None:
         if a1 >= target:
             return float(t0 + (t1 - t0) * (target - a0) / (a1 - a0))
     return None
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean over seeds; always the same resamples."""
-    if len(values) < 2:
-        return (min(values), max(values))
-    drawn = random.Random(0)
-    means = sorted(sum(drawn.choices(values, k=len(values))) / len(values) for _ in range(RESAMPLES))
-    return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]
 
 
 def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
@@ -98,6 +93,123 @@ def pairs_with_grpo(methods: dict[str, dict[int, Record]]) -> dict[str, list[tup
     return {method: pair for method, pair in pairs.items() if pair}
 
 
+def expected_best(finals: Mapping[float, Sequence[float]], k: int) -> float:
+    """Expected best final accuracy of k runs at different rates of a grid, each with one of that rate's seeds.
+
+    Args:
+        finals: rate -> final accuracies of its seeds. Every set of k rates is equally probable, and every seed of a
+            rate.
+        k: number of runs, at most the number of rates.
+    """
+    values = sorted({value for found in finals.values() for value in found})
+    total, below = 0.0, 0.0
+    for value in values:
+        # The chance that none of the k runs is above this value: the mean over sets of rates of the product of shares.
+        shares = [sum(v <= value for v in found) / len(found) for found in finals.values()]
+        reached = _elementary(shares, k) / math.comb(len(shares), k)
+        total, below = total + value * (reached - below), reached
+    return total
+
+
+def _elementary(values: Sequence[float], k: int) -> float:
+    """Sum over all sets of k values of their product."""
+    sums = [1.0] + [0.0] * k
+    for value in values:
+        for size in range(k, 0, -1):
+            sums[size] += value * sums[size - 1]
+    return sums[k]
+
+
+def best_interval(finals: Mapping[float, Mapping[int, float]], k: int) -> tuple[float, float] | None:
+    """95 % bootstrap of `expected_best` over seeds and rates; None with fewer than four seeds.
+
+    Args:
+        finals: rate -> seed -> final accuracy; the same seeds at every rate. A seed is drawn for all rates at once,
+            because its warm-started model is the same at each.
+        k: as in `expected_best`.
+    """
+    rates = sorted(finals)
+    seeds = sorted(finals[rates[0]])
+    if len(seeds) < FEWEST_SEEDS:
+        return None
+    drawn = random.Random(0)
+    means = []
+    for _ in range(EFFORT_RESAMPLES):
+        of_seeds = drawn.choices(seeds, k=len(seeds))
+        of_rates = drawn.choices(rates, k=len(rates))
+        means.append(
+            expected_best({i: [finals[rate][seed] for seed in of_seeds] for i, rate in enumerate(of_rates)}, k)
+        )
+    means.sort()
+    return means[int(0.025 * EFFORT_RESAMPLES)], means[int(0.975 * EFFORT_RESAMPLES) - 1]
+
+
+def effort(records: Sequence[Record], task: str) -> dict[str, dict[float, dict[int, Record]]]:
+    """method -> rate -> seed -> run, at three or more of GRPO's rates; of the seeds that ran at all of these."""
+    found: dict[str, dict[float, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
+    for record in records:
+        if record["task"] == task and record["clip"] == CLIP:
+            found[record["method"]][record["lr"]][record["seed"]] = record
+    grid, methods = set(found.get("grpo", {})), {}
+    for method, row in found.items():
+        rates = sorted(grid & set(row))
+        seeds = sorted(set.intersection(*(set(row[rate]) for rate in rates))) if rates else []
+        if len(rates) > 2 and seeds:
+            methods[method] = {rate: {seed: row[rate][seed] for seed in seeds} for rate in rates}
+    return methods
+
+
+def effort_table(records: Sequence[Record], tasks: Sequence[str]) -> list[str]:
+    """Expected best final accuracy of k runs at random rates, and the tokens to what GRPO reaches with all of them."""
+    rows = []
+    for task in tasks:
+        methods = effort(records, task)
+        if "grpo" not in methods:
+            continue
+        best = {method: _best_by_runs(row) for method, row in methods.items()}
+        goal, runs = best["grpo"][-1], len(best["grpo"])
+        budget = runs * _tokens_of_a_run(methods["grpo"])
+        for method in sorted(best, key=lambda m: (-best[m][0], m)):
+            row = methods[method]
+            finals = {rate: {seed: final(run) for seed, run in of_rate.items()} for rate, of_rate in row.items()}
+            shown = []
+            for k in EFFORTS:
+                if k > len(row):
+                    shown.append("")
+                    continue
+                span = best_interval(finals, k)
+                words = "" if span is None else f" ({span[0]:.3f} to {span[1]:.3f})"
+                shown.append(f"{best[method][k - 1]:.3f}{words}")
+            needed = next((k for k, value in enumerate(best[method], 1) if value >= goal), None)
+            spent = "never" if needed is None else f"{needed * _tokens_of_a_run(row) / budget:.2f}"
+            seeds = len(next(iter(row.values())))
+            rows.append(f"| {task} | `{method}` | {len(row)} | {seeds} | {' | '.join(shown)} | {spent} |")
+    if not rows:
+        return []
+    return [
+        "## Effort: the best of k runs at random learning rates",
+        "",
+        "Expected best final accuracy of k runs, each at another rate of the grid that GRPO ran, every rate equally "
+        "probable, over the seeds that ran at every rate. In brackets: 95 % bootstrap over seeds and rates, from "
+        f"{FEWEST_SEEDS} seeds on. Last column: generated tokens, those of the tuning runs included, at which a method "
+        "reaches what GRPO reaches with a run at every rate, over GRPO's. One run is the least that counts.",
+        "",
+        f"| task | method | rates | seeds | {' | '.join(f'best of {k}' for k in EFFORTS)} | tokens to GRPO's best |",
+        "|---|---|---|---|" + "---|" * (len(EFFORTS) + 1),
+        *rows,
+        "",
+    ]
+
+
+def _best_by_runs(row: Mapping[float, Mapping[int, Record]]) -> list[float]:
+    finals = {rate: [final(run) for run in runs.values()] for rate, runs in row.items()}
+    return [expected_best(finals, k) for k in range(1, len(finals) + 1)]
+
+
+def _tokens_of_a_run(row: Mapping[float, Mapping[int, Record]]) -> float:
+    return _mean([run["curve"][-1][0] for runs in row.values() for run in runs.values()])
+
+
 def task_table(records: Sequence[Record], task: str) -> list[str]:
     """One row a method at the base setting, against GRPO on the seeds that both have."""
     methods = by_method(records, task)
@@ -135,26 +247,42 @@ def task_table(records: Sequence[Record], task: str) -> list[str]:
 
 
 def pooled_table(records: Sequence[Record], tasks: Sequence[str]) -> list[str]:
-    """Each method's difference from GRPO over all tasks and seeds, of the methods that ran on every task."""
-    by_task = [ahead_of_grpo(by_method(records, task)) for task in tasks]
-    everywhere = set.intersection(*map(set, by_task)) - {"grpo"}
-    whole = {method: [d for ahead in by_task for d in ahead[method]] for method in sorted(everywhere)}
-    if not whole:
+    """Each method over all tasks and seeds, of the methods that ran on every task with the seeds of GRPO."""
+    by_task = [by_method(records, task) for task in tasks]
+    ahead = [ahead_of_grpo(methods) for methods in by_task]
+    everywhere = sorted(set.intersection(*map(set, ahead)) - {"grpo"})
+    if not everywhere:
         return []
+    rows = []
+    for method in everywhere:
+        strata = [found[method] for found in ahead]
+        own = [[final(mine) for mine, _ in pairs_with_grpo(methods)[method]] for methods in by_task]
+        base = [[final(grpo) for _, grpo in pairs_with_grpo(methods)[method]] for methods in by_task]
+        difference = seed_interval(strata)
+        middle, of_grpo = seed_interval(own, "iqm"), seed_interval(base, "iqm")
+        pooled = [d for found in strata for d in found]
+        line = (
+            f"| `{method}` | {len(pooled)} | {difference.value:+.3f} | {_bounds(difference, '+.3f')} | "
+            f"{sum(d > 0 for d in pooled)} of {len(pooled)} | {middle.value:.3f} | {_bounds(middle, '.3f')} | "
+            f"{of_grpo.value:.3f} |"
+        )
+        rows.append((difference.value, line))
     return [
         "## All tasks",
         "",
-        "Final accuracy minus GRPO's, over every task and seed that both have; methods that ran on every task.",
+        "Final accuracy over every task and seed that a method and GRPO both have; methods that ran on every "
+        "task. IQM: interquartile mean. Intervals: bootstrap, stratified by task; none where a task has fewer than "
+        "four seeds.",
         "",
-        "| method | pairs | minus GRPO | 95 % | ahead of GRPO in |",
-        "|---|---|---|---|---|",
-        *(
-            f"| `{method}` | {len(found)} | {_mean(found):+.3f} | {_span(found, '+.3f')} | "
-            f"{sum(d > 0 for d in found)} of {len(found)} |"
-            for method, found in sorted(whole.items(), key=lambda item: -_mean(item[1]))
-        ),
+        "| method | pairs | minus GRPO | 95 % | ahead of GRPO in | IQM | 95 % | GRPO's IQM |",
+        "|---|---|---|---|---|---|---|---|",
+        *(line for _, line in sorted(rows, key=lambda row: -row[0])),
         "",
     ]
+
+
+def _bounds(found: Any, shape: str) -> str:
+    return "-" if found.low is None else f"{found.low:{shape}} to {found.high:{shape}}"
 
 
 def rate_table(records: Sequence[Record]) -> list[str]:
@@ -170,8 +298,7 @@ def rate_table(records: Sequence[Record]) -> list[str]:
     lines = [
         "## Where the learning rate ended",
         "",
-        "Configured rate times step size in the last fifth of the steps, mean over seeds. It cannot exceed the "
-        "configured rate.",
+        "Configured rate times step size in the last fifth of the steps, mean over seeds.",
         "",
         f"| task | method | {' | '.join(f'{value:g}' for value in values)} |",
         "|---|---|" + "---|" * len(values),
@@ -182,9 +309,37 @@ def rate_table(records: Sequence[Record]) -> list[str]:
     return [*lines, ""]
 
 
+def drift_table(records: Sequence[Record]) -> list[str]:
+    """Step KL and entropy over the learning rates, of the methods that ran at three or more of them."""
+    rows: dict[tuple[str, str], dict[float, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        if record["clip"] == CLIP and "kl_k3" in record["means"]:
+            rows[record["task"], record["method"]][record["lr"]].append(record)
+    rows = {key: row for key, row in rows.items() if len(row) > 2}
+    if not rows:
+        return []
+    lines = [
+        "## Which drift",
+        "",
+        "Means over a run, then over seeds: step KL by k1 and by k3 in 1e-5 nats per token, policy entropy in nats, "
+        "and k3 over the entropy, which the step size keeps at its target.",
+        "",
+        "| task | method | learning rate | seeds | final accuracy | k1 | k3 | entropy | k3 / entropy |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (task, method), row in sorted(rows.items()):
+        for rate, runs in sorted(row.items()):
+            k1, k3, entropy = (_mean([run["means"][name] for run in runs]) for name in ("kl", "kl_k3", "entropy"))
+            over = _mean([run["means"]["kl_k3"] / run["means"]["entropy"] for run in runs])
+            lines.append(
+                f"| {task} | `{method}` | {rate:g} | {len(runs)} | {_mean([final(run) for run in runs]):.3f} | "
+                f"{1e5 * k1:.3g} | {1e5 * k3:.3g} | {entropy:.3f} | {over:.2g} |"
+            )
+    return [*lines, ""]
+
+
 def _span(values: Sequence[float], shape: str) -> str:
-    low, high = interval(values)
-    return f"{low:{shape}} to {high:{shape}}"
+    return _bounds(seed_interval([values]), shape)
 
 
 def _cost(pairs: Sequence[tuple[Record, Record]]) -> str:
@@ -235,21 +390,27 @@ def write(records: Sequence[Record], results: Path, page: Path) -> None:
         "loop is `examples/inprocess_grpo.py`: one process, tiny warm-started models, reasoning-gym tasks. "
         "`benchmarks/compare/cells.py` defines the names; `agpo-x` is `agpo` without x. Final accuracy: greedy, held "
         "out, mean of the last three of twelve evaluations. p: exact sign-flip test of the difference by seed; n seeds "
-        "cannot go below 2/2^n. Last columns: means over the last fifth of the steps.",
+        "cannot go below 2/2^n. Last columns: means over the last fifth of the steps. Runs keep the defaults "
+        "of the version that made them; [evidence.md](evidence.md) says which have changed since.",
         "",
         f"![Accuracy over generated tokens]({beside}/{curves.name})",
         "",
     ]
+    lines += effort_table(records, tasks)
     for task in tasks:
         lines += task_table(records, task)
     lines += pooled_table(records, tasks)
     lines += range_table(records, "lr")
-    if _range_picture(records, tasks, ranges):
+    by_rate: dict[str, dict[str, dict[float, list[float]]]] = defaultdict(dict)
+    for (task, method), row in _grid(records, "lr").items():
+        by_rate[task][method] = row
+    if pictures.rates(by_rate, ranges):
         lines += [f"![Final accuracy over the learning rate]({beside}/{ranges.name})", ""]
     lines += rate_table(records)
+    lines += drift_table(records)
     lines += range_table(records, "clip")
     write_atomic(page, "\n".join(lines))
-    _picture(records, tasks, curves)
+    pictures.curves({task: _on_the_same_seeds(found) for task in tasks if (found := by_method(records, task))}, curves)
     print("\n".join(lines))
 
 
@@ -268,69 +429,12 @@ def _grid(records: Sequence[Record], setting: str) -> dict[tuple[str, str], dict
     return grid
 
 
-def _range_picture(records: Sequence[Record], tasks: Sequence[str], path: Path) -> bool:
-    grid = _grid(records, "lr")
-    shown = [task for task in tasks if any(key[0] == task for key in grid)]
-    if not shown:
-        return False
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 3.6), squeeze=False)
-    for axis, task in zip(axes[0], shown, strict=True):
-        for method, row in [(m, row) for (t, m), row in grid.items() if t == task]:
-            rates = sorted(row)
-            low, high = zip(*((min(row[r]), max(row[r])) for r in rates), strict=True)
-            (line,) = axis.plot(rates, [_mean(row[r]) for r in rates], marker="o", label=method)
-            axis.fill_between(rates, low, high, alpha=0.15, color=line.get_color())
-        axis.set(title=task, xscale="log", xlabel="learning rate", ylim=(-0.02, 1))
-        axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("final accuracy, mean and range over seeds")
-    axes[0][-1].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return True
-
-
 def _on_the_same_seeds(methods: dict[str, dict[int, Record]]) -> dict[str, dict[int, Record]]:
     """The methods with five seeds (or with most, if none has five), on the seeds that all of those ran."""
     enough = min(5, max(map(len, methods.values())))
     chosen = {method: runs for method, runs in methods.items() if len(runs) >= enough}
     seeds = set.intersection(*map(set, chosen.values()))
     return {method: {s: runs[s] for s in seeds} for method, runs in chosen.items()} if seeds else methods
-
-
-def _picture(records: Sequence[Record], tasks: Sequence[str], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    shown = [task for task in tasks if by_method(records, task)]
-    if not shown:
-        return
-    figure, axes = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 4), squeeze=False)
-    for axis, task in zip(axes[0], shown, strict=True):
-        for number, (method, runs) in enumerate(sorted(_on_the_same_seeds(by_method(records, task)).items())):
-            length = min(len(r["curve"]) for r in runs.values())
-            tokens = [_mean([r["curve"][i][0] for r in runs.values()]) for i in range(length)]
-            accuracy = [_mean([r["curve"][i][1] for r in runs.values()]) for i in range(length)]
-            if method in BOLD:
-                axis.plot(tokens, accuracy, label=method, linewidth=2.4, color=BOLD[method], zorder=3)
-            else:
-                pale = plt.get_cmap("tab20")(number % 20)
-                axis.plot(tokens, accuracy, label=method, linewidth=1.0, alpha=0.6, color=pale)
-        axis.set_title(task)
-        axis.set_xlabel("generated tokens")
-        axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("held-out accuracy, greedy, mean over seeds")
-    axes[0][-1].legend(fontsize=7, ncol=2)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _mean(values: Sequence[float]) -> float:

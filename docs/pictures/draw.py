@@ -19,9 +19,9 @@ from agpo_core import (
     ProbeStats,
     RunningStat,
     StepSignals,
-    StepSize,
     decide_clip,
     decide_temperature,
+    initial_step_size,
     next_step_size,
 )
 
@@ -178,15 +178,15 @@ def controllers_png(path: Path) -> None:
     _bounds(axes[1], config.clip.min, config.clip.max)
     axes[1].set(title="clip ratio", xlabel="one signal, the others at their running means", ylabel="eps")
 
-    for rate, name in ((1.0, "right"), (10.0, "10 times too high"), (100.0, "100 times too high")):
-        size, scales = StepSize(config.step_size.start), []
-        for _ in range(40):
+    for configured, style in ((1e-6, "-"), (1e-4, "--"), (1e-1, ":")):
+        size, scales = initial_step_size(config.step_size, configured), []
+        for _ in range(12):
             scales.append(size.scale)
-            # The drift of a small step grows with its square; at rate 1 the whole learning rate gives the target.
-            drift = config.step_size.drift_target * (rate * size.scale) ** 2
+            # The drift of a small step grows with its square; here a rate of 1e-4 gives the target.
+            drift = config.step_size.drift_target * (configured * size.scale / 1e-4) ** 2
             size = next_step_size(0.5 * drift, 0.5, size, config.step_size)
-        axes[2].plot(scales, label=f"learning rate {name}")
-    axes[2].set(title="step size", xlabel="step", ylabel="factor on the learning rate", yscale="log")
+        axes[2].plot(scales, style, label=f"configured rate {configured:g}")
+    axes[2].set(title="step size (a rate of 1e-4 meets the target)", xlabel="step", ylabel="scale", yscale="log")
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)

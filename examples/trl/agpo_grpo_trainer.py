@@ -14,7 +14,7 @@ Generation, rewards, advantages and loss are TRL's own methods; no code is copie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from agpo_core import AGPOConfig, ControllerState, OtherSettings
+from examples.trl.averaging import AveragedWeights, check_average
 from examples.trl.checks import check_head, check_settings, controller_of
 from examples.trl.row_temperature import RowTemperature
 from examples.trl.step import GroupStep, decision_rows, drop_decisions, merged, write_decisions
@@ -36,6 +37,7 @@ SEAMS = {
     "_get_per_token_logps_and_entropies": ["model", "input_ids", "attention_mask", "logits_to_keep"],  # the first four
     "_compute_loss": ["model", "inputs"],
     "training_step": ["model", "inputs", "num_items_in_batch"],
+    "evaluate": ["eval_dataset", "ignore_keys", "metric_key_prefix"],
     "_save_checkpoint": ["model", "trial"],
     "_load_optimizer_and_scheduler": ["checkpoint"],
 }
@@ -88,8 +90,12 @@ class AGPOGRPOTrainer(GRPOTrainer):
         self.agpo = AGPOConfig() if agpo is None else agpo
         if self.agpo.active:
             check_settings(self.agpo, args, reward_funcs, outcome, kwargs)
+        check_average(self.agpo.average, args)
         super().__init__(model, reward_funcs, args, **kwargs)
         self.method = controller_of(self.agpo, args)
+        self.averaged = AveragedWeights(self.agpo.average, self.model) if self.agpo.average.enabled else None
+        if self.averaged is not None:
+            self.add_callback(self.averaged)
         self._vote_key, self._on_config_change, self._log_to_file = vote_key, on_config_change, decisions_file
         self._open: GroupStep | None = None  # the generation batch that is being sampled or trained on
         self._scale = 1.0  # the step size of the batch that is trained on
@@ -204,6 +210,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
             loss = super()._compute_loss(model, inputs)
         if "old_per_token_logps" in inputs and self._open is not None:
             assert self._scored is not None, "TRL's loss computes log-probs"
+            self._open.informative |= bool((inputs["advantages"] != 0).any())
             self._open.add_drift(inputs["old_per_token_logps"], self._scored[0], inputs["completion_mask"])
         return loss
 
@@ -226,19 +233,29 @@ class AGPOGRPOTrainer(GRPOTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._open is not None and self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
             step, self._open = self._open, None
-            self.method.update(step.measure(self.agpo), step.signals())
+            rate = self.args.learning_rate
+            schedule = self.lr_scheduler.get_last_lr()[0] / rate if rate else 1.0
+            self.method.update(step.measure(self.agpo), step.signals(schedule))
         return loss
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with nullcontext() if self.averaged is None else self.averaged.while_evaluating():
+            return super().evaluate(*args, **kwargs)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Before TRL's own files, so that a checkpoint that is complete has its state.
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.agpo.adaptive and self.args.should_save:
-            # Before TRL's own files, so that a checkpoint that is complete has its state.
-            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             self.method.save(folder / STATE_FILE)
+        if self.averaged is not None and self.args.should_save:
+            self.averaged.save(folder, self.processing_class)
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.averaged is not None:
+            self.averaged.load(Path(checkpoint))
         if checkpoint is None or not self.agpo.adaptive or self._on_config_change == "reset":
             return
         path = Path(checkpoint) / STATE_FILE
@@ -260,5 +277,6 @@ class AGPOGRPOTrainer(GRPOTrainer):
             metrics[f"agpo/{name}/max"].append(max(values))
         if self.agpo.step_size.enabled:
             metrics["agpo/step_size/scale"].append(self._scale)
+            metrics["agpo/step_size/lr"].append(self._scale * self.lr_scheduler.get_last_lr()[0])
         if self._log_to_file:
             write_decisions(Path(self.args.output_dir) / DECISIONS_FILE, rows)

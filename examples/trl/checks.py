@@ -20,6 +20,7 @@ def controller_of(agpo: AGPOConfig, args: Any) -> Controller:
         clip_low=args.epsilon,
         clip_high=args.epsilon if args.epsilon_high is None else args.epsilon_high,
         group_size=args.num_generations,
+        lr=args.learning_rate,
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ class GroupStep:
         self.temperature: TemperatureDecision | None = None
         self._completions: list[Any] = []
         self._entropy: Tensor | None = None  # [P, 2]: sum over tokens, tokens
+        self.informative = False  # whether any response has an advantage
         self._drift = torch.zeros(3, dtype=torch.float64)  # sums of k1 and of k3 over tokens, tokens
 
     def take_probe(self, rewards: Tensor, completions: list[Any]) -> None:
@@ -87,20 +89,17 @@ class GroupStep:
         k3, _ = _sums(torch.expm1(-k1) + k1, mask_BT)
         self._drift += torch.stack([total.sum(), k3.sum(), tokens.sum()])
 
-    def signals(self) -> StepSignals:
+    def signals(self, schedule: float = 1.0) -> StepSignals:
         """Policy entropy and step KL so far; None where TRL computed no old log-probs."""
         k1, k3, tokens = self._drift.tolist()
         step_kl, step_kl_k3 = (k1 / tokens, k3 / tokens) if tokens else (None, None)
+        known = StepSignals(step_kl=step_kl, step_kl_k3=step_kl_k3, schedule=schedule, informative=self.informative)
         if self._entropy is None:
-            return StepSignals(step_kl=step_kl, step_kl_k3=step_kl_k3)
+            return known
         total, count = self._entropy.sum(dim=0).tolist()
         of_prompts = self._entropy[:, 0] / self._entropy[:, 1]
-        return StepSignals(
-            policy_entropy=total / count if count else None,
-            step_kl=step_kl,
-            step_kl_k3=step_kl_k3,
-            policy_entropy_P=of_prompts,
-        )
+        mean = total / count if count else None
+        return dataclasses.replace(known, policy_entropy=mean, policy_entropy_P=of_prompts)
 
 
 def _sums(values_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:

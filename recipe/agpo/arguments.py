@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of numbers and files on the command line."""
+"""Types of numbers and files on the command line, and the variable that asks for a dry run."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 from recipe.agpo.files import FileError, check_regular
 
 MOST = 2**63 - 1
+DRY_RUN = "AGPO_DRY_RUN"
+
+
+def dry_run() -> bool:
+    """Whether a command must print the configuration of its run and start nothing; set by ``agpo plan``."""
+    return os.environ.get(DRY_RUN, "") not in ("", "0")
 
 
 def whole(text: str) -> int:
@@ -48,6 +55,14 @@ def finite(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{shown(text)} is not a number") from None
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{shown(text)} is not a finite number")
+    return value
+
+
+def above_0(text: str) -> float:
+    """A finite number above 0."""
+    value = finite(text)
+    if value <= 0.0:
+        raise argparse.ArgumentTypeError(f"{shown(text)} must be above 0")
     return value
 
 

@@ -6,8 +6,10 @@ verl                                 what AGPO does there, once verl imports the
 ===================================  ============================================================================
 ``trainer.ppo.core_algos``           registers the estimator and the policy loss ``agpo``
 ``trainer.ppo.v1.get_trainer_cls``   adds the ledger, and the controllers if ``algorithm.adv_estimator=agpo``
-``utils.config.validate_config``     runs our checks first, before Ray starts
+``utils.config.validate_config``     runs our checks first, before Ray starts; then writes ``run.json``
+``utils.tracking.Tracking``          trackers continue their runs, see ``training.tracker_runs``
 ``workers.engine.base``              see ``verl_api.updates``
+``workers.engine_workers``           see ``verl_api.actor_weights``
 ``bucketed_weight_transfer``         see ``verl_api.sockets``
 ===================================  ============================================================================
 
@@ -17,14 +19,17 @@ first use.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from recipe.agpo.rollout import LEDGER_MANAGER, MANAGER
-from recipe.agpo.verl_api import sockets, updates
+from recipe.agpo.verl_api import actor_weights, sockets, updates
 from recipe.agpo.verl_api.import_hooks import on_import
 from recipe.agpo.verl_api.patching import wrap
+
+TRACKING = ("self", "project_name", "experiment_name", "default_backend", "config")
 
 
 def install() -> None:
@@ -32,7 +37,9 @@ def install() -> None:
     on_import("verl.trainer.ppo.core_algos", _register_algorithms)
     on_import("verl.trainer.ppo.v1", _select_trainer)
     on_import("verl.utils.config", _add_checks)
+    on_import("verl.utils.tracking", _continue_tracker_runs)
     on_import(updates.MODULE, updates.around_updates)
+    on_import(actor_weights.MODULE, actor_weights.add_call)
     on_import(sockets.MODULE, sockets.separate_sockets)
 
 
@@ -65,7 +72,7 @@ def _trainer(base: type, config: Any) -> type:
     """The trainer class of this run; names the rollout that goes with it in the config."""
     from omegaconf import open_dict
 
-    from recipe.agpo.settings import is_agpo, keeps_ledger
+    from recipe.agpo.settings import agpo_config, is_agpo, keeps_ledger
 
     if not keeps_ledger(config):
         return base
@@ -75,6 +82,10 @@ def _trainer(base: type, config: Any) -> type:
             agent.agent_loop_manager_class = MANAGER
         elif agent.get("agent_loop_manager_class") is None:
             agent.agent_loop_manager_class = LEDGER_MANAGER
+    if agpo_config(config).average.enabled:
+        from recipe.agpo.training.average import average_trainer
+
+        base = average_trainer(base)
     if is_agpo(config):
         from recipe.agpo.training.trainer import agpo_trainer
 
@@ -84,15 +95,44 @@ def _trainer(base: type, config: Any) -> type:
     return ledger_trainer(base)
 
 
+def _continue_tracker_runs(tracking: ModuleType) -> None:
+    wrap(tracking, "Tracking.__init__", TRACKING, _with_continued_runs)
+
+
+def _with_continued_runs(original: Callable[..., None]) -> Callable[..., None]:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        from recipe.agpo.training.tracker_runs import continues_runs
+
+        continues_runs(original)(self, *args, **kwargs)
+
+    return init
+
+
 def _add_checks(utils_config: ModuleType) -> None:
     wrap(utils_config, "validate_config", ("config", "use_reference_policy", "use_critic"), _with_our_checks)
 
 
 def _with_our_checks(original: Callable[..., None]) -> Callable[..., None]:
     def validate_config(config: Any, *args: Any, **kwargs: Any) -> None:
-        from recipe.agpo.preflight import before_ray
+        from recipe.agpo.preflight import ConfigProblem, before_ray, verls_own
+        from recipe.agpo.preflight.launch import record_launch
 
-        before_ray(config)
-        original(config, *args, **kwargs)
+        try:
+            before_ray(config)
+            with verls_own(config):
+                original(config, *args, **kwargs)
+        except ConfigProblem as problem:
+            if _in_a_worker():
+                raise  # Ray carries it to the driver
+            # Hydra prints a traceback for every exception, and lets this one pass.
+            print(f"\n{problem}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
+        record_launch(config)
 
     return validate_config
+
+
+def _in_a_worker() -> bool:
+    """Whether this process is Ray's: some of verl's trainers validate there."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()

@@ -22,8 +22,11 @@ class RunConfig(AGPOConfig):
     """The method's settings, and those of its run in verl."""
 
     not_deciding: ClassVar[tuple[str, ...]] = (
+        *AGPOConfig.not_deciding,
         "reward_timeout_s",
         "decisions_file",
+        "dump_steps",
+        "dump_responses",
         "on_config_change",
         "token_budget",
         "lr_schedule",
@@ -48,6 +51,15 @@ class RunConfig(AGPOConfig):
         "steps / total steps, so that runs with the same budget follow the same schedule.",
     )
     decisions_file: bool = option(True, "Write a file with the decisions on each prompt.")
+    dump_steps: int | None = option(
+        None,
+        "Newest steps whose files are kept in trainer.rollout_data_dir and trainer.validation_data_dir; older ones are "
+        "deleted. auto: every step's, as in verl.",
+        ge=1,
+    )
+    dump_responses: int | None = option(
+        None, "Responses in each of these files, whole groups first. auto: every response, as in verl.", ge=1
+    )
     on_config_change: Literal["refuse", "keep", "reset"] = option(
         "refuse",
         "What to do on resuming from a checkpoint of other settings: refuse, keep its controller state, or reset the "
@@ -78,6 +90,10 @@ def agpo_config(config: DictConfig) -> RunConfig:
     from omegaconf import OmegaConf
 
     node = OmegaConf.select(config, "algorithm.agpo")
+    if node is not None and not OmegaConf.is_dict(node):
+        raise ValueError(
+            f"{KEY_PREFIX}={node}: this is a section; set its keys one by one, for example {KEY_PREFIX}.preset=agpo"
+        )
     values: dict[str, Any] = {} if node is None else OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
     return RunConfig.from_dict(values, prefix=KEY_PREFIX)
 

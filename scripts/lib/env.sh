@@ -132,15 +132,17 @@ agpo_install() {
 
 # Packages that only some tests need, and that training must not import, are in separate folders. Without them those
 # tests are skipped with a message.
-# Sets AGPO_BROWSER_PYTHON, AGPO_TRL, AGPO_MEGATRON and AGPO_CORE_PYTHON.
+# Sets AGPO_BROWSER_PYTHON, AGPO_TRL, AGPO_MEGATRON, AGPO_CORE_PYTHON and AGPO_DOCS_PYTHON.
 agpo_test_env() {
     local browser="$AGPO_VENV/browser" trl="$AGPO_VENV/trl" megatron="$AGPO_VENV/megatron" core="$AGPO_VENV/core"
+    local docs="$AGPO_VENV/docs"
     if [ -z "${AGPO_BROWSER_PYTHON:-}" ] && agpo_extra "$browser" browser.txt; then
         export AGPO_BROWSER_PYTHON="$browser/bin/python"
     fi
     if agpo_extra "$trl" trl.txt --target "$trl"; then export AGPO_TRL="$trl"; fi
     if agpo_extra "$megatron" megatron.txt --target "$megatron"; then export AGPO_MEGATRON="$megatron"; fi
     if agpo_extra "$core" core.txt; then export AGPO_CORE_PYTHON="$core/bin/python"; fi
+    if agpo_extra "$docs" docs.txt; then export AGPO_DOCS_PYTHON="$docs/bin/python"; fi
 }
 
 # agpo_extra FOLDER LOCK [--target FOLDER]: requirements/LOCK in a separate environment, or next to ours; created once.

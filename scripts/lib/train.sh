@@ -13,7 +13,7 @@
 #   BACKEND           fsdp2 or megatron                                             (fsdp2)
 #   LORA_RANK         train a LoRA of this rank instead of all weights              (0)
 #   TOKEN_BUDGET      end at this number of generated tokens, for any method          (none)
-#   LOGGERS           e.g. console,file,wandb                                       (console,file)
+#   LOGGERS           wandb, trackio, tensorboard, ...: docs/launch.md              (console,file)
 #   CPU               1: a rehearsal without a GPU: two steps of a tiny model on generated sums, in the same configs
 #                     and code; installs what it needs                              (0)
 #   AGPO_PYTHON       the Python with verl's GPU stack                              (python3)
@@ -36,7 +36,7 @@ main() {
         MODEL_PATH="${MODEL_PATH:-$out/rehearsal/model}"
         GPUS="${GPUS:-1}"
         export AGPO_CPU=1
-        if [ "${AGPO_DRY_RUN:-0}" != 1 ]; then
+        if [ "${AGPO_DRY_RUN:-0}" = 0 ]; then
             source scripts/lib/env.sh
             python="$PY"
             "$python" -m recipe.agpo.quickstart.rehearsal --model "$MODEL_PATH" --data "$data"
@@ -79,9 +79,13 @@ main() {
         validation="${validation:- $train}"
     fi
 
+    # Megatron's critic has a section of another name.
+    local group="$method"
+    if [ "$method-${BACKEND:-fsdp2}" = ppo-megatron ]; then group=ppo_megatron; fi
+
     arguments=(
         --config-name "$model"
-        "method=$method"
+        "method=$group"
         "data.train_files=$(files train $train)"
         "data.val_files=$(files test $validation)"
         "trainer.default_local_dir=$(quoted "$out/checkpoints")"
@@ -126,15 +130,18 @@ main() {
         *) echo "BACKEND=$BACKEND: known are fsdp2 and megatron." >&2; exit 2 ;;
     esac
 
-    if [ "${AGPO_DRY_RUN:-0}" = 1 ]; then
+    if [ "${AGPO_DRY_RUN:-0}" != 0 ]; then
         printf '%s\n' "${arguments[@]}" "$@"
         exit 0
     fi
     mkdir -p "$out"
+    # Each tracker's own files lie in the run's folder, and the same OUT continues them.
+    export TENSORBOARD_DIR="${TENSORBOARD_DIR:-$out/tensorboard}" WANDB_DIR="${WANDB_DIR:-$out}"
     export VERL_FILE_LOGGER_PATH="${VERL_FILE_LOGGER_PATH:-$out/metrics.$(date +%Y%m%d-%H%M%S).jsonl}"
     "$python" -m recipe.agpo.cli doctor --ranks "$((${GPUS:-8} * ${NODES:-1}))" --folder "$out"
     "$python" -m recipe.agpo.cli plan --strict --gpu-gb "${GPU_MEMORY_GB:-80}" "${arguments[@]}" "$@"
-    exec "$python" -m recipe.agpo.main "${arguments[@]}" "$@" 2>&1 | tee -a "$out/train.log"
+    # tee -i: Ctrl-C ends the training, and its last lines are written.
+    exec "$python" -m recipe.agpo.main "${arguments[@]}" "$@" 2>&1 | tee -a -i "$out/train.log"
 }
 
 main "$@"; exit

@@ -92,7 +92,11 @@ TRAINER_METHODS = {
     "_update_critic": ["self", "batch", "metrics"],
     "_step_once": ["self", "metrics", "timing_raw", "sample_batch_size"],
     "step": ["self", "metrics", "timing_raw"],
+    "_log_rollout_data": ["self", "batch", "timing_raw", "rollout_data_dir"],
+    "_dump_generations": ["self", "inputs", "outputs", "gts", "scores", "reward_extra_infos_dict", "dump_path"],
     "on_init_end": ["self"],
+    "on_validate_begin": ["self"],
+    "on_validate_end": ["self"],
     "fit": ["self", "agent_loop_manager"],
 }
 
@@ -376,42 +380,86 @@ def test_the_schedule_lands_where_the_trainer_says(counter: str) -> None:
         assert getattr(engine.lr_scheduler, counter) == then
 
 
+class StepSizeEngine:
+    """The parts of verl's engines around one update; says at which rates the optimiser stepped."""
+
+    def __new__(cls, fails: bool = False) -> Any:
+        from verl.workers.engine.base import BaseEngine
+
+        class Engine(BaseEngine):
+            def __init__(self) -> None:
+                self.optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}, {"lr": 0.25}])
+                self.stepped: list[list[float]] = []
+
+            def forward_backward_batch(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+                return {"metrics": {}}
+
+            def optimizer_zero_grad(self) -> None: ...
+
+            def optimizer_step(self) -> float:
+                if fails:
+                    raise RuntimeError("no step")
+                self.stepped.append([group["lr"] for group in self.optimizer.param_groups])
+                return 1.0
+
+            def is_mp_src_rank_with_outputs(self) -> bool:
+                return True
+
+        return Engine()
+
+
+class StepSizeLoss:
+    """What the step size asks of our loss."""
+
+    metric_prefix = "own/"
+
+    def __init__(self, stops: bool = False) -> None:
+        self.answer, self.asked = stops, []
+
+    def stops(self, engine: Any, entropy: float | None, schedule: float) -> bool:
+        self.asked.append((entropy, schedule))
+        return self.answer
+
+    def after_update(self, engine: Any, data: Any) -> dict[str, float]:
+        assert engine.optimizer.param_groups[0]["lr"] == 0.5, "the rate is the schedule's again"
+        return {"after_tokens": 7.0}
+
+
+def step_size_data(**values: float) -> Any:
+    import tensordict
+
+    data = tensordict.TensorDict({}, batch_size=[])
+    for key, value in values.items():
+        data.set_non_tensor(key, value)
+    return data
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_step_size_scales_one_update_and_nothing_else(fails: bool) -> None:
-    import tensordict
-    from verl.workers.engine.base import BaseEngine
-
     from recipe.agpo.verl_api.updates import LR_SCALE
 
-    stepped: list[list[float]] = []
-
-    class Engine(BaseEngine):
-        def __init__(self) -> None:
-            self.optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}, {"lr": 0.25}])
-
-        def forward_backward_batch(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-            return {"metrics": {}}
-
-        def optimizer_zero_grad(self) -> None: ...
-
-        def optimizer_step(self) -> float:
-            if fails:
-                raise RuntimeError("no step")
-            stepped.append([group["lr"] for group in self.optimizer.param_groups])
-            return 1.0
-
-        def is_mp_src_rank_with_outputs(self) -> bool:
-            return True
-
-    engine = Engine()
-    for scale in (None, 0.1):
-        data = tensordict.TensorDict({}, batch_size=[])
-        if scale is not None:
-            data.set_non_tensor(LR_SCALE, scale)
+    engine = StepSizeEngine(fails)
+    for values in ({}, {LR_SCALE: 0.1}):
         with pytest.raises(RuntimeError) if fails else nullcontext():
-            engine.train_batch(data, None)
+            engine.train_batch(step_size_data(**values), StepSizeLoss())
         assert engine.optimizer.param_groups == [{"lr": 0.5}, {"lr": 0.25}]
-    assert fails or stepped == [[0.5, 0.25], [pytest.approx(0.05), pytest.approx(0.025)]]
+        assert "optimizer_step" not in vars(engine)
+    assert fails or engine.stepped == [[0.5, 0.25], [pytest.approx(0.05), pytest.approx(0.025)]]
+
+
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize("only", [0.0, 1.0])
+def test_an_update_is_left_out_and_what_it_did_is_reported(stops: bool, only: float) -> None:
+    from recipe.agpo.verl_api.updates import ENTROPY, LR, LR_SCALE, ONE_UPDATE
+
+    engine, loss = StepSizeEngine(), StepSizeLoss(stops)
+    values = {LR_SCALE: 0.1, LR: 2.0, ENTROPY: 0.3, ONE_UPDATE: only}
+    metrics = engine.train_batch(step_size_data(**values), loss)["metrics"]
+    assert loss.asked == [(0.3, 0.25)], "the schedule is at a quarter"
+    assert engine.stepped == [[0.0, 0.0] if stops else [pytest.approx(0.05), pytest.approx(0.025)]]
+    sums = {key.removeprefix("own/"): metric.aggregate() for key, metric in metrics.items() if key != "grad_norm"}
+    expected = {"lr_sum": 0.5, "stopped": float(stops), "updates": 1.0}
+    assert sums == expected | ({"after_tokens": 7.0} if only else {})
 
 
 def test_the_groups_that_are_scaled_are_those_that_fsdp_steps_with() -> None:
@@ -454,3 +502,162 @@ def test_two_runs_on_one_machine_do_not_share_a_socket(monkeypatch: pytest.Monke
         assert ends[0].zmq_handle == ends[1].zmq_handle
         seen.append(ends[0].zmq_handle)
     assert len(set(seen)) == 3 and seen[2] == handle, "processes of a cluster that was there before carry no id"
+
+
+# ---- average of the weights ----------------------------------------------------------------------------
+
+
+def test_the_actors_worker_takes_calls_on_every_rank() -> None:
+    from verl.single_controller.base.decorator import MAGIC_ATTR, Dispatch
+    from verl.trainer.ppo.v1 import trainer_base
+    from verl.workers.engine_workers import ActorRolloutRefWorker
+
+    from recipe.agpo.verl_api import actor_weights
+
+    call = getattr(ActorRolloutRefWorker, actor_weights.CALL)
+    assert getattr(call, MAGIC_ATTR)["dispatch_mode"] == Dispatch.ONE_TO_ALL, MEND
+    assert getattr(call, MAGIC_ATTR)["blocking"] is True, MEND
+    worker = SimpleNamespace(actor=SimpleNamespace(engine="the engine"))
+    assert call(worker, lambda engine, more: (engine, more), 1) == ("the engine", 1)
+    assert "self.actor = self.actor_worker_cls(" in source(ActorRolloutRefWorker.init_model), MEND
+    assert trainer_base.ActorRolloutRefWorker is ActorRolloutRefWorker, MEND
+
+
+def test_every_update_is_followed_by_what_the_engine_has_for_it() -> None:
+    import tensordict
+    from verl.workers.engine.base import BaseEngine
+
+    from recipe.agpo.verl_api.updates import AFTER_UPDATE
+
+    order: list[str] = []
+
+    class Engine(BaseEngine):
+        def forward_backward_batch(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            return {"metrics": {}}
+
+        def optimizer_zero_grad(self) -> None: ...
+
+        def optimizer_step(self) -> float:
+            order.append("step")
+            return 1.0
+
+        def is_mp_src_rank_with_outputs(self) -> bool:
+            return True
+
+    engine = Engine()
+    engine.train_batch(tensordict.TensorDict({}, batch_size=[]), None)
+    setattr(engine, AFTER_UPDATE, lambda: order.append("after"))
+    engine.train_batch(tensordict.TensorDict({}, batch_size=[]), None)
+    assert order == ["step", "step", "after"]
+
+
+def test_where_validation_stands_between_two_transfers_of_weights() -> None:
+    from verl.checkpoint_engine import CheckpointEngineManager
+    from verl.trainer.ppo.v1 import PPOTrainer
+    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+
+    text = source(PPOTrainer.fit)
+    for begin in (text.index("self.on_validate_begin()"), text.rindex("self.on_validate_begin()")):
+        validate = text.index("self._validate()", begin)
+        assert begin < validate < text.index("self.on_validate_end()", begin), MEND
+    assert text.index("self.on_step_end()") < text.rindex("self.on_validate_begin()"), MEND
+    # Around a reward model in the middle of a validation verl does as we do: to sleep, then new weights.
+    text = source(PPOTrainer._validate)
+    assert text.index("checkpoint_manager.sleep_replicas()") < text.index("checkpoint_manager.update_weights()"), MEND
+    assert "checkpoint_manager.update_weights(self.global_steps)" in source(TRAINER_REGISTRY["sync"].on_step_end), MEND
+    assert parameters(CheckpointEngineManager.sleep_replicas) == ["self"], MEND
+    assert parameters(CheckpointEngineManager.update_weights) == ["self", "global_steps"], MEND
+
+
+def test_how_fsdp_saves_a_model() -> None:
+    from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
+    from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
+
+    found = parameters(FSDPCheckpointManager.__init__)
+    assert {"model", "processing_class", "checkpoint_config", "trust_remote_code"} <= set(found), MEND
+    assert parameters(FSDPEngine.save_checkpoint)[:2] == ["self", "local_path"], MEND
+    text = source(FSDPEngine.save_checkpoint)
+    assert "self.checkpoint_manager.save_checkpoint(" in text and "load_fsdp_model_to_gpu(self.module)" in text, MEND
+    assert "self.checkpoint_manager = FSDPCheckpointManager(" in source(FSDPEngine.initialize), MEND
+    text = source(FSDPCheckpointManager.save_checkpoint)
+    assert 'f"model_world_size_{self.world_size}_rank_{self.rank}.pt"' in text, MEND
+    assert "self.model.state_dict()" in text and '"fsdp_config.json"' in text, MEND
+    for name in ("should_save_model", "should_save_optimizer", "should_save_extra", "should_save_hf_model"):
+        assert f"if self.{name}:" in text and isinstance(getattr(BaseCheckpointManager, name), property), MEND
+    text = source(BaseCheckpointManager.__init__)
+    assert 'checkpoint_config.get("save_contents", None)' in text, MEND
+    for name in ("model", "processing_class", "rank", "world_size"):
+        assert f"self.{name} = " in text, MEND
+    # Without a limit no other folder is removed.
+    assert "if not (max_ckpt_to_keep and" in source(BaseCheckpointManager.register_checkpoint), MEND
+
+
+def test_names_that_verl_accepts() -> None:
+    """``verl_api.names`` against verl's registries and its code; ours among the estimators is no name of verl."""
+    import inspect
+
+    import torch
+    from verl.experimental import agent_loop
+    from verl.trainer.ppo import core_algos
+    from verl.utils.tracking import Tracking
+    from verl.workers.rollout import base
+
+    from recipe.agpo.verl_api import names
+
+    assert {str(member.value) for member in core_algos.AdvantageEstimator} == set(names.ESTIMATORS)
+    assert {name for name, mode in base._ROLLOUT_REGISTRY if mode == "async"} == set(names.ROLLOUTS)
+    assert set(names.LOGGERS) == {*Tracking.supported_backend, "tracking"}
+    assert set(names.AGENT_LOOPS) <= set(agent_loop.agent_loop._agent_loop_registry)
+    one = torch.ones(1)
+    for name in names.KL_PENALTIES:
+        for plus in ("", "+"):
+            assert core_algos.kl_penalty(one, one, name + plus).shape == (1,)
+    with pytest.raises(NotImplementedError):
+        core_algos.kl_penalty(one, one, "foo")
+    from verl.workers.config import ActorConfig
+
+    source = inspect.getsource(ActorConfig.__post_init__)
+    assert all(f'"{name}"' in source for name in names.LOSS_AGGREGATIONS)
+
+
+def test_keys_of_the_critic_that_verl_reads() -> None:
+    """Its micro-batches are filled by tokens, by a key that verl's YAML lacks."""
+    import inspect
+
+    from verl.trainer.ppo.v1 import trainer_base
+    from verl.workers.config import CriticConfig, EngineConfig
+
+    from recipe.agpo.preflight.roles import CRITIC_TOKENS
+
+    assert CriticConfig.ppo_infer_max_token_len_per_gpu == CRITIC_TOKENS and EngineConfig.use_dynamic_bsz is True
+    source = inspect.getsource(trainer_base.PPOTrainer._setup)
+    assert "critic_cfg.engine.max_token_len_per_gpu = critic_cfg.ppo_infer_max_token_len_per_gpu" in source
+    assert "critic_cfg.engine.use_dynamic_bsz" not in source
+
+
+def test_what_torchtitan_and_veomni_do_with_a_temperature() -> None:
+    """torchtitan divides all logits by the column as it is; veomni has FSDP's division by a temperature per token."""
+    from pathlib import Path
+
+    import verl
+
+    engines = Path(verl.__file__).parent / "workers" / "engine"
+    titan = (engines / "torchtitan" / "transformer_impl.py").read_text(encoding="utf-8")
+    assert 'temperature = micro_batch["temperature"]' in titan and "logits_rmpad = logits_rmpad / temperature" in titan
+    veomni = (engines / "veomni" / "transformer_impl.py").read_text(encoding="utf-8")
+    assert "class VeOmniEngineWithLMHead(VeOmniEngine, FSDPEngineWithLMHead)" in veomni and "temperature" not in veomni
+
+
+def test_trackers_take_the_id_of_their_run_from_the_environment() -> None:
+    """As ``training.tracker_runs`` expects: verl names no id, and leaves a run of trackio alone that is there."""
+    from verl.utils.tracking import Tracking
+
+    from recipe.agpo.verl_api.patching import is_wrapped
+
+    assert is_wrapped(Tracking.__init__)
+    text = source(inspect.unwrap(Tracking.__init__))
+    calls = {name: text.split(f"{name}.init(")[1].split(")")[0] for name in ("wandb", "swanlab")}
+    assert not any("id=" in call or "resume" in call for call in calls.values()), MEND
+    assert 'os.environ.get("MLFLOW_RUN_ID")' in text, MEND
+    assert "if context_vars.current_run.get() is None:" in text, MEND

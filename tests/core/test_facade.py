@@ -96,7 +96,7 @@ def test_a_saved_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_state_of_other_settings_is_refused_or_kept_within_bounds(tmp_path: Path) -> None:
-    run, path = controller(step_size={"max": 10.0, "start": 8.0}), tmp_path / "state.json"
+    run, path = controller(step_size={"max": 1e5, "start": 8e4}), tmp_path / "state.json"
     run.save(path)
     other = controller(clip={"kl_gain": 0.1})
     before = other.state
@@ -104,18 +104,18 @@ def test_a_state_of_other_settings_is_refused_or_kept_within_bounds(tmp_path: Pa
         other.load(path)
     assert other.state is before
     other.load(path, keep=True)
-    assert other.lr_scale == 1.0 and other.state.uncertainty == run.state.uncertainty
+    assert other.lr_scale == 1e4 and other.state.uncertainty == run.state.uncertainty
 
 
 def test_a_step_size_that_these_settings_cannot_have_led_to_is_refused(tmp_path: Path) -> None:
     run, path = controller(), tmp_path / "state.json"
-    far = dataclasses.replace(run.state, step_size=dataclasses.replace(run.state.step_size, scale=50.0))
+    far = dataclasses.replace(run.state, step_size=dataclasses.replace(run.state.step_size, scale=5e4))
     save_state(path, far, run.config.fingerprint())
     for keep in (False, True):
-        with pytest.raises(StateError, match=r"step_size.scale=50.0: must be within \[0.001, 1.0\]"):
+        with pytest.raises(StateError, match=r"step_size.scale=50000.0: must be within \[1e-06, 10000.0\]"):
             run.load(path, keep=keep)
 
 
 def test_its_messages_carry_the_prefix() -> None:
-    with pytest.raises(ValueError, match=r"set trainer\.agpo\.clip\.min=0\.01"):
-        Controller(AGPOConfig(), temperature=1.0, clip_low=0.01, clip_high=0.2, group_size=8, prefix="trainer.agpo")
+    with pytest.raises(ValueError, match=r"set trainer\.agpo\.temperature\.max=5"):
+        Controller(AGPOConfig(), temperature=5.0, clip_low=0.2, clip_high=0.2, group_size=8, prefix="trainer.agpo")

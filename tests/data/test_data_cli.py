@@ -9,7 +9,7 @@ import pytest
 from recipe.agpo.cli import main
 from recipe.agpo.data.show import shown
 from tests.data.samples import gsm8k, write_jsonl
-from tests.data.test_prepare import ChatTokenizer
+from tests.standins import tokenizers as standins
 
 
 def test_prepare_check_mix_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,9 +36,26 @@ def test_show_applies_the_chat_template(tmp_path: Path, capsys: pytest.CaptureFi
     source = ["--from", str(tmp_path / "train.jsonl"), "--custom"]
     assert main(["data", "prepare", "gsm8k", *source, "--out", str(tmp_path)]) == 0
     path = tmp_path / "gsm8k" / "train.parquet"
-    text = shown(path, 3, ChatTokenizer())
-    assert "<user> How many?" in text and "<assistant>" in text and "tokens " in text and "gold   3" in text
-    assert "<user>\nHow many?" in shown(path) and "tokens" not in shown(path)
+    for tokenizer, begin, first in (
+        (standins.gemma2(), "<bos><start_of_turn>user\nHow many?", "the first is '<bos>' (id 2, its BOS)"),
+        (standins.gemma2(None), "<bos>How many?", "the first is '<bos>' (id 2, its BOS)"),
+        (standins.qwen(), "<|im_start|>user\nHow many?", "the first is '<|im_start|>' (id 1)"),
+    ):
+        text = shown(path, 3, tokenizer)
+        assert begin in text and first in text and "gold   3" in text
+        assert "1 prompts: min " in text and text.rstrip().endswith("1")
+    assert "<user>\nHow many?" in shown(path) and "--tokenizer PATH" in shown(path) and "min" not in shown(path)
+    raising = shown(path, 3, standins.qwen("{{ raise_exception('not so') }}"))
+    assert "raises TemplateError: not so" in raising and "1 prompts cannot be rendered" in raising
+
+
+def test_prepare_takes_a_system_message_and_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = ["--from", str(write_jsonl(tmp_path / "train.jsonl", [gsm8k(1)])), "--custom", "--out", str(tmp_path)]
+    before = ["--system", "Be brief.", "--example", "1 + 1?", "2"]
+    assert main(["data", "prepare", "gsm8k", *source, *before]) == 0
+    capsys.readouterr()
+    assert main(["data", "show", str(tmp_path / "gsm8k" / "train.parquet")]) == 0
+    assert "<system>\nBe brief.\n<user>\n1 + 1?\n<assistant>\n2\n<user>" in capsys.readouterr().out
 
 
 def test_errors_are_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

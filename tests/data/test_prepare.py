@@ -20,6 +20,7 @@ from recipe.agpo.data.sources import Record, Source, split_named
 from recipe.agpo.data.templates import TEMPLATES, without_instruction
 from recipe.agpo.rewards.verdict import Judgement
 from tests.data.samples import IDS, SAMPLES, Sample, gsm8k, prepare_few, write_jsonl
+from tests.standins import tokenizers as standins
 
 CUSTOM = Options(custom=True)
 prepare_module = importlib.import_module("recipe.agpo.data.prepare")
@@ -275,34 +276,33 @@ def test_limit_with_a_seed_draws_rows(tmp_path: Path) -> None:
     assert chosen[0] == chosen[1] == sorted(chosen[0]) and chosen[0] != chosen[2] and len(chosen[0]) == 10
 
 
-class WordTokenizer:
-    """One token a word."""
-
-    chat_template = None
-
-    def encode(self, text: str, add_special_tokens: bool) -> list[str]:
-        assert not add_special_tokens
-        return text.split()
-
-
-class ChatTokenizer(WordTokenizer):
-    chat_template = "yes"
-
-    def apply_chat_template(self, messages: list[dict[str, str]], **settings: Any) -> str:
-        assert settings == {"add_generation_prompt": True, "tokenize": False}
-        return "<user> " + messages[0]["content"] + " <assistant>"
-
-
-@pytest.mark.parametrize(("tokenizer", "extra"), [(WordTokenizer(), 0), (ChatTokenizer(), 2)])
+@pytest.mark.parametrize(
+    ("tokenizer", "extra"),
+    [
+        # With a template: its text. Without one: BOS if the model has one, and a line for each message.
+        (standins.qwen(), len("<>user\n<>\n<>assistant\n") - 3),
+        (standins.gemma2(), len("<><>user\n<>\n<>model\n") - 4),
+        (standins.qwen(None), len("\n")),
+        (standins.gemma2(None), len("<>\n") - 1),
+    ],
+)
 def test_prompts_that_are_too_long(tokenizer: Any, extra: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare_module, "load_tokenizer", lambda name: tokenizer)
-    words = len(TEMPLATES["boxed-1"].instruction.split()) + extra
+    tokens = len("\n\n" + TEMPLATES["boxed-1"].instruction) + extra
     source = write_jsonl(tmp_path / "train.jsonl", [gsm8k(1, "one two three"), gsm8k(2, "one two three four")])
-    options = Options(max_prompt_tokens=words + 3, tokenizer="/somewhere/tiny")
+    options = Options(max_prompt_tokens=tokens + len("one two three"), tokenizer="/somewhere/tiny")
     (manifest,) = prepare_few("gsm8k", str(source), tmp_path, options=options)
     assert manifest["rows"] == 1 and manifest["counts"]["skipped"]["too_long"] == 1
-    assert manifest["skipped"][0]["detail"] == f"{words + 4} tokens, at most {words + 3}"
+    long = len("one two three four")
+    assert manifest["skipped"][0]["detail"] == f"{tokens + long} tokens, at most {options.max_prompt_tokens}"
     assert manifest["options"]["tokenizer"] == "tiny"  # no path of this machine
+
+
+def test_a_template_that_raises_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare_module, "load_tokenizer", lambda name: standins.qwen("{{ raise_exception('no') }}"))
+    source = write_jsonl(tmp_path / "train.jsonl", [gsm8k(1)])
+    with pytest.raises(DataError, match="chat template raises TemplateError: no"):
+        prepare_few("gsm8k", str(source), tmp_path, options=Options(max_prompt_tokens=9, tokenizer="tiny"))
 
 
 def test_options_are_checked() -> None:
@@ -320,6 +320,25 @@ def test_template_can_be_chosen(tmp_path: Path) -> None:
         prepare_few("gsm8k", str(source), tmp_path, options=Options(template="boxed-9"))
     with pytest.raises(DataError, match="options"):
         prepare_few("gsm8k", str(source), tmp_path, options=Options(template="letter-1"))
+
+
+def test_a_system_message_and_solved_examples_stand_before_every_question(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "train.jsonl", [gsm8k(1), gsm8k(2), gsm8k(1)])
+    options = Options(template="question-1", system="", examples=(("1 + 1?", "2"), ("2 + 3?", "5")))
+    (manifest,) = prepare_few("gsm8k", str(source), tmp_path, options=options)
+    assert manifest["counts"]["written"] == 2 and manifest["counts"]["skipped"]["duplicate"] == 1
+    before = [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "2 + 3?"},
+        {"role": "assistant", "content": "5"},
+    ]
+    assert manifest["before"] == before
+    for index, row in enumerate(rows_of(tmp_path / "gsm8k", "train"), start=1):
+        # The template adds nothing, and an empty instruction is not taken off the end of every prompt.
+        assert row["prompt"] == [*before, {"role": "user", "content": gsm8k(index)["question"].strip()}]
+        assert without_instruction(row["prompt"][-1]["content"]) == row["prompt"][-1]["content"]
 
 
 def test_rows_that_overlap_an_evaluation_set_are_left_out(tmp_path: Path) -> None:

@@ -22,11 +22,11 @@ ROOMS = (
     ("plan",),
     ("rollout", "training"),
     ("cpu",),
-    ("data",),
+    ("data", "models"),
     ("rewards",),
     ("verl_api",),
-    ("arguments",),
-    ("settings", "columns", "processes", "files"),
+    ("arguments", "run_folder"),
+    ("settings", "columns", "processes", "files", "prompts", "palette"),
     ("agpo_core",),
 )
 LINE = {room: i for i, line in enumerate(ROOMS) for room in line}

@@ -13,7 +13,7 @@ import pytest
 from recipe.agpo.cli import main
 from recipe.agpo.evaluate import generate
 from tests.evaluate.standin import Model
-from tests.evaluate.test_checkpoint import hf
+from tests.evaluate.test_checkpoint import averaged, hf
 from tests.evaluate.test_data import row, write
 
 
@@ -44,6 +44,19 @@ def standin(monkeypatch):
 def call(inputs, *extra, **changed):
     given = {name: str(changed.get(name, value)) for name, value in vars(inputs).items()}
     return main(["eval", "--model", given["model"], "--data", given["data"], "--out", given["out"], *extra])
+
+
+def test_an_average_is_named_on_the_screen_and_in_the_result(inputs, standin, capsys, tmp_path):
+    inputs.model = tmp_path / "actor"
+    hf(inputs.model / "huggingface")
+    averaged(inputs.model)
+    words = "average of the weights over 8 updates"
+    assert call(inputs) == 0
+    assert f"actor/average/huggingface ({words})" in capsys.readouterr().out
+    assert words in json.loads((inputs.out / "eval.json").read_text())["model"]
+    assert call(inputs, "--weights", "raw") == 1, "other weights, other evaluation"
+    assert call(inputs, "--weights", "raw", out=tmp_path / "raw") == 0
+    assert f"actor/huggingface (raw weights, not its {words})" in capsys.readouterr().out
 
 
 def test_the_whole_way(inputs, standin, capsys, tmp_path):
@@ -77,6 +90,11 @@ def test_the_whole_way(inputs, standin, capsys, tmp_path):
         (["--limit", "0"], {}, "limit must be at least 1"),
         (["--chunk", "0"], {}, "--chunk must be at least 1"),
         (["--template", "chat"], {}, ""),
+        (["--chat-template", "no.jinja"], {}, "neither a file nor a template"),
+        (["--chat-template", "{{ messages }}", "--template", "plain"], {}, "exclude each other"),
+        (["--chat-template-kwargs", "["], {}, "--chat-template-kwargs: "),
+        (["--chat-template-kwargs", "[1]"], {}, "must be a JSON object"),
+        (["--chat-template-kwargs", '{"tokenize": false}'], {}, "tokenize cannot be chosen"),
         (["--reward", "no.such:thing"], {}, "cannot be imported"),
         (["--tensor-parallel-size", "2"], {}, "on the CPU platform it is 1"),
     ],

@@ -14,6 +14,7 @@ from recipe.agpo.evaluate.checkpoint import Checkpoint
 from recipe.agpo.evaluate.errors import EvaluationError
 from recipe.agpo.evaluate.protocols import protocol, request_seed
 from tests.evaluate.standin import problem
+from tests.standins import tokenizers as standins
 
 
 class Tokenizer:
@@ -120,15 +121,41 @@ def test_the_context_is_no_longer_than_needed(vllm, tmp_path):
     assert gpu["tensor_parallel_size"] == 2 and "enforce_eager" not in gpu and gpu["gpu_memory_utilization"] == 0.9
 
 
-def test_plain_prompts_are_the_text_of_the_messages():
-    messages = [{"role": "system", "content": "ab"}, {"role": "user", "content": "cde"}]
-    assert len(generate.encode(Tokenizer(), messages, "plain")) == len("ab\n\ncde")
-    assert len(generate.encode(Tokenizer(), messages, "chat")) == 7
+@pytest.mark.parametrize("build", standins.FAMILIES.values())
+def test_plain_prompts_are_bos_and_a_line_for_each_message(build):
+    tokenizer = build(None)
+    bos = tokenizer.bos_token or ""
+    ids = generate.encode(tokenizer, standins.WITH_SYSTEM, "plain")
+    assert tokenizer.decode(ids) == f"{bos}Be brief.\nWhat is 1+1?\nThink.\n"
 
 
-def test_records_and_back():
-    one = generate.Generated(3, 5, (generate.Response("a", 1, "stop"), generate.Response("", 0, "length")))
-    assert generate.from_record(json.loads(json.dumps(generate.to_record(one)))) == one
+def test_the_template_and_its_arguments_can_be_given():
+    tokenizer = standins.qwen()
+    thinking = generate.encode(tokenizer, standins.USER, "chat", None, {"enable_thinking": False})
+    assert tokenizer.decode(thinking).endswith("<|im_start|>assistant\n<think></think>")
+    given = generate.encode(tokenizer, standins.USER, "chat", "{{ messages[0]['content'] }}")
+    assert tokenizer.decode(given) == "What is 1+1?\nThink."
+
+
+def test_the_header_tells_templates_apart():
+    def identity(**settings):
+        return generate.template_identity(generate.EngineSettings("cpu", "auto", **settings), "own")
+
+    found = [
+        identity(template="plain"),
+        identity(template="chat"),
+        identity(template="chat", chat_template="a"),
+        identity(template="chat", chat_template="b"),
+        identity(template="chat", template_kwargs={"x": 1}),
+        identity(template="chat", chat_template="a", template_kwargs={"x": 1}),
+    ]
+    assert len(set(found)) == len(found) and found[1] == "chat own"
+
+
+def test_a_template_that_refuses_a_prompt_ends_in_one_message(vllm, tmp_path, monkeypatch):
+    monkeypatch.setattr(Tokenizer, "apply_chat_template", lambda *a, **k: 1 / 0)
+    with pytest.raises(EvaluationError, match="row 0 .*ZeroDivisionError.*--chat-template"):
+        make(tmp_path, protocol("greedy"), [problem(0)])
 
 
 @pytest.mark.parametrize(

@@ -241,3 +241,59 @@ def test_no_majority_without_vote_keys():
 def test_nothing_but_prompts_that_are_too_long():
     found = metrics.summarise([], samples=1, pass_at=(1,), maj_at=(1,), too_long=3)
     assert found["accuracy"]["value"] == 0.0 and found["tokens"] == {} and found["truncated"] is None
+
+
+# Computed with scipy 1.17.1: binomtest(right, n).proportion_ci(confidence, "wilson") and binomtest(wins, n).pvalue.
+@pytest.mark.parametrize(
+    ("right", "n", "confidence", "low", "high"),
+    [
+        (0, 10, 0.95, 0.0, 0.27753279986288926),
+        (3, 10, 0.95, 0.10779126740630102, 0.6032218525388546),
+        (10, 10, 0.95, 0.7224672001371109, 1.0),
+        (487, 1319, 0.95, 0.34358999429169257, 0.395607777520233),
+        (12, 30, 0.9, 0.26712616957413493, 0.5494186920508849),
+    ],
+)
+def test_wilson_is_scipys(right, n, confidence, low, high):
+    found = metrics.wilson(right, n, confidence)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "expected"),
+    [(0, 1, 1.0), (3, 9, 0.14599609375), (20, 8, 0.03569813817739487), (60, 40, 0.05688793364098089), (5, 5, 1.0)],
+)
+def test_sign_test_is_scipys(wins, losses, expected):
+    assert metrics.sign_test(wins, losses) == pytest.approx(expected, rel=1e-12)
+
+
+TWO_TASKS = [[0.1, 0.2, 0.3, 0.4, 0.9], [0.5, 0.55, 0.6, 0.7, 0.75]]
+
+
+def test_intervals_over_seeds_are_those_of_scipy_and_rliable():
+    """scipy.stats.bootstrap, method percentile, with 200,000 resamples; rliable's aggregate_iqm with 50,000."""
+    one = metrics.seed_interval(TWO_TASKS[:1])
+    assert (one.value, one.low, one.high) == pytest.approx((0.38, 0.18, 0.66), abs=0.021)
+    both = metrics.seed_interval(TWO_TASKS, "iqm")
+    assert both.value == pytest.approx(0.5083333333333333, abs=1e-12)
+    assert (both.low, both.high) == pytest.approx((0.3833, 0.675), abs=0.021)
+    assert metrics.seed_interval(TWO_TASKS, "iqm") == both, "the same resamples every time"
+
+
+def test_resampling_within_a_task_leaves_out_the_difference_of_the_tasks():
+    """Tasks without noise have no interval, however different they are."""
+    found = metrics.seed_interval([[0.1] * 4, [0.9] * 4])
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("strata", [[[0.1]], [[0.1, 0.2, 0.3]], [[0.1] * 9, [0.2] * 3]])
+def test_fewer_than_four_seeds_have_no_interval(strata):
+    found = metrics.seed_interval(strata)
+    assert found.low is None and found.high is None
+    assert found.value == pytest.approx(sum(map(sum, strata)) / sum(map(len, strata)))
+
+
+@pytest.mark.parametrize(("strata", "statistic"), [([], "mean"), ([[0.1], []], "mean"), ([[0.1]], "median")])
+def test_intervals_over_seeds_refuse(strata, statistic):
+    with pytest.raises(ValueError):
+        metrics.seed_interval(strata, statistic)

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 WRONG = {
-    "benchmarks.core_speed": [["--rounds", "0"], ["--prompts", "-3"], ["--tokens", "x"], ["--threads", "9" * 400]],
+    "benchmarks.core_speed": [
+        ["--rounds", "0"],
+        ["--prompts", "-3"],
+        ["--tokens", "x"],
+        ["--threads", "9" * 400],
+        ["--device", "tpu"],
+    ],
     "benchmarks.sandbox_cost": [["--runs", "0"]],
     "benchmarks.learning_curves": [["--steps", "0"], ["--every", "-1"], ["--seeds", "x"], ["--methods", "x"]],
     "benchmarks.verifier_speed": [["--responses", "0"], ["--workers", "-1"], ["--time-limit", "nan"]],
@@ -22,16 +28,23 @@ WRONG = {
         ["--math-verify", "{none}"],
     ],
     "benchmarks.verifier_forms": [[], ["--golds", "{none}"], ["--labelled", "{folder}"]],
-    "benchmarks.compare.run": [["--jobs", "0"], ["--seeds", "x"], ["--grid", "x"]],
+    "benchmarks.compare.run": [["--jobs", "0"], ["--seeds", "x"], ["--grid", "x"], ["--lrs", "0"]],
     "examples.inprocess_grpo": [
         ["--agpo", "wat"],
         ["--agpo", "clip.wat=1"],
         ["--agpo", "temperature=7"],
+        ["--agpo", "preset=foo"],
+        ["--agpo", "probe.size=99"],
+        ["--aggregation", "foo"],
+        ["--warm", "nan"],
+        ["--warm", "1.5"],
         ["--device", "wat"],
         ["--out", "{none}/x"],
         ["--group", "0"],
         ["--budget", "-1"],
         ["--lr", "nan"],
+        ["--decay", "x"],
+        ["--desired-kl", "0"],
     ],
 }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -132,6 +133,78 @@ def test_the_first_update_is_grpos_gradient(model: Any) -> None:
         torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+class CountedAdam(torch.optim.Adam):
+    """Adam that writes down the rate of every step."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model.parameters(), lr=1.0)
+        self.rates: list[float] = []
+
+    def step(self, closure: Any = None) -> Any:
+        self.rates.append(self.param_groups[0]["lr"])
+        return super().step(closure)
+
+
+def updated(settings: dict[str, Any], loop: LoopConfig, schedule: float = 1.0) -> tuple[Any, Method, Any, Any]:
+    """One step of a fresh model: (what it measured, its method, k3 of each row over the step, the optimiser)."""
+    model = build_model(0, hidden=32, layers=1).eval()
+    method, step = one_step(settings, model, loop)
+    step.advantage_B = torch.linspace(-1.0, 1.0, len(step.advantage_B))
+    method.schedule = schedule
+    optimiser = CountedAdam(model)
+    order = torch.Generator().manual_seed(0)
+    before = log_probs(model, step.rollout, True).detach()
+    measured = method.update(model, optimiser, step, order)
+    change = log_probs(model, step.rollout, True).detach() - before
+    k3_B = (change.exp() - 1.0 - change).double().sum(-1)
+    return measured, method, k3_B, optimiser
+
+
+def test_the_drift_of_the_only_update_is_measured_after_it() -> None:
+    once = dataclasses.replace(SMALL, updates=1, lr=1e-3)
+    measured, _, k3_B, _ = updated({"step_size": {"start": 1.0}}, once)
+    assert measured["kl"] == pytest.approx(0.0, abs=1e-6), "before the update nothing has moved"
+    model = build_model(0, hidden=32, layers=1).eval()
+    tokens_B = one_step({}, model, once)[1].rollout.tokens_B
+    rows = torch.arange(len(k3_B))  # 24 of them: few enough for all
+    expected = float(k3_B[rows].sum() / tokens_B[rows].sum())
+    assert measured["kl_k3"] == pytest.approx(expected, rel=1e-3) and expected > 1e-6
+    off, _, _, _ = updated({"step_size": {"enabled": False}}, once)
+    assert off["kl_k3"] == pytest.approx(0.0, abs=1e-9), "nothing is measured for a step size that is off"
+
+
+def test_updates_stop_when_the_policy_has_drifted_too_far() -> None:
+    loop = dataclasses.replace(SMALL, updates=3, lr=0.1)
+    measured, _, _, optimiser = updated({"step_size": {"start": 1.0, "drift_target": 1e-9}}, loop)
+    assert measured["stopped"] == 1.0 and optimiser.rates == [0.1]
+    calm, _, _, other = updated({"step_size": {"start": 1.0, "drift_target": 1e9}}, loop)
+    assert calm["stopped"] == 0.0 and other.rates == [0.1] * 3
+
+
+def test_the_first_step_is_the_same_at_every_configured_rate_and_a_decay_shortens_it() -> None:
+    low, high = (updated({}, dataclasses.replace(SMALL, lr=lr))[3].rates for lr in (1e-6, 1e-1))
+    assert low == pytest.approx([1e-6] * 2) and high == pytest.approx(low)
+    assert updated({}, dataclasses.replace(SMALL, lr=1e-3), schedule=0.5)[3].rates == pytest.approx([5e-7] * 2)
+
+
+def test_the_rate_of_rsl_rls_rule_follows_the_drift_of_every_update() -> None:
+    loop = dataclasses.replace(SMALL, updates=3, lr=1e-4, desired_kl=1.0)
+    assert updated({"preset": "grpo"}, loop)[3].rates == pytest.approx([1e-4, 1.5e-4, 2.25e-4])
+    tight = dataclasses.replace(loop, desired_kl=1e-12)
+    assert updated({"preset": "grpo"}, tight)[3].rates == pytest.approx([1e-4, 1e-4 / 1.5, 1e-4 / 2.25])
+
+
+def test_linear_decay_reaches_zero_at_the_budget() -> None:
+    records: list[dict[str, Any]] = []
+    loop = dataclasses.replace(SMALL, decay="linear", budget=400, lr=1e-3)
+    train(build_model(0, hidden=32, layers=1), Countdown(), AGPOConfig.from_preset("grpo"), loop, records.append)
+    steps, spent = [record for record in records if record["step"]], 0
+    for record in steps:
+        assert record["lr"] == pytest.approx(1e-3 * (1.0 - spent / 400)), "by the tokens before the step"
+        spent = record["tokens"]
+    assert len(steps) > 3
+
+
 def test_dynamic_sampling_keeps_mixed_groups_and_pays_for_the_others(model: Any) -> None:
     method = Method(AGPOConfig.from_preset("grpo"), SMALL)
     task = Countdown()
@@ -156,6 +229,27 @@ def test_one_seed_one_result(settings: dict[str, Any]) -> None:
     first = run()
     assert first == run()
     assert first[-1]["tokens"] >= 120 and "accuracy" in first[-1] and "gradient_cosine" in first[-1]
+
+
+def test_an_average_of_the_weights_changes_nothing_but_the_accuracy() -> None:
+    def run(average: dict[str, Any]) -> tuple[list[dict[str, Any]], Any]:
+        records: list[dict[str, Any]] = []
+        loop = LoopConfig(
+            prompts=4, group=4, updates=2, budget=120, eval_every=60, eval_problems=8, train_problems=24, lr=3e-2
+        )
+        model = build_model(1, hidden=32, layers=1).eval()
+        last = train(model, Countdown(), AGPOConfig.from_dict({"average": average}), loop, records.append)
+        assert last == records[-1]["accuracy"]
+        return [{k: v for k, v in r.items() if k != "seconds"} for r in records], model
+
+    plain, weights = run({})
+    for settings in ({"enabled": True, "validate": False}, {"enabled": True}):
+        records, same = run(settings)
+        assert all(torch.equal(a, b) for a, b in zip(same.parameters(), weights.parameters(), strict=True))
+        if settings.get("validate") is not False:
+            assert sum("accuracy_raw" in record for record in records) == sum("accuracy" in r for r in plain) > 1
+            records = [r | ({"accuracy": r.pop("accuracy_raw")} if "accuracy_raw" in r else {}) for r in records]
+        assert records == plain
 
 
 def test_the_warm_start_stops_at_the_accuracy_asked_for() -> None:

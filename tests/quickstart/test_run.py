@@ -10,6 +10,7 @@ import pytest
 
 from recipe.agpo.plan.compose import compose
 from recipe.agpo.quickstart import run, task
+from recipe.agpo.run_folder import write_launch
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +91,8 @@ def test_fresh_removes_a_run_and_nothing_else(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "thesis" / "chapter").write_text("kept")
     assert "thesis" in refused(["--fresh", "--out", "thesis"], capsys)
     assert (tmp_path / "thesis" / "chapter").read_text() == "kept"
+    write_launch(tmp_path / "thesis", {"started": "today"})
+    assert "thesis" in refused(["--fresh", "--out", "thesis"], capsys), "a run, but not of the quickstart"
 
 
 def test_a_dry_run_prints_the_arguments(
@@ -103,3 +106,53 @@ def test_a_dry_run_prints_the_arguments(
     config = compose("quickstart", given)
     assert config.trainer.default_local_dir == f"{odd}/checkpoints" and config.trainer.total_training_steps == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_command_names_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from recipe.agpo.cli import _parser
+
+    folder = tmp_path / "runs" / "a b"
+    weights = folder / "checkpoints" / "global_step_20" / "actor" / "huggingface"
+    weights.mkdir(parents=True)
+    assert run.evaluation(folder) is None, "no checkpoint"
+    (folder / run.TRACKER).write_text("20")
+    assert run.evaluation(folder) is None, "shards only"
+    (weights / "model.safetensors").touch()
+    words = run.evaluation(folder)
+    assert words is not None
+    given = _parser().parse_args(words[words.index("eval") :])
+    assert given.model == "runs/a b/checkpoints/global_step_20" and given.out == Path("runs/a b/eval")
+    assert given.data == [Path("runs/a b/data/val.parquet")]
+    assert given.max_tokens == compose("quickstart").data.max_response_length
+    (folder / run.IDENTITY).write_text("{}")
+    (folder / run.SUMMARY).write_text('{"line": "quickstart: val accuracy"}')
+    assert run.main(["--out", str(folder)]) == 0
+    assert "'runs/a b/eval'" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_on_a_pipe_a_run_prints_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    from tqdm import tqdm
+
+    metrics, bar, told = tmp_path / "metrics.jsonl", tqdm(total=200, disable=True), 0
+    for step in range(201):
+        metrics.write_text(json.dumps({"step": step, "data": {"critic/score/mean": step / 400}}) + "\n")
+        for _ in range(3):  # the file is read more often than it grows
+            run._advance(bar, metrics)
+            told = run._tell(bar, 200, told)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and lines[0] == "quickstart: step 20 of 200, reward=0.050"
+
+
+def test_ctrl_c_before_the_training_gives_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(task, "make_data", interrupted)
+    assert run.main(["--out", "out"]) == 130
+    assert capsys.readouterr().err.strip() == "quickstart: interrupted; the same command continues."

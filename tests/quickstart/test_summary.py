@@ -75,3 +75,15 @@ def test_resumed_step_keeps_its_training_record(tmp_path) -> None:
     (tmp_path / "metrics.001.jsonl").write_text('{"step": 2, "data": {"acc": 0.5}}\n')
     records = summary.read(sorted(tmp_path.glob("metrics*.jsonl")))
     assert records == [(2, {"agpo/tokens/generated": 7, "acc": 0.5})]
+
+
+def test_the_effective_rate_is_the_rate_times_the_step_size() -> None:
+    first = {summary.RATE: 1e-4, summary.STEP_SIZE: 0.03}
+    records: list[summary.Record] = [(1, first), (2, {summary.RATE: 1e-4}), (3, {summary.REWARD: 0.5})]
+    assert dict(summary.effective_rate(records)) == pytest.approx({1: 3e-6, 2: 1e-4})
+    assert summary.newest(first | {summary.REWARD: 0.25, "agpo/tau/mean": 1.0}) == {
+        "reward": "0.250",
+        "tau": "1.000",
+        "lr": "3.0e-06",
+    }
+    assert summary.newest({}) == {}

@@ -33,19 +33,28 @@ PARTS: dict[str, tuple[str, ...]] = {
     "length reward": ("algorithm.agpo.length.weight=0.2",),
     "allocation": ("algorithm.agpo.allocation.enabled=true",),
     "weighting by responses": ("algorithm.agpo.allocation.weighting=responses",),
+    "average of the weights": (
+        "algorithm.agpo.average.enabled=true",
+        "algorithm.agpo.average.offload=true",
+        "trainer.test_freq=2",
+    ),
     "fused kernels, so corrected scoring": ("actor_rollout_ref.model.use_fused_kernels=True",),
 }
 # Together in one run, with adaptive temperature and clip ratio; the planted outcomes that it is run with (planted.py);
 # how the run ends after two steps.
 COMBINATIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "A": (("clip-higher", "dynamic sampling", "Dr.GRPO", "CISPO"), "failing", "vLLM dies"),
-    "B": (("GSPO", "LoRA", "KL loss", "length reward", "signed groups"), "mixed", "done"),
+    "B": (("GSPO", "LoRA", "KL loss", "length reward", "signed groups", "average of the weights"), "mixed", "done"),
     "C": (
         ("clip-higher", "Dr.GRPO", "LoRA", "signed and masked groups", "adaptive loss", "length reward", "allocation"),
         "goes_down",
         "no verdicts",
     ),
-    "D": (("allocation", "weighting by responses", "fused kernels, so corrected scoring"), "mixed", "done"),
+    "D": (
+        ("allocation", "weighting by responses", "fused kernels, so corrected scoring", "average of the weights"),
+        "mixed",
+        "done",
+    ),
 }
 NIGHTLY = ("B", "D")  # the others run with every change
 EXCLUDED = {

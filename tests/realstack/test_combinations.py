@@ -7,6 +7,7 @@ checkpoint whole.
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -72,6 +73,10 @@ def test_combination_trains(launch, name):
     if "fused kernels, so corrected scoring" in parts:
         assert "This run uses algorithm.agpo.logprob_temperature=corrected" in run.log, "said at start-up"
         assert 0.5 < steps[2]["rollout_corr/rollout_is_mean"] < 1.5
+    if "average of the weights" in parts:
+        average = run.folder / "checkpoints" / f"global_step_{STEPS}" / "actor" / "average" / "agpo_average.json"
+        assert json.loads(average.read_text())["updates"] == STEPS * 2
+        assert any(key.startswith("val-") for key in steps[2]), "vLLM sampled with the average"
     if "allocation" in parts:
         check_allocation(steps, decisions)
 

@@ -10,7 +10,10 @@ import signal
 import subprocess
 import time
 
+from recipe.agpo.quickstart import summary as summaries
 from recipe.agpo.quickstart import warm_start
+from recipe.agpo.report.page import page
+from recipe.agpo.report.read import read_run
 from tests.realstack import stack
 
 SMALL = (
@@ -21,6 +24,7 @@ SMALL = (
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
     "trainer.save_freq=2",
     "trainer.test_freq=4",
+    "algorithm.agpo.dump_responses=12",
 )
 
 
@@ -72,6 +76,21 @@ def _training_processes(folder):
     return [pid for pid in found if pid != os.getpid()]
 
 
+def _recorded_and_reported(folder, steps):
+    """Both launches are in ``run.json``, a few responses are kept, and the page shows them by their texts."""
+    run = read_run(folder)
+    assert len(run.launches) == 2 and run.planned_steps == steps and run.settings.on("step_size")
+    assert run.launch["versions"]["verl"] and f"trainer.total_training_steps={steps}" in run.launch["overrides"]
+    assert run.problems_of(summaries.ACCURACY) == 256
+    dumps = folder / "checkpoints" / "rollouts"
+    kept = sorted(int(file.stem) for file in dumps.glob("*.jsonl"))
+    assert kept == list(range(max(1, steps - 2), steps + 1))
+    assert len((dumps / f"{steps}.jsonl").read_text().splitlines()) == 12
+    assert all(str(row["prompt"]) in run.prompts for row in run.decisions.latest[:3])
+    assert re.search(r"<bdi>[-+\d]+=", page([run])), "prompts by their text"
+    assert "[agpo] step_size: enabled=true" in (folder / "train.log").read_text()
+
+
 def test_quickstart_stops_goes_on_and_ends_with_its_summary(tmp_path):
     folder = tmp_path / "quickstart"
     _short_warm_start(tmp_path / "cache")
@@ -102,6 +121,24 @@ def test_quickstart_stops_goes_on_and_ends_with_its_summary(tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["line"] == line.group(0)
     assert (folder / "curves.png").stat().st_size > 10_000
+    _recorded_and_reported(folder, saved + 1)
+
+    # The last line of the output is the command that evaluates the checkpoint: it works as it is.
+    evaluation = output.splitlines()[-1]
+    assert " eval " in evaluation, output[-2000:]
+    done = subprocess.run(
+        ["bash", "-c", evaluation],
+        cwd=stack.ROOT,
+        env=os.environ | stack.python_env(),
+        capture_output=True,
+        text=True,
+        timeout=stack.START_LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    found = json.loads((folder / "eval" / "eval.json").read_text())["benchmarks"][0]
+    assert (found["problems"], found["responses"], found["unjudged"]) == (256, 256, 0)
+    assert max(output.count("step/s"), output.count("s/step")) == 0, "no progress bar on a pipe"
 
     again = _start(folder, saved + 1)
     output = again.communicate(timeout=stack.START_LIMIT)[0]

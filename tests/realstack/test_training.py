@@ -11,7 +11,7 @@ import math
 
 import pytest
 
-from agpo_core import StepSize, StepSizeConfig, load_state, next_step_size
+from agpo_core import StepSizeConfig, initial_step_size, load_state, next_step_size
 from recipe.agpo.training.checkpoint import read_ledger
 from tests.realstack import stack
 
@@ -80,13 +80,16 @@ def test_every_step_is_logged_with_both_controllers_on(run):
 
 def test_the_learning_rate_follows_the_drift_of_the_step_before(run):
     steps, config = run.steps(), StepSizeConfig()
-    size = StepSize(config.start)
+    size = initial_step_size(config, steps[1]["actor/lr"])
     for number in range(1, STEPS + 1):
         data = steps[number]
         assert data["agpo/step_size/scale"] == size.scale
         assert data["actor/lr"] == steps[1]["actor/lr"] > 0, "the schedule's own rate is logged"
+        assert data["agpo/step_size/lr"] == pytest.approx(size.scale * data["actor/lr"])
+        assert data["agpo/step_size/stopped"] == 0.0
         size = next_step_size(data["agpo/step_kl_k3"], data["agpo/signal/policy_entropy"], size, config)
-    assert steps[2]["agpo/step_size/scale"] > config.start, "a thirtieth of a small learning rate moves little"
+    assert steps[1]["agpo/step_size/lr"] == pytest.approx(1e-6, rel=1e-3)
+    assert steps[2]["agpo/step_size/lr"] > 1e-6, "such a step moves a small model little"
 
 
 def test_sampling_and_scoring_agree_at_per_response_temperatures(run):

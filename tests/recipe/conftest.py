@@ -46,6 +46,25 @@ def changed(*overrides: str) -> Any:
     return config
 
 
+def parquet_of(folder: Path, rows: int) -> Path:
+    """A file of this many sums in verl's schema, with a verifier."""
+    import pandas
+
+    path = folder / "sums.parquet"
+    pandas.DataFrame(
+        [
+            {
+                "data_source": "sums",
+                "prompt": [{"role": "user", "content": f"{i}+1="}],
+                "reward_model": {"style": "rule", "ground_truth": str(i + 1)},
+                "extra_info": {"verifier": "numeric", "index": i},
+            }
+            for i in range(rows)
+        ]
+    ).to_parquet(path)
+    return path
+
+
 @pytest.fixture
 def verl_config() -> Compose:
     """``changed`` for the tests."""
@@ -97,7 +116,10 @@ def good_config(tmp_path: Path, rows: list[dict[str, Any]], write_parquet: Calla
             "data.filter_overlong_prompts=True",
             "actor_rollout_ref.actor.ppo_mini_batch_size=4",
             "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+            "actor_rollout_ref.rollout.name=vllm",
             "actor_rollout_ref.rollout.n=4",
+            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+            "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
             f"actor_rollout_ref.model.path={model}",
             "trainer.n_gpus_per_node=1",
             f"trainer.default_local_dir={tmp_path / 'run'}",

@@ -15,7 +15,7 @@ from verl.workers.config import ActorConfig
 from verl.workers.config.actor import PolicyLossConfig
 from verl.workers.utils.losses import ppo_loss
 
-from agpo_core import AGPOConfig, LossConfig
+from agpo_core import AGPOConfig, LossConfig, StepSizeConfig
 from recipe.agpo import plugin  # noqa: F401 - registers the policy loss
 from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, GROUP, GROUP_WEIGHT, ROW_WEIGHT
 from recipe.agpo.training.actor_loss import (
@@ -25,6 +25,7 @@ from recipe.agpo.training.actor_loss import (
     ActorLoss,
     agpo_policy_loss,
 )
+from recipe.agpo.verl_api.updates import rows_of
 
 
 def actor_loss(config: Any, **arguments: Any) -> Any:
@@ -362,6 +363,59 @@ def test_groups_split_over_micro_batches_get_the_weights_of_whole_groups(form: s
         seen.append(data[GROUP_WEIGHT])
     assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[2])
     assert seen[0][1] == seen[0][2] != seen[0][0] and seen[0][3] == 1.0
+
+
+def test_updates_stop_when_the_rows_so_far_have_drifted_too_far() -> None:
+    """The mean over the micro-batches of one update, against ten times the target; anew for every update."""
+    batch = MicroBatch()
+    loss = ActorLoss(actor_config(), step_size=StepSizeConfig(drift_target=0.01))
+
+    def micro_batch() -> dict[str, Any]:
+        return batch.run(lambda config, **arguments: loss(**arguments), loss.config)[1]
+
+    assert not loss.stops(None, 0.5, 1.0), "nothing was measured"
+    metrics = micro_batch()
+    micro_batch()
+    k3, tokens = (metrics[f"{METRIC_PREFIX}{name}"].aggregate() for name in ("kl_k3_sum", "tokens"))
+    entropy = k3 / tokens / 0.1  # at which the drift is ten times the target
+    assert loss.stops(None, 0.99 * entropy, 1.0) and not loss.stops(None, 1.01 * entropy, 1.0)
+    assert loss.stops(None, 2.0 * entropy, 0.5), "half of the rate, a quarter of the drift"
+    loss.before_update(None, batch.data())
+    assert not loss.stops(None, 0.99 * entropy, 1.0)
+
+
+@pytest.mark.parametrize(("size", "taken"), [(1, [0]), (2, [0, 2]), (4, [0, 1, 2, 3])])
+def test_the_drift_after_the_only_update_is_measured_on_some_rows(
+    size: int, taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recipe.agpo.training.actor_loss.MEASURED_ROWS", 1)
+    batch = MicroBatch()
+    data = batch.data()
+    tu.assign_non_tensor(data, use_dynamic_bsz=False, micro_batch_size_per_gpu=size)
+    rows = nested_like(batch.values, batch.lengths).unbind()
+
+    class OfTheseRows(Engine):
+        def forward_backward_batch(self, data: TensorDict, loss_function: Any, forward_only: bool) -> None:
+            assert forward_only and data["responses"].offsets().diff().tolist() == [batch.responses[i] for i in taken]
+            loss_function(model_output={"log_probs": nested([rows[i] for i in taken])}, data=data)
+
+    sums = ActorLoss(actor_config()).after_update(OfTheseRows(batch, size), data)
+    k3 = 0.0
+    for i in taken:
+        prompt, response = batch.lengths[i]
+        # log-probs of the response are those of the positions before its tokens
+        ratio = rows[i][prompt - 1 : prompt + response - 1] - batch.columns["old_log_probs"].unbind()[i]
+        k3 += float((ratio.exp() - 1 - ratio).sum())
+    assert sums["after_tokens"] == sum(batch.responses[i] for i in taken)
+    assert sums["after_kl_k3_sum"] == pytest.approx(k3, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "micro", "taken"), [(16, 1, [0, 8]), (16, 4, [0, 4, 8, 12]), (3, 1, [0, 1]), (8, 8, list(range(8)))]
+)
+def test_the_measured_rows_are_spread_and_fill_micro_batches(rows: int, micro: int, taken: list[int]) -> None:
+    data = tu.get_tensordict({"row": torch.arange(rows)}, {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": micro})
+    assert rows_of(data, 1 / 8, 2)["row"].tolist() == taken
 
 
 def test_without_an_adaptive_loss_nothing_is_passed_forward() -> None:

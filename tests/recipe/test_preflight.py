@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from agpo_core import ControllerState, TokenLedger
-from recipe.agpo.preflight import ConfigProblem, before_ray, find_problems, find_warnings
+from agpo_core import AverageConfig, ControllerState, TokenLedger
+from recipe.agpo.preflight import ConfigProblem, before_ray, find_problems, find_warnings, problem_in
 from recipe.agpo.settings import RunConfig
 from recipe.agpo.training import checkpoint
 
@@ -65,11 +65,16 @@ def test_an_estimator_with_a_token_budget_is_checked(good_config: Build, run_fol
 
 def test_controller_settings_of_another_estimator_are_pointed_out(good_config: Build) -> None:
     warnings = find_warnings(good_config("algorithm.adv_estimator=grpo", "+algorithm.agpo.clip.enabled=false"))
-    only(warnings, "algorithm.adv_estimator=grpo", "only token_budget and", "algorithm.adv_estimator=agpo")
+    only(
+        warnings,
+        "algorithm.adv_estimator=grpo",
+        "only token_budget, lr_schedule and average",
+        "algorithm.adv_estimator=agpo",
+    )
 
 
 def test_all_problems_come_in_one_message(good_config: Build) -> None:
-    config = good_config("trainer.use_v1=False", "data.train_files=nowhere.parquet", "data.val_files=[]")
+    config = good_config("trainer.use_v1=False", "data.train_files=nowhere.parquet")
     with pytest.raises(ConfigProblem) as caught:
         before_ray(config)
     assert "2 problem(s)" in str(caught.value)
@@ -142,8 +147,11 @@ def test_trainer_modes(good_config: Build) -> None:
     ("override", "words"),
     [
         ("data.train_batch_size=6", ("parameter_sync_step=4", "ppo_mini_batch_size=1", "data.train_batch_size=4")),
-        ("actor_rollout_ref.rollout.nnodes=0", ("rollout.nnodes=0", "at least 1")),
-        ("actor_rollout_ref.rollout.checkpoint_engine.backend=naive", ("backend=naive", "Set it to nccl")),
+        ("actor_rollout_ref.rollout.nnodes=0", ("rollout.nnodes=0", "at least 1", "rollout.nnodes=1")),
+        (
+            "actor_rollout_ref.rollout.checkpoint_engine.backend=naive",
+            ("backend=naive", "checkpoint_engine.backend=nccl"),
+        ),
         ("actor_rollout_ref.hybrid_engine=False", ("hybrid_engine=False", "VERL_LOGGING_LEVEL=WARNING")),
     ],
 )
@@ -158,6 +166,46 @@ def test_what_separate_async_would_stop_at_late(
 def test_a_schedule_by_tokens_needs_a_budget(good_config: Build) -> None:
     only(find_problems(good_config("+algorithm.agpo.lr_schedule=tokens")), "lr_schedule=tokens", "token_budget")
     assert find_problems(good_config("+algorithm.agpo.lr_schedule=tokens", "+algorithm.agpo.token_budget=9")) == []
+
+
+def test_a_broken_check_hides_no_other(good_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipe.agpo.preflight import resources
+
+    def broken(config: Any, agpo: Any) -> Any:
+        yield "trainer.default_local_dir=x: found before it breaks"
+        raise ZeroDivisionError("a bug")
+
+    broken.__module__, broken.__name__ = resources.__name__, "disk"
+    monkeypatch.setattr("recipe.agpo.preflight.OF_VERL", (broken,))
+    config = good_config("trainer.use_v1=False")
+    found = find_problems(config)
+    assert len(found) == 3 and "found before" in found[0] and "trainer.use_v1=True" in found[2]
+    assert "resources.disk failed (ZeroDivisionError: a bug" in found[1]
+    monkeypatch.setenv("AGPO_SKIP_CHECKS", "resources.disk")  # the way out that the message names
+    only(find_problems(config), "trainer.use_v1=True")
+    assert "resources.disk is left out" in find_warnings(config)[0]
+
+
+def test_bad_settings_of_ours_do_not_hide_verls(good_config: Build) -> None:
+    found = find_problems(good_config("+algorithm.agpo.temperature.gian=0.2", "data.train_files=/no/data.parquet"))
+    assert len(found) == 2 and "temperature.gian" in found[0] and "/no/data.parquet" in found[1]
+    only(find_problems(good_config("algorithm.agpo=5")), "algorithm.agpo=5", "section")
+
+
+class Carried(RuntimeError):
+    """As Ray's error of a task: its text is a traceback, and the exception is its cause."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("ray::TaskRunner.run() Traceback ...")
+        self.cause = cause
+
+
+def test_a_problem_is_found_in_what_is_raised_around_it() -> None:
+    problem = ConfigProblem("AGPO cannot start")
+    around = RuntimeError("hydra")
+    around.__cause__ = Carried(problem)
+    assert problem_in(around) is problem and problem_in(problem) is problem
+    assert problem_in(ValueError("another")) is None and problem_in(None) is None
 
 
 def test_the_old_trainer_is_refused(good_config: Build) -> None:
@@ -185,6 +233,27 @@ def test_a_loss_that_is_not_ours_to_measure_is_refused_once(good_config: Build, 
     only(find_problems(good_config(f"{loss_mode}={mode}", step)), f"Set {clip}, or")
     assert find_problems(good_config(f"{loss_mode}={mode}", clip, step)) == []
     assert find_problems(good_config(f"{loss_mode}=gspo")) == []
+
+
+@pytest.mark.parametrize("estimator", ["agpo", "grpo"])
+def test_an_average_of_the_weights_needs_fsdp2(good_config: Build, estimator: str) -> None:
+    given = (f"algorithm.adv_estimator={estimator}", "+algorithm.agpo.average.enabled=true")
+    fsdp2 = ("actor_rollout_ref.actor.strategy=fsdp2", "actor_rollout_ref.actor.fsdp_config.strategy=fsdp2")
+    assert find_problems(good_config(*given, *fsdp2)) == []
+    for strategy in ("fsdp", "megatron"):
+        problems = find_problems(good_config(*given, f"actor_rollout_ref.actor.strategy={strategy}"))
+        # In this configuration Megatron's own section is missing too.
+        problems = [problem for problem in problems if "average" in problem]
+        only(problems, f"actor.strategy={strategy}", "actor.strategy=fsdp2", "average.enabled=false", "agpo average")
+
+
+@pytest.mark.parametrize("estimator", ["agpo", "grpo"])
+def test_validation_stays_on_the_raw_weights_where_the_rollout_goes_on(good_config: Build, estimator: str) -> None:
+    given = (f"algorithm.adv_estimator={estimator}", "+algorithm.agpo.average.enabled=true")
+    mode = "trainer.v1.trainer_mode=colocate_async"
+    only(find_warnings(good_config(*given, mode)), "average.validate=true", mode, "agpo eval")
+    assert find_warnings(good_config(*given)) == []
+    assert find_warnings(good_config(*given, mode, "+algorithm.agpo.average.validate=false")) == []
 
 
 @pytest.mark.parametrize(
@@ -227,12 +296,6 @@ def test_group_filtering_on_shaped_rewards_is_refused(good_config: Build) -> Non
     only(find_problems(config), "filter_groups.metric=reward", "filter_groups.metric=acc")
     config.algorithm.filter_groups.metric = "acc"
     assert find_problems(config) == []
-
-
-def test_micro_batches_must_divide_a_ranks_share(good_config: Build) -> None:
-    """4 prompts x 4 responses on 2 ranks = 8 rows a rank."""
-    config = good_config("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=3", "trainer.n_gpus_per_node=2")
-    only(find_problems(config), "ppo_micro_batch_size_per_gpu=3", "= 8", "divisor of 8")
 
 
 # ---- model and data ----------------------------------------------------------------------------------
@@ -282,50 +345,6 @@ def test_files_elsewhere_are_not_judged_but_local_ones_are(good_config: Build) -
     only(find_problems(config), "data.val_files=/no/data.parquet")
 
 
-class Tokenizer:
-    """One token per character; a chat template that adds two."""
-
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": list(range(len(text)))}
-
-    def apply_chat_template(self, messages: Any, **_: Any) -> str:
-        return "<" + "".join(m["content"] for m in messages) + ">"
-
-
-@pytest.fixture
-def tokenizer(monkeypatch: pytest.MonkeyPatch) -> type[Tokenizer]:
-    import transformers
-
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *a, **k: Tokenizer())
-    return Tokenizer
-
-
-def test_prompts_over_the_limit(good_config: Build, tokenizer: type[Tokenizer]) -> None:
-    """Prompts ``0+1=`` are 4 characters, 6 tokens with the template."""
-    unfiltered = ("data.filter_overlong_prompts=False", "data.max_prompt_length=5", "data.val_files=[]")
-    only(
-        find_problems(good_config(*unfiltered)),
-        "8 of the first 8 prompts",
-        "data.max_prompt_length=5",
-        "data.max_prompt_length=6",
-        "data.filter_overlong_prompts=True",
-    )
-    assert find_problems(good_config(*unfiltered, "data.max_prompt_length=6")) == []
-    assert find_problems(good_config(*unfiltered, "data.truncation=left")) == []
-    assert find_problems(good_config(*unfiltered, "data.filter_overlong_prompts=True")) == []
-
-
-def test_a_tokenizer_without_a_chat_template(
-    good_config: Build, tokenizer: type[Tokenizer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any, **__: Any) -> str:
-        raise ValueError("tokenizer.chat_template is not set")
-
-    monkeypatch.setattr(tokenizer, "apply_chat_template", refuse)
-    problems = find_problems(good_config("data.filter_overlong_prompts=False", "data.val_files=[]"))
-    only(problems, "chat_template is not set", "custom_chat_template")
-
-
 # ---- resuming ----------------------------------------------------------------------------------------
 
 
@@ -343,6 +362,23 @@ def run_folder(tmp_path: Path) -> Path:
 
 def test_a_good_checkpoint_resumes(good_config: Build, run_folder: Path) -> None:
     assert find_problems(good_config()) == []
+
+
+def test_a_damaged_average_of_the_weights(good_config: Build, run_folder: Path) -> None:
+    on = (
+        "+algorithm.agpo.average.enabled=true",
+        "actor_rollout_ref.actor.strategy=fsdp2",
+        "actor_rollout_ref.actor.fsdp_config.strategy=fsdp2",
+    )
+    assert find_problems(good_config(*on)) == [], "a checkpoint without one begins it"
+    step = run_folder / "global_step_3"
+    checkpoint.write_average(step, 6, AverageConfig())
+    assert find_problems(good_config(*on)) == [] and checkpoint.read_average(step) == 6
+    path = checkpoint.average_folder(step) / "agpo_average.json"
+    for damage in (lambda: path.write_text(path.read_text()[:40]), path.unlink):
+        damage()
+        only(find_problems(good_config(*on)), str(path), "remove that folder", "average.enabled=false")
+        assert find_problems(good_config()) == [], "nobody asks for it"
 
 
 def test_a_corrupt_state_file(good_config: Build, run_folder: Path) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import ray
 from omegaconf import OmegaConf
+from transfer_queue import KVBatchMeta
 
 from agpo_core import TokenLedger
+from recipe.agpo import run_folder
 from recipe.agpo.rollout.worker import CountingWorker
 from recipe.agpo.training import checkpoint
 from recipe.agpo.training.failures import CheckpointFailed, Diverged, WorkerLost
@@ -141,7 +143,7 @@ def test_who_never_saves_still_does_not(tmp_path: Path) -> None:
 
 def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
     run(config(tmp_path, 400))
-    (tmp_path / checkpoint.TRACKER_FILE).write_text("4")
+    (tmp_path / run_folder.TRACKER_FILE).write_text("4")
     finished = run(config(tmp_path, 400, resumed=4))
     assert finished.logged == [] and finished.saved == [], "nothing is left to do"
     further = run(config(tmp_path, 600, resumed=4))
@@ -199,7 +201,7 @@ def test_a_checkpoint_that_cannot_be_written_is_named_with_what_is_left(tmp_path
             if self.global_steps == 8:
                 raise cause
             super()._save_checkpoint()
-            (tmp_path / checkpoint.TRACKER_FILE).write_text(str(self.global_steps))
+            (tmp_path / run_folder.TRACKER_FILE).write_text(str(self.global_steps))
 
     trainer = type("FullDiskTrainer", (LedgerMixin, FullDisk), {})(config(tmp_path, None))
     words = r"global_step_8 could not be written: \w+: .*continues from global_step_4"
@@ -220,8 +222,50 @@ def test_a_dead_worker_is_named_and_without_a_checkpoint_the_run_starts_anew(tmp
 def test_a_start_removes_what_a_killed_save_left(tmp_path: Path) -> None:
     folder = tmp_path / "global_step_4"
     folder.mkdir()
-    (folder / f".{checkpoint.STATE_FILE}.0123abcd.tmp").write_text("half")
-    (tmp_path / f".{checkpoint.DECISIONS_FILE}.0123abcd.tmp").write_text("half")
+    (folder / f".{run_folder.STATE_FILE}.0123abcd.tmp").write_text("half")
+    (tmp_path / f".{run_folder.DECISIONS_FILE}.0123abcd.tmp").write_text("half")
     (folder / ".other.0123abcd.tmp").write_text("not ours")
     Trainer(config(tmp_path, budget=None))
     assert sorted(p.name for p in tmp_path.rglob("*")) == [".other.0123abcd.tmp", "global_step_4"]
+
+
+class Dumping(Loop):
+    """verl's dumps of responses: ``(step, keys)`` of each, and a file."""
+
+    def step(self, metrics: dict[str, Any], timing: dict[str, float]) -> str:
+        batch = super().step(metrics, timing)
+        keys = [f"{self.global_steps:08d}-{p:06d}_{session}_0" for p in (1, 0) for session in (1, 0)]
+        self._log_rollout_data(KVBatchMeta(keys=keys, tags=[{}] * 4), timing, str(self.config.dumps))
+        return batch
+
+    def _log_rollout_data(self, batch: Any, timing: dict[str, float], folder: str) -> None:
+        texts = [f"text of {key}" for key in batch.keys]
+        self._dump_generations(texts, texts, texts, [0.0] * len(texts), {"uid": batch.keys, "other": [1]}, folder)
+
+    def _dump_generations(self, inputs: Any, outputs: Any, gts: Any, scores: Any, extra: Any, folder: str) -> None:
+        assert len(inputs) == len(outputs) == len(gts) == len(scores) == len(extra["uid"])
+        Path(folder).mkdir(exist_ok=True)
+        (Path(folder) / f"{self.global_steps}.jsonl").write_text("\n".join(extra["uid"]))
+
+
+def dumps(tmp_path: Path, **limits: int) -> dict[int, list[str]]:
+    folder = tmp_path / "dumps"
+    settings = config(tmp_path, 500, dumps=str(folder))
+    settings.algorithm.agpo.update(limits)
+    type("DumpingTrainer", (LedgerMixin, Dumping), {})(settings).fit(Manager())
+    return {int(file.stem): file.read_text().split("\n") for file in folder.glob("[0-9]*.jsonl")}
+
+
+def test_dumps_are_bounded_where_the_config_says_so(tmp_path: Path) -> None:
+    (tmp_path / "dumps").mkdir()
+    for left in ("3.jsonl", "99.jsonl", "notes.jsonl"):
+        (tmp_path / "dumps" / left).write_text("of an earlier attempt")
+    bounded = dumps(tmp_path, dump_steps=2, dump_responses=3)
+    assert sorted(bounded) == [4, 5], "the newest two, and nothing that an earlier attempt wrote for later steps"
+    assert bounded[5] == ["00000005-000000_0_0", "00000005-000000_1_0", "00000005-000001_0_0"], "whole groups first"
+    assert (tmp_path / "dumps" / "notes.jsonl").exists()
+
+
+def test_without_a_limit_dumps_are_verls_own(tmp_path: Path) -> None:
+    whole = dumps(tmp_path)
+    assert sorted(whole) == [1, 2, 3, 4, 5] and {len(keys) for keys in whole.values()} == {4}

@@ -30,7 +30,7 @@
     }).map((b) => `${svg.getAttribute("aria-label")}: ${a.textContent} | ${b.textContent}`));
   });
 
-  const charts = [...document.querySelectorAll("figure svg")].map((svg) => ({
+  const charts = [...document.querySelectorAll("figure svg")].filter(shown).map((svg) => ({
     label: svg.getAttribute("aria-label"),
     drawn: [...svg.querySelectorAll("path.line, path.layer, path.band, rect.bar")].filter((e) => {
       const own = box(e), style = getComputedStyle(e);
@@ -38,11 +38,22 @@
     }).length,
     colours: [...new Set([...svg.querySelectorAll("path.line")].map((e) => getComputedStyle(e).stroke))],
   }));
-  const smallest = Math.min(...[...document.querySelectorAll("figure svg text")].map((e) => {
+  const smallest = Math.min(...[...document.querySelectorAll("figure svg text")].filter(shown).map((e) => {
     const scale = box(e.closest("svg")).width / e.closest("svg").viewBox.baseVal.width;
     return parseFloat(getComputedStyle(e).fontSize) * scale;
   }));
   const chart = document.querySelector("figure.line svg");
+
+  // Arrow keys on the first curve over steps.
+  const figure = [...document.querySelectorAll("figure[data-axis=step]")].find((e) => shown(e) && e.querySelector(".title").textContent === "Reward");
+  const keyboard = figure && {
+    at: ["ArrowRight", "ArrowRight", "ArrowLeft"].map((key) => {
+      figure.querySelector("svg").dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+      return figure.querySelector(".at").textContent;
+    }),
+    live: figure.querySelector(".reads").getAttribute("aria-live"),
+  };
+  figure?.querySelector("svg").dispatchEvent(new FocusEvent("blur"));
   return {
     inner: [innerWidth, innerHeight],
     scroll_width: document.documentElement.scrollWidth,
@@ -50,6 +61,9 @@
     clipped, outside, squeezed, svg_text_outside: svgText, overlapping, charts,
     smallest_text: Number.isFinite(smallest) ? smallest : null,
     title: document.title,
+    checks: [...document.querySelectorAll(".checks tbody tr")].filter(shown).length,
+    keyboard,
+    folded: [...document.querySelectorAll(".fold")].filter(shown).length,
     requests: performance.getEntriesByType("resource").map((e) => e.name),
     injected: window.injected === undefined ? null : String(window.injected),
     background: getComputedStyle(document.body).backgroundColor,

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from agpo_core import ControllerState, Resolved, TokenLedger, update_state
+from recipe.agpo import run_folder
 from recipe.agpo.columns import PROBE, REST
 from recipe.agpo.rollout.outcomes import Scored
 from recipe.agpo.rollout.probe import decide
@@ -24,7 +25,7 @@ from recipe.agpo.settings import RunConfig
 from recipe.agpo.training import checkpoint
 from recipe.agpo.training.batch import StepGroups
 from recipe.agpo.training.decisions import clip_columns, decision_rows
-from recipe.agpo.training.metrics import step_metrics, update_shares
+from recipe.agpo.training.metrics import rate_metrics, step_metrics, update_shares
 from recipe.agpo.training.token_ledger import ledger_metrics
 from tests.recipe.steps import Row, gather
 
@@ -96,7 +97,7 @@ def agpo_run(
     config, rng, ledger = config or RunConfig(), random.Random(7), TokenLedger()
     state, folder = ControllerState.initial(config), Path(folder)
     checkpoints = folder / "checkpoints"
-    decisions = checkpoint.DecisionLog(checkpoints / checkpoint.DECISIONS_FILE, resumed_step=first - 1)
+    decisions = checkpoint.DecisionLog(checkpoints / run_folder.DECISIONS_FILE, resumed_step=first - 1)
     with (folder / file).open("wb") as log:
         log.write(line(first - 1, {ACCURACY: 0.4}))
         for step in range(first, first + steps):
@@ -104,9 +105,11 @@ def agpo_run(
             data |= step_metrics(of_step, state, config)
             sums = {"tokens": 400.0, "kl_sum": 0.2, "kl_k3_sum": 0.1, "clip_low_tokens": 1.0, "clip_high_tokens": 2.0}
             data |= update_shares(sums | {"nonfinite_tokens": 0.0})
+            data |= rate_metrics({"lr_sum": 4e-6, "updates": 4.0, "stopped": 0.0}, state)
             spent = TokenLedger(generated=400, probe=200, validation=100 if step % validate == 0 else 0)
             ledger += spent
             data |= ledger_metrics(spent, ledger, config.token_budget)
+            data |= {"agpo/step_size/scale": 0.5, "agpo/step_size/lr": 0.5 * data["actor/lr"]}
             if step % validate == 0:
                 data[ACCURACY] = 0.4 + 0.01 * step
             if change is not None:
@@ -117,6 +120,8 @@ def agpo_run(
     last = checkpoints / f"global_step_{first + steps - 1}"
     checkpoint.write_state(last, state, config)
     checkpoint.write_ledger(last, ledger)
+    planned = {"steps": first + steps - 1, "validation_problems": {"sums": 256}}
+    run_folder.write_launch(folder, {"planned": planned, "settings": config.to_dict()})
     return folder
 
 

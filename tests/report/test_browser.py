@@ -86,9 +86,21 @@ def test_page_fits_the_screen(screen: str, light: dict[str, Any]) -> None:
 @pytest.mark.parametrize("screen", SEEN)
 def test_curves_are_drawn(screen: str, light: dict[str, Any]) -> None:
     charts = light[screen]["charts"]
-    assert len(charts) > 25 and all(chart["drawn"] for chart in charts)
+    assert len(charts) > (25 if screen == "desktop" else 8) and all(chart["drawn"] for chart in charts)
     reward = next(chart for chart in charts if chart["label"].startswith("Reward"))
     assert len(set(reward["colours"])) == 3, "one colour a run"
+
+
+def test_what_needs_no_look_is_folded_on_a_phone(light: dict[str, Any]) -> None:
+    assert light["desktop"]["folded"] == 0 and light["phone"]["folded"] > 4
+    assert light["phone"]["height"] < 11_000, "pixels, of three runs"
+    assert 0 < light["phone"]["checks"] < light["desktop"]["checks"]
+
+
+def test_the_keyboard_reads_the_curves(light: dict[str, Any]) -> None:
+    """Two steps to the right from the start, then one back: the first point; the value is announced."""
+    assert light["desktop"]["keyboard"]["at"] == ["step 1", "step 2", "step 1"]
+    assert light["desktop"]["keyboard"]["live"] == "polite"
 
 
 @pytest.mark.parametrize("screen", SEEN)

@@ -12,10 +12,13 @@ import pytest
 
 from agpo_core.config import iter_fields
 from recipe.agpo.report.health import CHECKS, Finding, Unit, Verdict, findings, overall
+from recipe.agpo.report.measures import STEP_SIZE
 from recipe.agpo.report.read import Run, read_run
+from recipe.agpo.run_folder import write_launch
 from recipe.agpo.settings import RunConfig
 from tests.report import runs
 
+MIN, MAX = RunConfig().step_size.min, RunConfig().step_size.max
 BUDGET = RunConfig.from_dict({"token_budget": 12_000})
 
 
@@ -50,6 +53,13 @@ def cut_off(share: float) -> runs.Change:
     return put(response_length__max=512.0, response_length__clip_ratio=share)
 
 
+def flat(step: int, data: dict[str, Any]) -> None:
+    """A change: nothing rises."""
+    data["critic/score/mean"] = 0.4 + 0.01 * (step % 2)
+    if runs.ACCURACY in data:
+        data[runs.ACCURACY] = 0.41
+
+
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return read_run(runs.agpo_run(tmp_path_factory.mktemp("healthy"), 30, config=BUDGET))
@@ -70,8 +80,24 @@ TRIGGERS = [
     ("entropy_lost", late("agpo/signal/policy_entropy", 0.01), Verdict.BAD),
     ("entropy_grown", late("agpo/signal/policy_entropy", 4.0), Verdict.LOOK),
     ("entropy_grown", late("agpo/signal/policy_entropy", 40.0), Verdict.BAD),
-    ("drift", put(agpo__step_kl=0.03), Verdict.LOOK),
-    ("drift", put(agpo__step_kl=0.06), Verdict.BAD),
+    ("drift", put(agpo__step_kl_k3=0.0012), Verdict.LOOK),
+    ("drift", put(agpo__step_kl_k3=0.0024), Verdict.BAD),
+    ("no_drift", put(agpo__step_kl_k3=0.0), Verdict.LOOK),
+    ("no_gain", flat, Verdict.BAD),
+    ("validation_flat", flat, Verdict.LOOK),
+    ("reward_flat", flat, Verdict.LOOK),
+    ("reward_lost", late("critic/score/mean", 0.6), Verdict.LOOK),
+    ("reward_lost", late("critic/score/mean", 0.1), Verdict.BAD),
+    ("failing", put(agpo__outcome__mean=0.04), Verdict.LOOK),
+    ("failing", put(agpo__outcome__mean=0.0), Verdict.BAD),
+    ("solved", put(agpo__outcome__mean=0.96), Verdict.LOOK),
+    ("solved", put(agpo__outcome__mean=1.0), Verdict.BAD),
+    ("still", lambda step, data: data.update({"actor/grad_norm": 0.0 if step % 2 else 0.1}), Verdict.LOOK),
+    ("still", put(actor__grad_norm=0.0), Verdict.BAD),
+    ("step_at_min", lambda step, data: data.update({STEP_SIZE: MIN if step % 2 else 0.1}), Verdict.LOOK),
+    ("step_at_min", put(agpo__step_size__scale=MIN), Verdict.BAD),
+    ("step_at_max", put(agpo__step_size__scale=MAX), Verdict.LOOK),
+    ("step_far", put(agpo__step_size__scale=0.005), Verdict.LOOK),
     ("clip_fraction", put(agpo__clip_fraction__low=0.2, agpo__clip_fraction__high=0.1), Verdict.LOOK),
     ("clip_fraction", put(agpo__clip_fraction__low=0.5), Verdict.BAD),
     ("clip_idle", put(agpo__clip_fraction__low=0.0, agpo__clip_fraction__high=0.0), Verdict.LOOK),
@@ -91,8 +117,9 @@ TRIGGERS = [
     ("lost_sessions", put(agpo__rollout__lost_sessions_cumulative=40.0), Verdict.BAD),
     ("learner_gap", put(rollout_corr__log_ppl_abs_diff=0.05), Verdict.LOOK),
     ("learner_gap", put(rollout_corr__log_ppl_abs_diff=0.5), Verdict.BAD),
-    ("gradients", lambda step, data: runs.nan(step, data) if step == 3 else None, Verdict.LOOK),
-    ("gradients", runs.nan, Verdict.BAD),
+    ("not_finite", lambda step, data: runs.nan(step, data) if step == 3 else None, Verdict.LOOK),
+    ("not_finite", runs.nan, Verdict.BAD),
+    ("not_finite", put(critic__score__mean=None), Verdict.BAD),
     ("discarded", put(agpo__tokens__discarded_cumulative=6000.0), Verdict.LOOK),
 ]
 
@@ -110,6 +137,29 @@ def test_budget(budget: int, expected: Verdict, tmp_path: Path) -> None:
     assert found.verdict is expected and found.value == pytest.approx(12_000 / budget - 1.0)
 
 
+def test_steps_beyond_the_plan(tmp_path: Path) -> None:
+    folder = runs.agpo_run(tmp_path, 12)
+    assert finding(read_run(folder), "past_plan").verdict is Verdict.OK
+    write_launch(folder, {"planned": {"steps": 10}})
+    found = finding(read_run(folder), "past_plan")
+    assert found.verdict is Verdict.LOOK and found.value == pytest.approx(0.2)
+
+
+def test_drift_is_compared_with_the_runs_own_target(tmp_path: Path) -> None:
+    """The same log, with the controllers on and off: drift over its target, step KL over its target, and over ours."""
+    values = {"agpo/signal/policy_entropy": 0.1, "agpo/step_kl_k3": 0.002, "agpo/step_kl": 0.003}
+    expected = {"agpo": 2.0, "clip only": 0.3 / 4, "grpo": 0.3}
+    for name, given in {
+        "agpo": {"step_size": {"drift_target": 0.01}},
+        "clip only": {"step_size": {"enabled": False}, "clip": {"kl_target": 0.04}},
+        "grpo": {"preset": "grpo"},
+    }.items():
+        (tmp_path / name).mkdir()
+        config = RunConfig.from_dict(given)
+        run = read_run(runs.agpo_run(tmp_path / name, 6, config=config, change=lambda step, data: data.update(values)))
+        assert finding(run, "drift").value == pytest.approx(expected[name]), name
+
+
 def test_missing_steps_and_bad_lines(tmp_path: Path) -> None:
     file = runs.agpo_run(tmp_path, 30) / "metrics.000.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
@@ -120,7 +170,7 @@ def test_missing_steps_and_bad_lines(tmp_path: Path) -> None:
 
 
 def test_every_check_is_triggered_somewhere_above() -> None:
-    elsewhere = {"budget", "missing_steps", "bad_lines"}
+    elsewhere = {"budget", "missing_steps", "bad_lines", "past_plan"}
     assert {name for name, _, _ in TRIGGERS} | elsewhere == {check.name for check in CHECKS}
     assert {name for name, _, verdict in TRIGGERS if verdict is Verdict.BAD} | {"budget"} == {
         check.name for check in CHECKS if check.bad is not None
@@ -141,14 +191,21 @@ def test_baseline_answers_what_verl_logs(tmp_path: Path) -> None:
     found = findings(read_run(runs.grpo_run(tmp_path)))
     measured = {f.check.name for f in found if f.verdict is not Verdict.UNKNOWN}
     assert measured == {
+        "no_gain",
+        "reward_flat",
+        "reward_lost",
+        "failing",
+        "solved",
+        "still",
         "entropy_lost",
         "entropy_grown",
         "drift",
+        "no_drift",
         "clip_fraction",
         "clip_idle",
         "cut_off",
         "learner_gap",
-        "gradients",
+        "not_finite",
         "missing_steps",
         "bad_lines",
     }

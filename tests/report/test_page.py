@@ -3,7 +3,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,15 @@ import pytest
 
 from agpo_core import Reason
 from recipe.agpo.cli import report
-from recipe.agpo.report import page as page_module
+from recipe.agpo.palette import SERIES
+from recipe.agpo.report import evidence, panels
 from recipe.agpo.report.curves import MOST, over, stacked, thin
 from recipe.agpo.report.page import page
 from recipe.agpo.report.panels import REASONS, VERDICTS
 from recipe.agpo.report.read import read_run, read_runs
-from recipe.agpo.report.text import compact, duration, escape, number, ticks
+from recipe.agpo.report.style import style
+from recipe.agpo.report.text import compact, duration, number, ticks, visible
+from recipe.agpo.run_folder import write_launch
 from recipe.agpo.settings import RunConfig
 from tests.report import runs
 
@@ -28,7 +34,7 @@ EVIL = [
     "]]></pre></body><!-- & &lt; &amp;",
     "javascript:alert(1) \x00\x1b[31m \u202eright to left\u2066 \ud800",
 ]
-STYLE = (Path(page_module.__file__).parent / "style.css").read_text(encoding="utf-8")
+STYLE = style()
 
 
 class Parsed(HTMLParser):
@@ -44,7 +50,7 @@ class Parsed(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "line", "rect", "circle"):
+        if tag not in ("meta", "line", "rect", "circle", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -75,7 +81,9 @@ def evil_run(folder: Path) -> Path:
     for row in rows:
         row |= {"prompt": EVIL[0], "tau_reason": EVIL[1], "eps_reason": EVIL[2], "vote_keys": EVIL, "outcomes": EVIL}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "run.json").write_text(json.dumps({"method": EVIL[0], "seed": EVIL[1]}))
+    (folder / "quickstart.json").write_text(json.dumps({"method": EVIL[0], "seed": EVIL[1]}))
+    config = {"actor_rollout_ref": {"model": {"path": EVIL[0]}}, "data": {"train_batch_size": EVIL[1]}}
+    write_launch(folder, {"started": EVIL[2], "commit": EVIL[3], "overrides": EVIL, "machine": EVIL, "config": config})
     return folder
 
 
@@ -91,7 +99,7 @@ def test_untrusted_text_stays_text(tmp_path: Path) -> None:
     for evil in EVIL[:4]:
         assert evil in parsed.text, "shown as it is"
     assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", html)
-    assert escape(EVIL[4]) == "javascript:alert(1) \\u0000\\u001b[31m \\u202eright to left\\u2066 \\ud800"
+    assert visible(EVIL[4]) == "javascript:alert(1) \\u0000\\u001b[31m \\u202eright to left\\u2066 \\ud800"
 
 
 def test_page_fetches_nothing_and_runs_its_own_script_only(tmp_path: Path) -> None:
@@ -165,7 +173,11 @@ def test_partial_runs_say_what_is_missing(kind: str, tmp_path: Path) -> None:
         "started": ["No training step yet", "missing: training steps", "metrics.000.jsonl: 1 lines"],
         "no validation": ["Not in the log: no validation (trainer.test_freq)", "missing: validation"],
         "no decisions": ["No decisions file in the checkpoint folder", "missing: decisions of each prompt"],
-        "baseline": ["missing: metrics of the controllers", "estimated", "missing: a checkpoint with settings"],
+        "baseline": [
+            "missing: metrics of the controllers",
+            "estimated",
+            "missing: settings (run.json, or a checkpoint)",
+        ],
         "one step": ["steps1", "missing: response dumps"],
     }[kind]
     for words in expected:
@@ -265,21 +277,25 @@ def test_text_is_readable_in_both_schemes(scheme: int) -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21.0)
     colours = dict(re.findall(r"--(\w+): (#\w{6});", STYLE.split("prefers-color-scheme: dark")[scheme]))
     for ground in ("paper", "panel"):
-        for text in ("ink", "muted", "ok", "look", "bad", "r0", "r1", "r2", "r3", "r4", "r5"):
+        for text in ("ink", "muted", "ok", "look", "bad"):
             assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+        for line in (f"r{i}" for i in range(len(SERIES))):
+            assert contrast(colours[line], colours[ground]) >= 3.0, (line, ground)
 
 
-def arguments(*paths: Path, out: Path | None = None) -> Any:
+def arguments(*paths: Path, out: Path | None = None, watch: int | None = None) -> Any:
     import argparse
 
-    return argparse.Namespace(runs=list(paths), out=out)
+    return argparse.Namespace(runs=list(paths), out=out, watch=watch)
 
 
 def test_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = runs.agpo_run(tmp_path, 6)
     assert report.run(arguments(folder)) == 0
     assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert capsys.readouterr().out == f"{folder.name}: 6 steps, ok\npage: {folder / 'report.html'}\n"
+    assert capsys.readouterr().out == (
+        f"{folder.name}: 6 steps, not measured (Too early to say)\npage: {folder / 'report.html'}\n"
+    )
     assert report.run(arguments(folder / "absent")) == 2
     assert "absent" in capsys.readouterr().err
     assert report.run(arguments(folder, out=tmp_path / "new" / "folder.html")) == 0
@@ -294,4 +310,163 @@ def test_command_is_understood() -> None:
     parser = argparse.ArgumentParser()
     report.register(parser.add_subparsers(dest="command"))
     given = parser.parse_args(["report", "a", "b", "--out", "c.html"])
-    assert (given.runs, given.out) == ([Path("a"), Path("b")], Path("c.html"))
+    assert (given.runs, given.out, given.watch) == ([Path("a"), Path("b")], Path("c.html"), None)
+    assert parser.parse_args(["report", "a", "--watch"]).watch == report.WATCH_S
+    assert parser.parse_args(["report", "a", "--watch", "3"]).watch == 3
+
+
+def test_watching_writes_the_page_again_until_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = runs.agpo_run(tmp_path, 3)
+    pages: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        pages.append((folder / "report.html").read_text(encoding="utf-8"))
+        assert seconds == 7
+        if len(pages) == 3:
+            raise KeyboardInterrupt
+        if len(pages) == 1:
+            runs.agpo_run(folder, 5)
+
+    monkeypatch.setattr(report.time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        report.run(arguments(folder, watch=7))
+    assert '<meta http-equiv="refresh" content="7">' in pages[0] and pages[0] != pages[1] == pages[2]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines if "steps" in line] == [f"{folder.name}: {n} steps" for n in (3, 5)]
+
+
+def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, words, data, photos = (tmp_path / n for n in ("notes.txt", "a\nb.jsonl", "rows.jsonl", "photos"))
+    text.write_text("root:x:0:0\n" * 10)
+    words.write_text("not JSON\n")
+    data.write_text('{"prompt": "1+1="}\n')
+    photos.mkdir()
+    (photos / "cat.png").write_bytes(b"\x89PNG")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
+    for path in (
+        text,
+        words,
+        data,
+        photos,
+        tmp_path / "pipe",
+        tmp_path / "nowhere",
+        Path("/dev/null"),
+        Path("/proc/stat"),
+    ):
+        assert report.run(arguments(path)) == 2, path
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and path.name.replace("\n", "\\x0a") in said, said
+    assert not list(tmp_path.rglob("*.html"))
+
+
+def test_a_run_folder_with_a_line_break_in_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "two\nlines\t\x1b[31m"
+    folder.mkdir()
+    runs.agpo_run(folder, 3)
+    assert report.run(arguments(folder)) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert "<h1>two\\x0alines" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+WITHOUT = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "verl", "vllm", "ray", "tensordict", "omegaconf", "hydra"):
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from recipe.agpo.cli import main
+sys.exit(main(["report", sys.argv[1]]))
+"""
+
+
+def test_the_report_needs_no_torch(tmp_path: Path) -> None:
+    folder = runs.agpo_run(tmp_path, 12)
+    done = subprocess.run([sys.executable, "-c", WITHOUT, folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "report.html").read_text(encoding="utf-8") == page([read_run(folder)])
+
+
+def test_every_panel_has_a_table_and_named_axes(tmp_path: Path) -> None:
+    html = page([read_run(runs.agpo_run(tmp_path, 30))])
+    figures = re.findall(r'<figure class="panel (?!empty).*?</figure>', html, flags=re.S)
+    assert len(figures) > 20
+    for figure in figures:
+        parsed = Parsed(figure)
+        assert parsed.count("table") == 1 and parsed.count("td") >= 2
+        names = re.findall(r'<text class="axis"[^>]*>([^<]*)</text>', figure)
+        assert len(names) == 2 and all(names), names
+        assert 'tabindex="0"' in figure
+    reward = Parsed(next(figure for figure in figures if ">Reward<" in figure)).text
+    logged = dict(read_run(tmp_path).series("critic/score/mean"))
+    assert reward.endswith(f"30{number(logged[30.0])}"), "the last row of the table"
+
+
+def test_prompts_are_shown_by_their_text_and_reasons_in_words(tmp_path: Path) -> None:
+    folder = runs.agpo_run(tmp_path, 6)
+    dumps = folder / "checkpoints" / "rollouts"
+    dumps.mkdir()
+    texts = [f"You are asked: what is {p + 7} + {p}? Think first." for p in range(runs.PROMPTS)]
+    rows = [{"input": t, "output": "1", "score": 0.0, "uid": f"{6:08d}-{p:06d}_0_0"} for p, t in enumerate(texts)]
+    (dumps / "6.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    html = page([read_run(folder)])
+    assert ">…7 + 0?…<" in html and ">…8 + 1?…<" in html, "without what all prompts begin and end with"
+    text = Parsed(html).text
+    assert any(words in text for words in ("all correct: ", "all wrong: ", "certain: cooled", "uncertain: heated"))
+
+
+def test_reasons_in_words() -> None:
+    directions = ("heated", "cooled")
+    assert set(evidence.REASONS) == {reason.label for reason in Reason}
+    assert evidence.why("zero_dispersion", [1.0, 1.0], 0.8, 1.0, directions) == "all correct: cooled"
+    assert evidence.why("zero_dispersion", [0.0, None], 1.2, 1.0, directions) == "all wrong: heated"
+    assert evidence.why("zero_dispersion", [0.5, 0.5], 1.0, 1.0, directions) == "all equal: base value"
+    assert evidence.why("zero_dispersion", [1.0], 0.8, None, directions) == "all correct"
+    assert (
+        evidence.why("a_new_one", [], None, None, directions) == "a new one"
+        and evidence.why(None, [], 1, 1, directions) == ""
+    )
+
+
+def test_the_step_size_has_a_section_with_the_effective_rate(tmp_path: Path) -> None:
+    run = read_run(runs.agpo_run(tmp_path, 12))
+    assert dict(panels.effective_rate(run)) == pytest.approx({float(s): 0.5e-4 for s in range(1, 13)})
+    html = page([run])
+    assert "Effective learning rate = rate × step size" in html and ">target 0.005<" in html
+    (tmp_path / "grpo").mkdir()
+    plain = page([read_run(runs.grpo_run(tmp_path / "grpo"))])
+    assert "Effective learning rate" in plain and ">Step size</span>" not in plain
+
+
+def test_the_header_says_what_was_started(tmp_path: Path) -> None:
+    folder = runs.agpo_run(tmp_path, 6)
+    for start in ("2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00"):
+        launch = {"started": start, "overrides": ["a.b=1", "hub_token=very-secret"], "commit": "abc123"}
+        launch |= {"versions": {"verl": "0.9.1"}, "machine": {"processor": "Fast", "cores": 2, "memory_gib": 8.0}}
+        actor = {"optim": {"lr": 1e-6}, "ppo_mini_batch_size": 8}
+        config = {"data": {"train_batch_size": 32}, "actor_rollout_ref": {"model": {"path": "org/m"}, "actor": actor}}
+        config["actor_rollout_ref"]["rollout"] = {"n": 8}
+        write_launch(folder, launch | {"config": config, "planned": {"steps": 9}})
+    text = Parsed(page([read_run(folder)])).text
+    for words in ("org/m", "1e-6", "32 prompts × 8 responses, 8 prompts per update", "2026-01-02", "after 2 earlier"):
+        assert words in text, words
+    for words in ("Fast, 2 cores, 8.0 GiB", "abc123", "verl 0.9.1", "a.b=1", "6 of 9"):
+        assert words in text, words
+    assert "very-secret" not in text and "very-secret" not in (folder / "run.json").read_text()
+
+
+def test_runs_have_the_colour_of_their_method(tmp_path: Path) -> None:
+    for name in ("one", "two", "grpo"):
+        (tmp_path / name).mkdir()
+    folders = [
+        runs.agpo_run(tmp_path / "one", 3),
+        runs.grpo_run(tmp_path / "grpo", 3),
+        runs.agpo_run(tmp_path / "two", 3),
+    ]
+    badges = panels.badges(read_runs(folders))
+    assert [badge.style for badge in badges] == ["r0", "r1", "r2"] and [b.letter for b in badges] == ["A", "B", "C"]

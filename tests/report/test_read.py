@@ -3,11 +3,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from recipe.agpo.report.page import page
 from recipe.agpo.report.read import read_run, read_runs
 from recipe.agpo.report.samples import EACH, LONGEST
+from recipe.agpo.run_folder import write_launch
 from recipe.agpo.settings import RunConfig
 from tests.report import runs
 
@@ -15,7 +18,7 @@ from tests.report import runs
 def test_whole_run(tmp_path: Path) -> None:
     run = read_run(runs.agpo_run(tmp_path, 30, config=RunConfig.from_dict({"token_budget": 50_000})))
     assert (run.steps, len(run.records), run.starts, run.superseded) == (30, 31, [0], 0)
-    assert run.method == "agpo" and run.settings is not None and run.settings.token_budget == 50_000
+    assert run.method == "agpo" and run.settings.number("token_budget") == 50_000
     counts = {"generated": 12000, "probe": 6000, "discarded": 0, "validation": 600, "lost_sessions": 0}
     assert run.ledger == (30, counts)
     assert run.tokens() == ([(float(s), 400.0 * s) for s in range(1, 31)], False)
@@ -72,11 +75,12 @@ def test_values_that_are_no_finite_numbers_are_left_out(tmp_path: Path) -> None:
 def test_damaged_checkpoint_files_are_reported_not_fatal(tmp_path: Path) -> None:
     runs.agpo_run(tmp_path, 3)
     last = tmp_path / "checkpoints" / "global_step_3"
+    (tmp_path / "run.json").unlink()
     (last / "agpo_state.json").write_text(json.dumps({"extra": {"config": {"unknown_key": 1}}}))
     (last / "agpo_ledger.json").write_text("{")
     run = read_run(tmp_path)
-    assert run.settings is None and run.ledger is None and len(run.problems) == 2
-    assert "unknown_key" in run.problems[0] and "agpo_ledger.json" in run.problems[1]
+    assert run.settings.number("clip.kl_target") is None and run.ledger is None and len(run.problems) == 1
+    assert "agpo_ledger.json" in run.problems[0]
 
 
 def test_baseline_estimates_its_tokens(tmp_path: Path) -> None:
@@ -129,3 +133,27 @@ def test_samples_are_the_best_and_the_worst_of_the_newest_step(tmp_path: Path) -
     assert [sample.score for sample in run.samples] == [0.9, 0.8, 0.7, 0.2, 0.1, 0.0]
     assert {(s.source, s.step) for s in run.samples} == {("rollouts", 10)} and len(run.samples) == 2 * EACH
     assert [(len(s.response), s.cut) for s in run.samples][:2] == [(LONGEST, 9), (LONGEST, 8)]
+
+
+def test_settings_come_from_the_launch_and_without_one_from_the_checkpoint(tmp_path: Path) -> None:
+    folder = runs.agpo_run(tmp_path, 3, config=RunConfig.from_dict({"clip": {"kl_target": 0.02}}))
+    write_launch(folder, {"settings": {"preset": "agpo_d", "clip": {"kl_target": 0.03}}, "planned": {"steps": 9}})
+    run = read_run(folder)
+    assert (run.settings.number("clip.kl_target"), run.method, run.planned_steps) == (0.03, "agpo_d", 9)
+    assert len(run.launches) == 2
+    (folder / "run.json").unlink()
+    run = read_run(folder)
+    assert (run.settings.number("clip.kl_target"), run.method, run.planned_steps) == (0.02, "agpo", None)
+
+
+@pytest.mark.parametrize("value", [{}, [], 7, None, "x", {"clip": 3, "preset": 7}, {"clip": {"kl_target": "high"}}])
+def test_settings_of_any_form_are_read(value: Any, tmp_path: Path) -> None:
+    folder = runs.agpo_run(tmp_path, 3)
+    write_launch(folder, {"settings": value, "planned": value, "config": value, "machine": value, "versions": value})
+    assert "AGPO training report" in page([read_run(folder)])
+
+
+def test_the_quickstarts_old_record_is_read(tmp_path: Path) -> None:
+    runs.grpo_run(tmp_path, 4)
+    (tmp_path / "run.json").write_text(json.dumps({"method": "reference", "seed": 3}))
+    assert read_run(tmp_path).method == "reference" and read_run(tmp_path).identity["seed"] == 3

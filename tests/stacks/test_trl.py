@@ -167,10 +167,10 @@ def test_the_learning_rate_is_scaled_for_each_step_and_for_it_alone(
 
     monkeypatch.setattr(torch.optim.AdamW, "step", seen)
     trainer = trained(tmp_path, lr_scheduler_type="constant", save_strategy="no")
-    rate, start = trainer.args.learning_rate, trainer.agpo.step_size.start
-    assert used[:2] == [pytest.approx(rate * start)] * 2, "both updates of the first generation batch"
+    rate = trainer.args.learning_rate
+    assert used[:2] == [pytest.approx(1e-6, rel=1e-3)] * 2, "both updates of the first generation batch"
     assert used[2] == used[3] != used[1] and used[4] == used[5]
-    assert trainer.controller.step_size.scale != start
+    assert trainer.controller.step_size.scale != pytest.approx(1e-6 / rate, rel=1e-3)
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
     assert any("agpo/step_size/scale" in entry for entry in trainer.state.log_history)
 
@@ -425,3 +425,66 @@ def test_a_head_that_is_not_linear_is_refused(tmp_path: Path, what: str) -> None
     with pytest.raises(ValueError, match=f"{what}.*temperature.enabled=false"):
         check_head(trainer, AGPOConfig())
     check_head(trainer, AGPOConfig.from_dict({"temperature": {"enabled": False}}))
+
+
+# ---- average of the weights ----------------------------------------------------------------------------
+
+AVERAGED = {"average": {"enabled": True}}
+
+
+def test_an_average_changes_no_training_and_is_what_evaluation_and_export_get(
+    run: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from agpo_core import WeightAverage
+    from recipe.agpo.evaluate.checkpoint import find
+
+    seen: list[torch.Tensor] = []
+    expected = WeightAverage()
+    update = WeightAverage.update
+
+    def noted(self: WeightAverage, given: Any) -> None:
+        given = list(given)
+        update(self, given)
+        update(expected, given)
+
+    monkeypatch.setattr(WeightAverage, "update", noted)
+    plain = trained(tmp_path / "plain")
+    averaged = trained(tmp_path / "averaged", agpo=AGPOConfig.from_dict(AVERAGED))
+    assert torch.equal(weights(averaged), weights(plain))
+    assert averaged.averaged.average.count == STEPS and plain.averaged is None
+    mean = torch.cat([tensor.flatten() for tensor in expected.tensors])
+    monkeypatch.setattr(trl.GRPOTrainer, "evaluate", lambda self, *a, **k: seen.append(weights(self)) or {})
+    for trainer in (averaged, plain):
+        trainer.evaluate()
+    assert torch.equal(seen[0], mean) and torch.equal(seen[1], weights(plain))
+    assert torch.equal(weights(averaged), weights(plain))
+
+    found = find(str(tmp_path / "averaged" / f"checkpoint-{STEPS}"))
+    assert found.averaged == f"average of the weights over {STEPS} updates"
+    exported = AutoModelForCausalLM.from_pretrained(found.folder)
+    assert torch.equal(torch.cat([p.detach().flatten() for p in exported.parameters()]), mean)
+
+
+def test_a_resumed_average_continues_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    agpo = AGPOConfig.from_dict(AVERAGED | {"preset": "grpo"})
+    whole = trained(tmp_path / "whole", agpo=agpo)
+    first = str(tmp_path / "whole" / "checkpoint-2")
+    resumed = trained(tmp_path / "resumed", first, agpo=agpo)
+    assert torch.equal(weights(resumed), weights(whole))
+    ours, theirs = resumed.averaged.average, whole.averaged.average
+    assert ours.count == theirs.count == STEPS
+    assert all(torch.equal(a, b) for a, b in zip(ours.tensors, theirs.tensors, strict=True))
+    # Other settings of the average, or none before, are no other run.
+    trained(tmp_path / "plain", agpo=OFF, max_steps=2)
+    begun = trained(tmp_path / "begun", str(tmp_path / "plain" / "checkpoint-2"), agpo=agpo)
+    assert begun.averaged.average.count == STEPS - 2 and "begins with the next update" in capsys.readouterr().out
+    (tmp_path / "whole" / "checkpoint-2" / "average" / "agpo_average.json").unlink()
+    with pytest.raises(ValueError, match=r"agpo_average.json.*missing"):
+        trained(tmp_path / "damaged", first, agpo=agpo)
+
+
+def test_an_average_with_the_weights_elsewhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="average.enabled=true does not work with use_vllm=True"):
+        build_trainer(str(tmp_path), AGPOConfig.from_dict(AVERAGED | {"preset": "grpo"}), use_vllm=True)

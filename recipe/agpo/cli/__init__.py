@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``data``, ``eval`` and ``report``."""
+# PYTHON_ARGCOMPLETE_OK
+"""The command ``agpo``: ``doctor``, ``config``, ``plan``, ``model``, ``data``, ``average``, ``eval``, ``report``."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from recipe.agpo.arguments import whole
+from recipe.agpo.cli.rows import DISTRIBUTION
 from recipe.agpo.files import FileError
 
 FAULTY = 2  # bad input or usage
@@ -26,21 +28,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code. 0: success; 1: the command found a problem (see its own help); 2: bad input or usage, one message
-        on stderr; 130 after Ctrl-C; 141 if the reader of the output has closed it.
+        on stderr; 130 after Ctrl-C, with one line on stderr; 141 if the reader of the output has closed it.
     """
     name = "agpo"
+    _no_progress_bars_on_pipes()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # file names and texts that the terminal's encoding does not have
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            arguments = _parser().parse_args(argv)
+            given = list(sys.argv[1:] if argv is None else argv)
+            parser = _parser(given[:1] == ["doctor"])
+            if "_ARGCOMPLETE" in os.environ:  # the shell asks how a line could go on
+                import argcomplete
+
+                argcomplete.autocomplete(parser)
+            arguments = parser.parse_args(given)
             name = " ".join(["agpo", arguments.command, *filter(None, [getattr(arguments, "action", None)])])
             return _run(arguments)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # at the end of the process a closed pipe would give a message of Python's own
     except KeyboardInterrupt:
+        with suppress(OSError):
+            print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except FileError as error:
         message = str(error)
@@ -57,6 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with suppress(OSError):
         print(f"{name}: {message}", file=sys.stderr)
     return FAULTY
+
+
+def _no_progress_bars_on_pipes() -> None:
+    """Libraries redraw their bars hundreds of times, which fills a log. A value that the user has set stays."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        for variable in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(variable, "1")
 
 
 def _unread(stream: TextIO | None) -> bool:
@@ -92,10 +110,18 @@ def _run(arguments: argparse.Namespace) -> int:
         from recipe.agpo.cli import plan
 
         return plan.run(arguments)
+    if arguments.command == "model":
+        from recipe.agpo.cli import model
+
+        return model.run(arguments)
     if arguments.command == "data":
         from recipe.agpo.cli import data
 
         return data.run(arguments)
+    if arguments.command == "average":
+        from recipe.agpo.cli import average
+
+        return average.run(arguments)
     if arguments.command == "eval":
         from recipe.agpo.cli import eval as evaluation
 
@@ -109,11 +135,10 @@ def _run(arguments: argparse.Namespace) -> int:
     return config.run(markdown=arguments.markdown, write=arguments.write, preset=arguments.preset)
 
 
-def _parser() -> argparse.ArgumentParser:
-    from recipe.agpo.cli import data, plan, report
-    from recipe.agpo.cli import eval as evaluation
-
+def _parser(only_doctor: bool = False) -> argparse.ArgumentParser:
+    """``only_doctor``: without the others' modules, which a machine that needs a doctor may not be able to import."""
     parser = argparse.ArgumentParser(prog="agpo", description="AGPO for verl: checks, configuration, data, evaluation.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the versions of agpo-verl and verl")
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="could training start on this machine, and why not")
     doctor.add_argument("--no-ray", action="store_true", help="leave out the check in a Ray worker (the slow one)")
@@ -122,8 +147,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--folder", type=Path, metavar="OUT", help="with --ranks: a folder that all nodes must share")
     doctor.add_argument("--json", type=Path, metavar="PATH", help="also write the rows to PATH as JSON")
+    if only_doctor:
+        return parser
+
+    from recipe.agpo.cli import average, data, model, plan, report
+    from recipe.agpo.cli import eval as evaluation
+
     plan.register(commands)
+    model.register(commands)
     data.register(commands)
+    average.register(commands)
     evaluation.register(commands)
     report.register(commands)
     config = commands.add_parser("config", help="print every key of algorithm.agpo with its meaning")
@@ -133,3 +166,20 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--preset", metavar="NAME", help="every key with the value that a preset gives it")
     config.add_argument("--write", type=Path, metavar="PATH", help="write it to PATH instead of printing it")
     return parser
+
+
+class _Version(argparse.Action):
+    """``--version``: what is installed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        found = {}
+        for name in (DISTRIBUTION, "verl", "torch"):
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                found[name] = "not installed"
+        python = ".".join(map(str, sys.version_info[:3]))
+        print(*(f"{name} {number}" for name, number in found.items()), f"Python {python}", sep=", ")
+        parser.exit()

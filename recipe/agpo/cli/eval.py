@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import signal
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from recipe.agpo.arguments import finite, whole
-from recipe.agpo.files import FileError, check_folder
+from recipe.agpo.arguments import shown as cut
+from recipe.agpo.files import FileError, check_folder, parse_json, read_text
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -29,6 +31,13 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this evaluation")
 
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "average", "raw"),
+        default="auto",
+        help="of a checkpoint with an average of the weights: which of the two (auto: the average)",
+    )
+
     asked = parser.add_argument_group("what is asked")
     asked.add_argument("--protocol", choices=("greedy", "sampled"), default="greedy")
     asked.add_argument("--samples", type=whole, metavar="K", help="responses a problem (sampled: 8)")
@@ -41,7 +50,13 @@ def register(commands: Any) -> None:
         "--template",
         choices=("auto", "chat", "plain"),
         default="auto",
-        help="chat template, or the plain text of the messages (auto: chat if the tokenizer has one)",
+        help="chat template, or BOS and the messages, a line each (auto: chat if the tokenizer has one)",
+    )
+    asked.add_argument(
+        "--chat-template", metavar="FILE_OR_TEXT", help="in place of the tokenizer's, as model.custom_chat_template"
+    )
+    asked.add_argument(
+        "--chat-template-kwargs", metavar="JSON", help="for the template, as data.apply_chat_template_kwargs"
     )
 
     judged = parser.add_argument_group("how it is judged")
@@ -102,7 +117,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             raise EvaluationError("--compare names the folder of --out: a run cannot be compared with itself")
         compare.check(arguments.compare)
     check_folder(arguments.out)
-    model = checkpoint.find(arguments.model)
+    model = checkpoint.find(arguments.model, arguments.weights)
     benchmarks = data.load(arguments.data, arguments.limit)
     judging = judge.RowJudge(arguments.reward)
     for benchmark in benchmarks:
@@ -112,27 +127,32 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             raise EvaluationError(f"{benchmark.path}: {error}") from error
     platform = generate.choose_platform(arguments.platform)
     generate.check_memory(model, platform)
+    chat_template = _chat_template(arguments.chat_template)
+    if chat_template is not None and arguments.template == "plain":
+        raise EvaluationError("--chat-template and --template plain exclude each other: leave one out")
+    has_template = chat_template is not None or model.template_hash() != "none"
     settings = generate.EngineSettings(
         platform=platform,
         dtype=generate.choose_dtype(arguments.dtype, platform, model.config),
-        template=generate.choose_template(arguments.template, model.template_hash() != "none"),
+        template=generate.choose_template(arguments.template, has_template),
         tensor_parallel_size=arguments.tensor_parallel_size,
         gpu_memory_utilization=arguments.gpu_memory_utilization,
         max_model_len=arguments.max_model_len,
+        chat_template=chat_template,
+        template_kwargs=_template_kwargs(arguments.chat_template_kwargs),
     )
     if platform == "cpu" and settings.tensor_parallel_size != 1:
         raise EvaluationError("--tensor-parallel-size is for GPUs; on the CPU platform it is 1")
-    print(f"model     {model.folder}")
+    print(f"model     {model.folder}" + (f" ({model.averaged})" if model.averaged else ""))
     print(f"platform  {platform}, {settings.identity()['engine']}, {settings.dtype}, template {settings.template}")
     for benchmark in benchmarks:
         print(f"data      {benchmark.name}: {len(benchmark.problems)} of {benchmark.rows} problems")
 
-    template = f"chat {model.template_hash()}" if settings.template == "chat" else "plain"
     header = runs.header(
-        arguments.model,
+        arguments.model + (f" ({model.averaged})" if model.averaged else ""),
         model.fingerprint(),
         settings.identity(),
-        template,
+        generate.template_identity(settings, model.template_hash()),
         benchmarks,
         protocol,
         arguments.limit,
@@ -154,7 +174,46 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             report.write(arguments.out, result)
     finally:
         judging.close()
-    print(f"\n{report.markdown(result)}\nwritten to {arguments.out}: eval.json, eval.md, eval.png")
+    print()
+    _print_markdown(report.markdown(result))
+    print(f"\nwritten to {arguments.out}: eval.json, eval.md, eval.png")
+
+
+def _print_markdown(text: str) -> None:
+    """Drawn by rich on a terminal, as it is on a pipe."""
+    if sys.stdout.isatty() and importlib.util.find_spec("rich") is not None:
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+    else:
+        print(text, end="")
+
+
+def _chat_template(given: str | None) -> str | None:
+    """The text of a template that is given as text or as a file."""
+    from recipe.agpo.evaluate.errors import EvaluationError
+
+    if given is None or "{{" in given or "{%" in given:
+        return given
+    if not Path(given).is_file():
+        raise EvaluationError(f"--chat-template {cut(given)}: neither a file nor a template with {{{{ or {{%")
+    return read_text(Path(given))
+
+
+def _template_kwargs(text: str | None) -> dict[str, Any]:
+    from recipe.agpo.evaluate.errors import EvaluationError
+    from recipe.agpo.prompts import PASSED_BY_VERL
+
+    try:
+        found = parse_json(text or "{}")
+    except ValueError as error:
+        raise EvaluationError(f"--chat-template-kwargs: {error}") from None
+    if not isinstance(found, dict):
+        raise EvaluationError("--chat-template-kwargs must be a JSON object")
+    if taken := [name for name in PASSED_BY_VERL if name in found]:
+        raise EvaluationError(f"--chat-template-kwargs: {', '.join(taken)} cannot be chosen; leave it out")
+    return found
 
 
 def _interrupt(*_: object) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
+from recipe.agpo.arguments import positive
 from recipe.agpo.files import FileError, write_text
 
 NAME = "report.html"
+WATCH_S = 10
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -17,27 +20,52 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = commands.add_parser("report", help="one HTML page from the logs of runs: is it healthy?")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or one metrics*.jsonl")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: RUN/{NAME}; of several runs, {NAME}")
+    parser.add_argument(
+        "--watch",
+        type=positive,
+        nargs="?",
+        const=WATCH_S,
+        metavar="SECONDS",
+        help=f"write the page again every SECONDS (default {WATCH_S}), until Ctrl-C; an open page reloads itself",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page. Returns 0, or 2 if a run is not there or the page cannot be written."""
-    from recipe.agpo.report.health import findings, overall
+    from recipe.agpo.report.read import shown
+
+    out = arguments.out or _default(arguments.runs)
+    try:
+        said = ""
+        while True:
+            lines = _write(arguments.runs, out, arguments.watch)
+            if lines != said:
+                print(f"{lines}\npage: {shown(out)}", flush=True)
+            if arguments.watch is None:
+                return 0
+            said = lines
+            time.sleep(arguments.watch)
+    except (OSError, FileError) as error:
+        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        print(f"agpo report: {shown(message)}", file=sys.stderr)
+        return 2
+
+
+def _write(paths: list[Path], out: Path, refresh: int | None) -> str:
+    """Write the page once; returns a line for each run."""
+    from recipe.agpo.report.health import findings, in_words, overall
     from recipe.agpo.report.page import page
     from recipe.agpo.report.read import read_runs
 
-    try:
-        runs = read_runs(arguments.runs)
-        out = arguments.out or _default(arguments.runs)
-        _check_out(out)
-        write_text(out, page(runs))
-    except (OSError, FileError) as error:
-        print(f"agpo report: {error}", file=sys.stderr)
-        return 2
+    runs = read_runs(paths)
+    _check_out(out)
+    write_text(out, page(runs, refresh))
+    lines = []
     for each in runs:
-        verdict = overall(findings(each)).value if each.training else "no training step yet"
-        print(f"{each.name}: {each.steps} steps, {verdict}")
-    print(f"page: {out}")
-    return 0
+        found = findings(each)
+        verdict = f"{overall(found).value} ({in_words(each, found)})" if each.training else "no training step yet"
+        lines.append(f"{each.name}: {each.steps} steps, {verdict}")
+    return "\n".join(lines)
 
 
 def _check_out(out: Path) -> None:

@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lines of a report of ``agpo doctor``."""
+"""The lines of a report of ``agpo doctor``, and tables on a terminal.
+
+On a terminal rich draws a table. A pipe gets plain text, one line per row and never wrapped, and so does a terminal
+where rich is not installed.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 DISTRIBUTION = "agpo-verl"
@@ -37,3 +43,46 @@ def table(rows: list[Row]) -> str:
         if row.fix:
             lines.append(f"{'':<4}  {'':<{width}}  -> {row.fix}")
     return "\n".join(lines)
+
+
+def show(rows: list[Row]) -> None:
+    """Print the rows."""
+    colours = {OK: "green", WARN: "yellow", FAIL: "bold red"}
+    lines = []
+    for row in rows:
+        lines.append((row.status, row.check, row.found))
+        if row.fix:
+            lines.append(("", "", f"-> {row.fix}"))
+    if not draw(lines, styles=(colours, "bold", "")):
+        print(table(rows))
+
+
+def draw(
+    lines: Iterable[Sequence[str]], *, head: Sequence[str] = (), styles: Sequence[str | dict[str, str]] = ()
+) -> bool:
+    """Print a table with rich if the output is a terminal and rich is installed; otherwise return False.
+
+    Args:
+        lines: cells as text; markup in them is shown as it is.
+        head: names of the columns; none: a grid without lines.
+        styles: of each column, or of each value in it.
+    """
+    if sys.stdout is None or not sys.stdout.isatty():
+        return False
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        return False
+    drawn = Table(*head, header_style="bold") if head else Table.grid(padding=(0, 2))
+    for cells in lines:
+        chosen = [*styles, *[""] * len(cells)][: len(cells)]
+        drawn.add_row(
+            *(
+                Text(cell, style.get(cell, "") if isinstance(style, dict) else style, overflow="fold")
+                for cell, style in zip(cells, chosen, strict=True)
+            )
+        )
+    Console().print(drawn)
+    return True

@@ -9,7 +9,7 @@ from recipe.agpo.data.example import BadRow, DataError, Example
 from recipe.agpo.data.manifest import check_training_files, read_manifest
 from recipe.agpo.data.mix import mix
 from recipe.agpo.data.overlap import check_overlap
-from recipe.agpo.data.prepare import Options, prepare, prepare_gym
+from recipe.agpo.data.prepare import Options, folder_of, prepare, prepare_gym
 
 __all__ = [
     "BENCHMARKS",
@@ -21,6 +21,7 @@ __all__ = [
     "benchmark",
     "check_overlap",
     "check_training_files",
+    "folder_of",
     "mix",
     "prepare",
     "prepare_gym",

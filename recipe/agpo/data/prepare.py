@@ -27,6 +27,7 @@ from recipe.agpo.data.rows import Row, RowWriter, make_row, row_bytes
 from recipe.agpo.data.sources import Record, Source, file_sha256, open_sources
 from recipe.agpo.data.templates import Template, template
 from recipe.agpo.files import Replacement
+from recipe.agpo.prompts import render, template_for
 
 BAD_JSON = "bad_json"  # the record cannot be read
 BAD_ROW = "bad_row"  # a key is missing, null, or of another type
@@ -55,6 +56,9 @@ class Options:
         max_prompt_tokens: longer prompts are skipped; needs ``tokenizer``.
         tokenizer: folder or hub id of a tokenizer; its chat template counts.
         template: None for the benchmark's own.
+        system: a system message before the question, for all rows. ``""``: an empty one, for a chat template that
+            otherwise writes a text of its own there. None: no system message.
+        examples: (question, answer) pairs, shown before every question as turns of the chat.
         allow_test: mark test data as allowed for training.
         against: parquet files of evaluation sets; rows that share an n-gram with them are skipped.
         n: length of an n-gram.
@@ -67,6 +71,8 @@ class Options:
     max_prompt_tokens: int | None = None
     tokenizer: str | None = None
     template: str | None = None
+    system: str | None = None
+    examples: tuple[tuple[str, str], ...] = ()
     allow_test: bool = False
     against: tuple[Path, ...] = ()
     n: int = 13
@@ -80,6 +86,16 @@ class Options:
                 raise DataError(f"{name}={value}: must be at least 1")
         if self.max_prompt_tokens is not None and self.tokenizer is None:
             raise DataError("max_prompt_tokens needs a tokenizer to count with")
+
+    def before(self) -> list[dict[str, str]]:
+        """The messages before a row's question, the same for all rows."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        turns = [
+            {"role": role, "content": text}
+            for example in self.examples
+            for role, text in zip(("user", "assistant"), example, strict=True)
+        ]
+        return [*system, *turns]
 
 
 def folder_of(out: Path, name: str) -> Path:
@@ -227,6 +243,7 @@ def _write_aside(
         "content_sha256": content,
         "source": source.info,
         "template": wording.describe(),
+        "before": options.before(),
         "options": _options_info(bench, options),
         "seed": options.seed,
         "training_allowed": source.split == "train" or options.allow_test,
@@ -267,15 +284,16 @@ def _check_counts(bench: Benchmark, split: str, options: Options, rows: int, log
 
 
 def token_counter(tokenizer: Any) -> Callable[[list[dict[str, str]]], int]:
-    """How many tokens a prompt has for the model: with the chat template if the tokenizer has one."""
-    return lambda messages: len(tokenizer.encode(rendered(tokenizer, messages), add_special_tokens=False))
+    """How many tokens a prompt has for the model: with its chat template, or the plain one where it has none."""
+    template = template_for(tokenizer)
 
+    def count(messages: list[dict[str, str]]) -> int:
+        try:
+            return len(render(tokenizer, messages, chat_template=template))
+        except Exception as error:  # whatever a template raises
+            raise DataError(f"the tokenizer's chat template raises {type(error).__name__}: {error}") from error
 
-def rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    """The prompt as the model reads it."""
-    if getattr(tokenizer, "chat_template", None):
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    return "\n".join(message["content"] for message in messages)
+    return count
 
 
 def load_tokenizer(name: str) -> Any:
@@ -330,7 +348,7 @@ def _accepted(
             continue
         try:
             example = bench.read(record.value)
-            row = make_row(bench.name, source.split, index, example, wording)
+            row = make_row(bench.name, source.split, index, example, wording, options.before())
             row_bytes(row)
         except BadRow as error:
             log.skip(index, place, BAD_ROW, str(error))
@@ -358,7 +376,7 @@ def _refusal(
     problem = gold_problem(example)
     if problem:
         return GOLD, problem
-    prompt, gold = _digest(row["prompt"][0]["content"]), _digest(example.gold)
+    prompt, gold = _digest(row["prompt"][-1]["content"]), _digest(example.gold)
     earlier = seen.setdefault(prompt, gold)
     if earlier is not gold and not options.keep_duplicates:
         if earlier == gold:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ def schema() -> Any:
     )
 
 
-def make_row(name: str, split: str, index: int, example: Example, template: Template) -> Row:
+def make_row(
+    name: str, split: str, index: int, example: Example, template: Template, before: Sequence[dict[str, str]] = ()
+) -> Row:
     """One row.
 
     Args:
@@ -47,10 +49,11 @@ def make_row(name: str, split: str, index: int, example: Example, template: Temp
         split: where the problem was published.
         index: number of the record in its source, from 0; skipped records leave gaps.
         example, template: what is asked, and how.
+        before: messages before the question.
     """
     return {
         "data_source": name,
-        "prompt": template.messages(example),
+        "prompt": [*before, *template.messages(example)],
         "ability": _ABILITIES.get(example.kind, "math"),
         "reward_model": {"style": "rule", "ground_truth": example.gold},
         "extra_info": {
@@ -114,14 +117,14 @@ class RowWriter:
         self._held, self._held_bytes = [], 0
 
 
-def iter_rows(path: Path, batch_size: int = 256) -> Iterator[Row]:
-    """The rows of a parquet or .jsonl file, in order.
+def iter_rows(path: Path, batch_size: int = 256, columns: list[str] | None = None) -> Iterator[Row]:
+    """The rows of a parquet or .jsonl file, in order; of a parquet file with ``columns`` only those that it has.
 
     Raises:
         DataError: no such file, another kind of file, or a damaged one.
     """
     if path.suffix != ".jsonl":
-        yield from parquet_rows(path, batch_size)
+        yield from parquet_rows(path, batch_size, columns)
         return
     for number, value, problem in json_lines(path):
         if not isinstance(value, dict):

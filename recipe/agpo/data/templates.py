@@ -21,7 +21,7 @@ class Template:
 
     Attributes:
         name: with its version, e.g. ``boxed-1``.
-        instruction: what stands below the question.
+        instruction: what stands below the question; ``""`` for nothing.
         needs_options: whether it prints the options of a choice.
     """
 
@@ -47,7 +47,7 @@ class Template:
             letters = str(example.args.get("letters") or LETTERS)
             lines = [f"{letter}. {option}" for letter, option in zip(letters, options, strict=False)]
             parts.append("\n".join(lines))
-        return [{"role": "user", "content": "\n\n".join([*parts, self.instruction])}]
+        return [{"role": "user", "content": "\n\n".join(filter(None, [*parts, self.instruction]))}]
 
     def describe(self) -> dict[str, str | int]:
         """For the manifest: name, version, and a hash of the wording."""
@@ -77,6 +77,7 @@ TEMPLATES: dict[str, Template] = {
             "input and writes to standard output. Put it at the end, in a block that begins with ```python and ends "
             "with ```.",
         ),
+        Template("question-1", ""),  # the question alone: solved examples before it show how to answer
         Template("answer-1", "Work through it step by step and write your final answer as <answer>...</answer>."),
     )
 }
@@ -97,6 +98,6 @@ def without_instruction(content: str) -> str:
     """A prompt's text without the instruction of the template that made it; other texts as they are."""
     stripped = content.rstrip()
     for known in TEMPLATES.values():
-        if stripped.endswith(known.instruction):
+        if known.instruction and stripped.endswith(known.instruction):
             return stripped[: -len(known.instruction)].rstrip()
     return content

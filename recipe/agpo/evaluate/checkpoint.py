@@ -6,13 +6,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo import cpu
 from recipe.agpo.evaluate.errors import EvaluationError
-from recipe.agpo.files import FileError, read_object
+from recipe.agpo.files import AVERAGE_FILE, AVERAGE_FOLDER, FileError, read_object
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # Files that affect how the weights are used: shape, tokenizer, chat template, end tokens.
@@ -41,10 +44,12 @@ class Checkpoint:
     Attributes:
         name: what the user wrote.
         folder: where config, tokenizer and weights are.
+        averaged: for a checkpoint with an average of the weights, which of the two this is, in words; else empty.
     """
 
     name: str
     folder: Path
+    averaged: str = ""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -71,36 +76,74 @@ class Checkpoint:
         return _hash([json.dumps(template).encode()]) if template else "none"
 
 
-def find(model: str) -> Checkpoint:
+def find(model: str, weights: str = "auto") -> Checkpoint:
     """The checkpoint that ``model`` names.
 
     Args:
         model: a folder in HF format; a checkpoint folder of verl (``global_step_N`` or its ``actor``) whose
             ``huggingface`` folder has weights; or a hub id.
+        weights: ``average``: the average of the weights that was saved in the checkpoint; ``raw``: the weights that
+            were trained; ``auto``: the average if there is one.
 
     Raises:
         EvaluationError: there is none; for a sharded checkpoint the message gives the command that merges it.
     """
     folder = Path(model).expanduser()
     if not folder.exists():
+        if weights == "average":
+            raise EvaluationError(f"--weights average: {model} is no folder with an average. Leave --weights out")
         if _HUB_ID.fullmatch(model):
             return Checkpoint(model, _from_hub(model))
         raise EvaluationError(f"no model folder {model}")
     if not folder.is_dir():
         raise EvaluationError(f"{model} is a file: name the folder that holds config.json and the weights")
-    for candidate in (folder, folder / "huggingface", folder / "actor", folder / "actor" / "huggingface"):
+    averaged, place = _choose(folder, weights)
+    for candidate in (place, place / "huggingface", place / "actor", place / "actor" / "huggingface"):
         if (candidate / "config.json").is_file() and weight_files(candidate):
-            return Checkpoint(model, candidate)
-    for candidate in (folder, folder / "actor", folder.parent if folder.name == "huggingface" else folder):
+            return Checkpoint(model, candidate, averaged)
+    for candidate in (place, place / "actor", place.parent if place.name == "huggingface" else place):
         if (candidate / "fsdp_config.json").is_file() or any(candidate.glob("model_world_size_*_rank_*.pt")):
+            # A merged average lies beside the file that says that it is one.
+            target = candidate / "huggingface" if (candidate / AVERAGE_FILE).is_file() else f"{candidate}-hf"
+            # By this Python: another one may have no verl.
+            merge = f"{'AGPO_CPU=1 ' if cpu.enabled() else ''}{shlex.quote(sys.executable)} -m verl.model_merger merge"
             raise EvaluationError(
                 f"{model} is a checkpoint in verl's shards, not yet in HF format. Merge it first:\n"
-                f"    python -m verl.model_merger merge --backend fsdp --local_dir {candidate} "
-                f"--target_dir {candidate}-hf\n"
-                f"and evaluate {candidate}-hf. The merger stores the weights as bfloat16."
+                f"    {merge} --backend fsdp --local_dir {shlex.quote(str(candidate))} "
+                f"--target_dir {shlex.quote(str(target))}\n"
+                f"and evaluate {target}. The merger stores the weights as bfloat16."
+                + (" For the weights without averaging: --weights raw." if place != folder else "")
             )
     problem = "has no weights (*.safetensors)" if (folder / "config.json").is_file() else "has no config.json"
     raise EvaluationError(f"{model} is no checkpoint in HF format: it {problem}")
+
+
+def _choose(folder: Path, weights: str) -> tuple[str, Path]:
+    """Which weights these are, in words, and the folder to search: of a checkpoint that holds both, one of them."""
+    above = [folder.parent] if folder.name == "huggingface" else []
+    for itself in (folder, *above):
+        if (itself / AVERAGE_FILE).is_file():
+            if weights == "raw":
+                raise EvaluationError(f"--weights raw: {folder} holds an average. Name the folder of its checkpoint")
+            return _what(itself), folder
+    for actor in (folder, folder / "actor", *above):
+        average = actor / AVERAGE_FOLDER
+        if (average / AVERAGE_FILE).is_file():
+            what = _what(average)
+            return (f"raw weights, not its {what}", folder) if weights == "raw" else (what, average)
+    if weights == "average":
+        raise EvaluationError(
+            f"--weights average: {folder} has no average of the weights (algorithm.agpo.average.enabled). Leave "
+            "--weights out, or average several checkpoints with `agpo average`"
+        )
+    return "", folder
+
+
+def _what(average: Path) -> str:
+    document = _settings_file(average / AVERAGE_FILE)
+    if "checkpoints" in document:
+        return f"average of {len(document['checkpoints'])} checkpoints"
+    return f"average of the weights over {document.get('updates')} updates"
 
 
 def weight_files(folder: Path) -> list[Path]:

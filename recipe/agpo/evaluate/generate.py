@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from recipe.agpo.evaluate.checkpoint import Checkpoint
-from recipe.agpo.evaluate.data import Problem
+from recipe.agpo.evaluate.data import Problem, digest
 from recipe.agpo.evaluate.errors import EvaluationError
 from recipe.agpo.evaluate.protocols import Protocol as Asked
 from recipe.agpo.evaluate.protocols import request_seed
+from recipe.agpo.prompts import plain_template, render
 
 TEMPLATES = ("auto", "chat", "plain")
 GIB = float(1 << 30)
@@ -58,10 +59,12 @@ class EngineSettings:
     Attributes:
         platform: ``cpu`` or ``gpu``.
         dtype: vLLM's name of it.
-        template: ``chat``: the tokenizer's chat template; ``plain``: the messages' text, one after the other.
+        template: ``chat``: a chat template; ``plain``: that of the configs of base models, BOS and the messages.
         tensor_parallel_size: GPUs that share the model.
         gpu_memory_utilization: share of the GPU's memory.
         max_model_len: context in tokens; None: as long as the data and the protocol need, at most the model's.
+        chat_template: in place of the tokenizer's, as ``actor_rollout_ref.model.custom_chat_template`` in training.
+        template_kwargs: as ``data.apply_chat_template_kwargs`` in training.
     """
 
     platform: str
@@ -70,6 +73,8 @@ class EngineSettings:
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
     max_model_len: int | None = None
+    chat_template: str | None = None
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, str]:
         """The settings that affect responses; the others only affect the speed."""
@@ -130,7 +135,7 @@ def choose_dtype(asked: str, platform: str, config: dict[str, Any]) -> str:
 
 
 def choose_template(asked: str, has_template: bool) -> str:
-    """``chat`` or ``plain``."""
+    """``chat`` or ``plain``; ``has_template``: the tokenizer has one, or one is given."""
     if asked == "chat" and not has_template:
         raise EvaluationError("--template chat, but the model's tokenizer has no chat template")
     if asked == "auto":
@@ -193,7 +198,7 @@ class VllmGenerator:
 
         self.protocol = protocol
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-        self._prompts = {problem.id: encode(tokenizer, problem.messages, settings.template) for problem in problems}
+        self._prompts = {problem.id: _encoded(tokenizer, problem, settings) for problem in problems}
         longest_context = settings.max_model_len or context_length(checkpoint.config)
         needed = max((len(ids) for ids in self._prompts.values()), default=1) + protocol.max_tokens
         self.context = needed if longest_context is None else min(needed, longest_context)
@@ -253,14 +258,34 @@ class VllmGenerator:
         )
 
 
-def encode(tokenizer: Any, messages: Sequence[dict[str, str]], template: str) -> list[int]:
-    """Token ids of a prompt: through the chat template, or the plain text of the messages joined by empty lines."""
-    if template == "chat":
-        found = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        return [int(token) for token in found]
-    return [int(token) for token in tokenizer.encode("\n\n".join(turn["content"] for turn in messages))]
+def encode(
+    tokenizer: Any,
+    messages: Sequence[dict[str, str]],
+    template: str,
+    chat_template: str | None = None,
+    template_kwargs: dict[str, Any] | None = None,
+) -> list[int]:
+    """Token ids of a prompt, the same as in training; see :class:`EngineSettings`."""
+    text = plain_template(tokenizer) if template == "plain" else chat_template
+    return render(tokenizer, messages, chat_template=text, template_kwargs=template_kwargs)
+
+
+def template_identity(settings: EngineSettings, own: str) -> str:
+    """What the header keeps of the template; ``own``: hash of the tokenizer's."""
+    given = [settings.chat_template, settings.template_kwargs] if settings.chat_template else settings.template_kwargs
+    added = f" {digest(given)}" if given else ""
+    # 2: before, messages were joined by empty lines, and the tokenizer decided on BOS.
+    return f"plain 2{added}" if settings.template == "plain" else f"chat {own}{added}"
+
+
+def _encoded(tokenizer: Any, problem: Problem, settings: EngineSettings) -> list[int]:
+    try:
+        return encode(tokenizer, problem.messages, settings.template, settings.chat_template, settings.template_kwargs)
+    except Exception as error:  # whatever a template raises
+        raise EvaluationError(
+            f"the chat template cannot render the prompt of row {problem.index} ({type(error).__name__}: {error}). "
+            "Give the template of the training with --chat-template, or use --template plain"
+        ) from error
 
 
 def context_length(config: dict[str, Any]) -> int | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipe.agpo import palette
 from recipe.agpo.evaluate.store import REPORT
 from recipe.agpo.files import replacing, write_text
 
@@ -61,11 +62,13 @@ def draw(result: Result, path: Path) -> None:
     for place, row in enumerate(rows):
         estimate = row["accuracy"]
         below, above = estimate["value"] - estimate["low"], estimate["high"] - estimate["value"]
-        axes[0].errorbar(estimate["value"], place, xerr=[[below], [above]], fmt="o", color=f"C{place % 10}", capsize=3)
+        axes[0].errorbar(
+            estimate["value"], place, xerr=[[below], [above]], fmt="o", color=palette.series(place), capsize=3
+        )
     axes[0].set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     axes[0].set_xlim(0, 1)
-    axes[0].grid(axis="x", alpha=0.3)
+    palette.plain(axes[0])
     axes[0].set_xlabel("accuracy, 95 % interval")
 
     if sampled:
@@ -74,11 +77,11 @@ def draw(result: Result, path: Path) -> None:
                 points = [(int(k), value["value"]) for k, value in figures.items()]
                 if points:
                     label = f"{row['name']} {name}" if len(rows) <= 5 else None
-                    axes[1].plot(*zip(*points, strict=True), style, color=f"C{place % 10}", label=label)
+                    axes[1].plot(*zip(*points, strict=True), style, color=palette.series(place), label=label)
         axes[1].set_xscale("log", base=2)
         axes[1].xaxis.set_major_formatter("{x:g}")
         axes[1].set_ylim(0, 1)
-        axes[1].grid(alpha=0.3)
+        palette.plain(axes[1])
         axes[1].set_xlabel("k")
         axes[1].set_ylabel("pass@k (line), maj@k (dotted)")
         if len(rows) <= 5:

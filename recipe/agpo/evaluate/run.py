@@ -88,7 +88,7 @@ def evaluate(
         make_generator: called with all problems if a response is missing; starting a model is the slow part.
         judge: closed by the caller.
         rejudge: judge kept responses again.
-        progress: show a bar.
+        progress: show a bar, if stderr is a terminal.
 
     Raises:
         EvaluationError: the folder belongs to another evaluation.
@@ -100,7 +100,7 @@ def evaluate(
     store = Store(out, task.header, rejudge=rejudge)
     if len(store.verdicts) < len(asked):
         (out / REPORT).unlink(missing_ok=True)  # its presence says that the evaluation is finished
-    bar = tqdm(total=len(asked), desc="evaluating", unit="problem", disable=not progress)
+    bar = tqdm(total=len(asked), desc="evaluating", unit="problem", disable=None if progress else True)
     try:
         bar.update(len(store.verdicts))
         unjudged = [item for item in asked if _key(item) in store.responses and _key(item) not in store.verdicts]

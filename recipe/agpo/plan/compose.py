@@ -17,10 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from recipe.agpo.arguments import DRY_RUN
 from recipe.agpo.files import FileError, read_text
+from recipe.agpo.plan.keys import misspelt
 
 SCRIPT_S = 60.0
-_HONOURS_DRY_RUN = re.compile(rb"AGPO_DRY_RUN|lib/train\.sh|run_(agpo|grpo|ppo)_\w+\.sh")
+# Outside comments; what calls the training command itself is safe too, since that looks at AGPO_DRY_RUN.
+_HONOURS_DRY_RUN = re.compile(
+    rb"^[^#\n]*(AGPO_DRY_RUN|lib/(train|cpu_run)\.sh|run_(agpo|grpo|ppo)_\w+\.sh|recipe\.agpo\.main)", re.MULTILINE
+)
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "config"
 
 
@@ -57,12 +62,19 @@ def compose(target: str, overrides: Sequence[str] = ()) -> DictConfig:
         known = ", ".join(sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml")))
         raise PlanError(f"neither a script nor a config. Configs of this package: {known}")
     search = f"hydra.searchpath=[pkg://verl.trainer.config,'file://{_escaped(CONFIG_FOLDER)}']"
-    GlobalHydra.instance().clear()
-    try:
+    asked = [*given, *overrides]
+
+    def composed(parts: list[str]) -> DictConfig:
+        GlobalHydra.instance().clear()
         with initialize_config_dir(str(folder), version_base=None):
-            return hydra_compose(name, [*given, *overrides, search])
+            return hydra_compose(name, [*parts, search])
+
+    try:
+        return composed(asked)
     # OSError: a config that cannot be opened; RecursionError: one nested too deeply.
     except (HydraException, YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError, TypeError) as error:
+        if unknown := misspelt(composed, asked):
+            raise PlanError(" ".join(unknown)) from None
         raise PlanError(" ".join(f"{type(error).__name__}: {error}".split())[:1000]) from error
 
 
@@ -86,10 +98,10 @@ def _arguments(target: str) -> tuple[str, list[str]]:
     # Any other script would not print its command: it would run.
     if not _HONOURS_DRY_RUN.search(Path(target).read_bytes()):
         raise PlanError(
-            "not a launch script: it neither looks at AGPO_DRY_RUN nor calls a script that does, as those of scripts/ "
-            "do. Name one of them, or a config"
+            f"not a launch script: it neither looks at {DRY_RUN} nor calls a command that does, such as `python -m "
+            "recipe.agpo.main` and the scripts of scripts/. Name one of those, or a config"
         )
-    environment = {"AGPO_PYTHON": sys.executable, **os.environ, "AGPO_DRY_RUN": "1"}
+    environment = {"AGPO_PYTHON": sys.executable, **os.environ, DRY_RUN: "1"}
     process = subprocess.Popen(
         ["bash", "--", target],
         env=environment,

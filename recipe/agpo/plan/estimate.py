@@ -10,6 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from recipe.agpo.settings import agpo_config, keeps_ledger
+
 GIB = 2**30
 VLLM_OVERHEAD_GIB = 3.0  # CUDA graphs, sampler and activations of vLLM beside weights and cache
 RESERVE_GIB = 3.0  # CUDA contexts of trainer and vLLM, NCCL buffers
@@ -56,7 +58,9 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB per GPU. ``train`` is the peak of an update, ``rollout`` that of generation; both must fit."""
+    """GiB per GPU. ``train`` is the peak of an update of the actor or the critic, ``rollout`` that of generation; both
+    must fit. ``critic`` is what of a critic is on the GPU while the actor is updated; ``critic_train`` the peak of an
+    update of the critic, 0 without one."""
 
     weights: float
     gradients: float
@@ -65,9 +69,12 @@ class Memory:
     logits: float
     vllm_weights: float
     kv_cache: float
+    critic: float
+    critic_train: float
     train: float
     rollout: float
     cached_tokens: int
+    average: float  # of the weights, float32; 0 where it is off or in CPU memory
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,8 @@ def shape_of(config: DictConfig) -> Shape | None:
     file = Path(path).expanduser() / "config.json"
     if not file.is_file():
         return None
-    values = json.loads(file.read_text(encoding="utf-8"))
     try:
+        values = json.loads(file.read_text(encoding="utf-8"))
         heads = int(values["num_attention_heads"])
         return Shape(
             hidden=int(values["hidden_size"]),
@@ -112,38 +119,67 @@ def shape_of(config: DictConfig) -> Shape | None:
             qkv_bias=values.get("model_type") == "qwen2",
             norms=4 if values.get("model_type") == "gemma2" else 2,
         )
-    except (KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError):
         return None
 
 
+@dataclass(frozen=True)
+class States:
+    """Bytes per GPU of one model's states, and which of them stay there between its own updates."""
+
+    weights: float
+    gradients: float
+    optimiser: float
+    keeps_weights: bool
+    keeps_optimiser: bool
+
+    @property
+    def whole(self) -> float:
+        """During an update of the model."""
+        return self.weights + self.gradients + self.optimiser
+
+    @property
+    def resting(self) -> float:
+        """At any other time: verl offloads what is to be offloaded, and drops the gradients."""
+        return self.keeps_weights * self.weights + self.keeps_optimiser * self.optimiser
+
+
+def _states(node: DictConfig, engine: str, count: int, ranks: int, lora: bool) -> States:
+    """States of a model of ``count`` weights; ``engine``: the section of its engine."""
+    settings = node.get(engine)
+    megatron = node.strategy == "megatron"
+    split = _split(settings) if megatron else 1
+    if lora:
+        weights, gradients, optimiser = 2 * count / (split if megatron else ranks), 0.0, 0.0
+    elif megatron:
+        weights, gradients, optimiser = 2 * count / split, 4 * count / split, 12 * count / ranks
+    else:
+        weights, gradients, optimiser = 4 * count / ranks, 4 * count / ranks, 8 * count / ranks
+    offload = settings if isinstance(settings, DictConfig) else {}
+    return States(weights, gradients, optimiser, not offload.get("param_offload"), not offload.get("optimizer_offload"))
+
+
+def _split(settings: DictConfig) -> int:
+    return int(settings.tensor_model_parallel_size) * int(settings.pipeline_model_parallel_size)
+
+
 def memory(config: DictConfig, shape: Shape, gpu_gib: float) -> Memory:
-    """Memory per GPU of the colocated actor and vLLM.
+    """Memory per GPU of the colocated actor, critic and vLLM.
 
     Weights, gradients and Adam's two moments in float32, sharded over all ranks (FSDP2; Megatron: weights in bfloat16
     over tensor and pipeline ranks, the rest over all). A LoRA keeps frozen bfloat16 weights; its other state is
     small and not counted. Activations: one bfloat16 hidden state per layer and token of a micro-batch (gradient
     checkpointing) plus one layer recomputed. Logits: bfloat16, float32 and the gradient, of a micro-batch, split
-    over tensor ranks. vLLM sleeps during updates, and the actor's states stay on the GPU during generation.
+    over tensor ranks; a critic has none. vLLM sleeps during updates. Offloaded states are on the GPU only during an
+    update of their own model; the others stay there during generation too. A critic is as large as the actor.
     """
     ref, actor = config.actor_rollout_ref, config.actor_rollout_ref.actor
     ranks = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
     count = shape.parameters
-    lora = lora_rank(config)
-    split, sharded = 1, ranks
-    if actor.strategy == "megatron":
-        split = int(actor.megatron.tensor_model_parallel_size) * int(actor.megatron.pipeline_model_parallel_size)
-    if lora:
-        weights = 2 * count / (split if actor.strategy == "megatron" else sharded)
-        gradients = optimiser = 0.0
-    elif actor.strategy == "megatron":
-        weights, gradients, optimiser = 2 * count / split, 4 * count / split, 12 * count / sharded
-    else:
-        weights, gradients, optimiser = (4 * count / sharded, 4 * count / sharded, 8 * count / sharded)
-    if not actor.strategy == "megatron":
-        if actor.fsdp_config.param_offload:
-            weights = 0.0
-        if actor.fsdp_config.optimizer_offload:
-            optimiser = 0.0
+    megatron = actor.strategy == "megatron"
+    states = _states(actor, "megatron" if megatron else "fsdp_config", count, ranks, bool(lora_rank(config)))
+    split = _split(actor.megatron) if megatron else 1
+    critic = _critic(config, count, ranks)
     tokens = micro_batch_tokens(config)
     per_token = shape.layers * shape.hidden * 2 + 34 * shape.hidden + 6 * shape.intermediate
     activations, logits = tokens * per_token / max(1, split), tokens * shape.vocabulary * 10 / max(1, split)
@@ -152,22 +188,48 @@ def memory(config: DictConfig, shape: Shape, gpu_gib: float) -> Memory:
     vllm_weights = 2 * count / int(ref.rollout.tensor_model_parallel_size)
     cache = max(0.0, share - vllm_weights - VLLM_OVERHEAD_GIB * GIB)
     per_cached = shape.kv_bytes_per_token / int(ref.rollout.tensor_model_parallel_size)
-    states = weights + gradients + optimiser
-    critic = states if config.critic.get("enable") or str(config.algorithm.adv_estimator) == "gae" else 0.0
-    train = states + critic + gathered + activations + logits + RESERVE_GIB * GIB
-    rollout = weights + optimiser + critic + share + RESERVE_GIB * GIB
+    average = 0.0 if lora_rank(config) or not _on_gpu(config) else 4 * count / ranks
+    beside = average + gathered + RESERVE_GIB * GIB
+    resting = critic.resting if critic else 0.0
+    train = states.whole + resting + activations + logits + beside
+    critic_train = 0.0
+    if critic:
+        rows = critic_tokens(config) * per_token / max(1, split)
+        critic_train = critic.whole + states.resting + rows + beside
     return Memory(
-        weights=_gib(weights),
-        gradients=_gib(gradients),
-        optimiser=_gib(optimiser),
+        weights=_gib(states.weights),
+        gradients=_gib(states.gradients),
+        optimiser=_gib(states.optimiser),
         activations=_gib(activations),
         logits=_gib(logits),
         vllm_weights=_gib(vllm_weights),
         kv_cache=_gib(cache),
-        train=_gib(train),
-        rollout=_gib(rollout),
+        critic=_gib(resting),
+        critic_train=_gib(critic_train),
+        train=_gib(max(train, critic_train)),
+        rollout=_gib(states.resting + resting + average + share + RESERVE_GIB * GIB),
         cached_tokens=int(cache / per_cached),
+        average=_gib(average),
     )
+
+
+def _averages(config: DictConfig) -> bool:
+    return keeps_ledger(config) and agpo_config(config).average.enabled
+
+
+def _on_gpu(config: DictConfig) -> bool:
+    """Whether an average of the weights takes memory of the GPU."""
+    if not _averages(config):
+        return False
+    return not (agpo_config(config).average.offload or config.actor_rollout_ref.actor.fsdp_config.param_offload)
+
+
+def _critic(config: DictConfig, count: int, ranks: int) -> States | None:
+    enabled = config.critic.get("enable")
+    if not (enabled if enabled is not None else str(config.algorithm.adv_estimator) == "gae"):
+        return None
+    engine = "megatron" if config.critic.strategy == "megatron" else "fsdp"
+    return _states(config.critic, engine, count, ranks, False)
 
 
 def _gib(size: float) -> float:
@@ -183,14 +245,79 @@ def micro_batch_tokens(config: DictConfig) -> int:
     return int(actor.ppo_micro_batch_size_per_gpu or actor.ppo_mini_batch_size) * longest
 
 
+def critic_tokens(config: DictConfig) -> int:
+    """Tokens of one pass of the critic on one GPU: verl fills them by this key, whatever its other keys say."""
+    return int(config.critic.get("ppo_infer_max_token_len_per_gpu") or 32768)
+
+
+def rows_in(files: Any) -> int | None:
+    """Rows of parquet files; None where one of them is not here."""
+    import pyarrow
+    import pyarrow.parquet
+
+    total = 0
+    for name in [files] if isinstance(files, str) else list(files or []):
+        path = Path(str(name)).expanduser()
+        try:
+            total += pyarrow.parquet.ParquetFile(path).metadata.num_rows
+        except (OSError, pyarrow.ArrowInvalid):
+            return None
+    return total
+
+
+@dataclass(frozen=True)
+class Length:
+    """Of a run. None: it depends on data that are not here. Token figures are upper bounds.
+
+    Attributes:
+        steps: training steps.
+        generated, read: tokens generated for training, and tokens of prompts and responses in the updates.
+        validations: how often the model is validated.
+        validation_tokens: generated in all of them.
+    """
+
+    steps: int | None
+    generated: int | None
+    read: int | None
+    validations: int | None
+    validation_tokens: int | None
+
+
+def length(config: DictConfig, per_step: Cost, budget: int | None) -> Length:
+    """Steps and tokens of a run: up to its steps or epochs, or to its token budget at responses of full length."""
+    data, trainer, val = config.data, config.trainer, config.actor_rollout_ref.rollout.val_kwargs
+    rows, shown = rows_in(data.train_files), rows_in(data.val_files)
+    steps: int | None = None
+    if trainer.total_training_steps is not None:
+        steps = int(trainer.total_training_steps)
+    elif rows is not None:
+        steps = rows // int(data.train_batch_size) * int(trainer.total_epochs)
+    if budget is not None and per_step.tokens:
+        most = -(-budget // per_step.tokens)
+        steps = most if steps is None else min(steps, most)
+    if steps is None:
+        return Length(None, None, None, None, None)
+    generated = steps * per_step.tokens
+    longest = int(data.max_prompt_length) + int(data.max_response_length)
+    trained = per_step.responses - per_step.discarded_tokens // max(1, int(data.max_response_length))
+    read = steps * trained * longest * int(config.actor_rollout_ref.actor.ppo_epochs)
+    every = int(trainer.test_freq)
+    validations = int(bool(trainer.val_before_train)) + (-(-steps // every) if every > 0 else 0)
+    each = None if shown is None else shown * int(val.n) * int(data.max_response_length)
+    return Length(steps, generated, read, validations, None if each is None else each * validations)
+
+
 def cost(config: DictConfig, shape: Shape | None, probe_size: int, reuse: bool) -> Cost:
-    """Tokens per step, and disk per checkpoint: float32 weights and Adam's moments, of actor and critic; with a LoRA
-    the frozen bfloat16 weights."""
+    """Tokens per step, and disk per checkpoint: float32 weights and Adam's moments, of actor and critic, and the
+    average of the weights; with a LoRA the frozen bfloat16 weights."""
     ref, data = config.actor_rollout_ref, config.data
     prompts, group, longest = int(data.train_batch_size), int(ref.rollout.n), int(data.max_response_length)
     extra = 0 if reuse else prompts * probe_size
     models = 2 if str(config.algorithm.adv_estimator) == "gae" else 1
-    size = models * (2 if lora_rank(config) else 12) * shape.parameters / GIB if shape else 0.0
+    per_weight = models * (2 if lora_rank(config) else 12)
+    if _averages(config):  # its file is a whole model
+        per_weight += 2 if lora_rank(config) else 4
+    size = per_weight * shape.parameters / GIB if shape else 0.0
     keep: Any = config.trainer.max_actor_ckpt_to_keep
     return Cost(
         responses=prompts * group + extra,

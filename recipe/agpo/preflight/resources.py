@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,14 @@ from recipe.agpo.training import checkpoint
 
 
 def model(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
-    path = str(config.actor_rollout_ref.model.path)
+    given = config.actor_rollout_ref.model.path
+    if not isinstance(given, str) or not given.strip():
+        yield (
+            f"actor_rollout_ref.model.path={'null' if given is None else given}: names no model. Set "
+            "actor_rollout_ref.model.path to a folder with a Hugging Face checkpoint, or to a hub id."
+        )
+        return
+    path = given
     local = Path(os.path.expanduser(path))
     looks_local = path.startswith(("/", "./", "../", "~"))
     if looks_local and not (local / "config.json").is_file():
@@ -24,6 +32,14 @@ def model(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
             f"actor_rollout_ref.model.path={path}: there is no config.json in that folder. Point it at a folder "
             "with a Hugging Face checkpoint, or at a hub id."
         )
+    elif (local / "config.json").is_file():
+        try:
+            json.loads((local / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            yield (
+                f"actor_rollout_ref.model.path={path}: its config.json cannot be read ({error}). Copy the checkpoint "
+                "again."
+            )
 
 
 def resume(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
@@ -33,6 +49,8 @@ def resume(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
             if is_agpo(config):
                 checkpoint.read_state(folder, agpo)
             checkpoint.read_ledger(folder)
+            if agpo.average.enabled:
+                checkpoint.read_average(folder)
     except checkpoint.ResumeError as error:
         yield str(error)
 

@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.agpo.preflight.algorithm import one_update
+from recipe.agpo.preflight.words import nearest
 from recipe.agpo.rollout import MANAGER, OLD_MANAGER
 from recipe.agpo.settings import RunConfig, is_agpo, resolved
 from recipe.agpo.training.actor_loss import BASE_LOSSES
+from recipe.agpo.verl_api.actor_weights import STRATEGY
 from recipe.agpo.verl_api.version import VERL_VERSION
 
 CLIP_AWARE_LOSSES = (*BASE_LOSSES, "agpo", "bypass_mode")
@@ -34,12 +35,16 @@ def trainer(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
         yield "trainer.use_v1=False: AGPO works with verl's V1 trainer. Set trainer.use_v1=True."
     mode = config.trainer.v1.trainer_mode
     if mode not in TRAINER_MODES:
-        yield (f"trainer.v1.trainer_mode={mode}: AGPO has not been run in it. Set it to {' or '.join(TRAINER_MODES)}.")
+        yield (
+            f"trainer.v1.trainer_mode={mode}: AGPO has not been run in it (only in {' or '.join(TRAINER_MODES)}). Set "
+            f"trainer.v1.trainer_mode={nearest(mode, TRAINER_MODES) or 'sync'}."
+        )
     if config.reward.reward_model.enable and not config.reward.reward_model.enable_resource_pool:
         yield (
             "reward.reward_model.enable=True without a resource pool: rewards then come after the rollout, and the "
             "probe needs them during it. Set reward.reward_model.enable_resource_pool=True and "
-            "reward.reward_model.nnodes=1 (GPUs of its own), or use a reward function."
+            "reward.reward_model.nnodes=1 (GPUs of its own), or reward.reward_model.enable=False and use a reward "
+            "function."
         )
     groups = config.algorithm.get("filter_groups", None)
     if groups is not None and groups.enable and groups.metric == "reward" and agpo.outcome_key is not None:
@@ -66,19 +71,23 @@ def separate(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if int(rollout.nnodes) < 1 or int(rollout.n_gpus_per_node) < 1:
         yield (
             f"actor_rollout_ref.rollout.nnodes={rollout.nnodes}, actor_rollout_ref.rollout.n_gpus_per_node="
-            f"{rollout.n_gpus_per_node}: separate_async needs separate GPUs for the rollout. Set both to at least 1, "
-            "and trainer.nnodes and trainer.n_gpus_per_node to what is left for training."
+            f"{rollout.n_gpus_per_node}: separate_async needs separate GPUs for the rollout, at least 1 of both. Set "
+            f"actor_rollout_ref.rollout.nnodes={max(1, int(rollout.nnodes))} and "
+            f"actor_rollout_ref.rollout.n_gpus_per_node={max(1, int(rollout.n_gpus_per_node))}; trainer.nnodes and "
+            "trainer.n_gpus_per_node then count what is left for training."
         )
     if rollout.checkpoint_engine.backend == "naive":
         yield (
             "actor_rollout_ref.rollout.checkpoint_engine.backend=naive: it passes weights within one GPU, and "
-            "separate_async keeps learner and rollout apart. Set it to nccl."
+            "separate_async keeps learner and rollout apart. Set "
+            "actor_rollout_ref.rollout.checkpoint_engine.backend=nccl."
         )
     level = os.environ.get("VERL_LOGGING_LEVEL", "INFO")
     if not config.actor_rollout_ref.hybrid_engine and level in ("INFO", "DEBUG"):
         yield (
             f"actor_rollout_ref.hybrid_engine=False: verl {VERL_VERSION} stops at a faulty log line of its own then. "
-            "Set the environment variable VERL_LOGGING_LEVEL=WARNING, or leave hybrid_engine at True."
+            "Start it with the environment variable VERL_LOGGING_LEVEL=WARNING. Or: Set "
+            "actor_rollout_ref.hybrid_engine=True."
         )
 
 
@@ -86,20 +95,33 @@ def schedule(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if agpo.lr_schedule == "tokens" and agpo.token_budget is None:
         yield (
             "algorithm.agpo.lr_schedule=tokens: there is no budget to measure against. Set "
-            "algorithm.agpo.token_budget, or algorithm.agpo.lr_schedule=steps."
+            "algorithm.agpo.lr_schedule=steps, or algorithm.agpo.token_budget to a number of tokens."
+        )
+
+
+def average(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
+    strategy = config.actor_rollout_ref.actor.strategy
+    if agpo.average.enabled and strategy != STRATEGY:
+        yield (
+            f"algorithm.agpo.average.enabled=true with actor_rollout_ref.actor.strategy={strategy}: the average is "
+            f"kept beside the shards of {STRATEGY}. Set actor_rollout_ref.actor.strategy={STRATEGY}, or "
+            "algorithm.agpo.average.enabled=false and average saved checkpoints with `agpo average`."
         )
 
 
 def rollout(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     rollout = config.actor_rollout_ref.rollout
-    small, cold = agpo.adaptive and int(rollout.n) < 2, float(rollout.temperature) <= 0
+    small, cold = agpo.adaptive and int(rollout.n) < 2, not float(rollout.temperature) > 0
     if small:
         yield (
             f"actor_rollout_ref.rollout.n={rollout.n}: a group needs at least 2 responses to have a dispersion. "
             "Set actor_rollout_ref.rollout.n=8, or algorithm.agpo.preset=grpo."
         )
     if cold:
-        yield f"actor_rollout_ref.rollout.temperature={rollout.temperature}: must be > 0. Set it to 1.0."
+        yield (
+            f"actor_rollout_ref.rollout.temperature={rollout.temperature}: must be > 0. Set "
+            "actor_rollout_ref.rollout.temperature=1.0."
+        )
     if not small and not cold:
         try:
             resolved(config, agpo)
@@ -109,7 +131,7 @@ def rollout(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if manager not in (None, MANAGER, OLD_MANAGER):
         yield (
             f"actor_rollout_ref.rollout.agent.agent_loop_manager_class={manager}: AGPO needs its own manager for "
-            f"the probe. Leave the key out, or derive yours from {MANAGER} and use algorithm.agpo.preset=grpo."
+            f"the probe. Leave the key out: Set actor_rollout_ref.rollout.agent.agent_loop_manager_class=null."
         )
 
 
@@ -133,7 +155,8 @@ def megatron(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if actor.strategy == "megatron" and OmegaConf.select(actor, "megatron.dynamic_context_parallel", default=False):
         yield (
             "actor_rollout_ref.actor.megatron.dynamic_context_parallel=True: whether AGPO's columns survive its "
-            "scheduling of rows has not been reviewed. Set it to False."
+            "scheduling of rows has not been reviewed. Set "
+            "actor_rollout_ref.actor.megatron.dynamic_context_parallel=False."
         )
 
 
@@ -181,24 +204,28 @@ def groups(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
     if agpo.masks_groups and actor.loss_agg_mode == "token-sum":
         yield (
             f"algorithm.agpo.advantage.zero_variance={rule} with actor_rollout_ref.actor.loss_agg_mode=token-sum: a "
-            "sum has no denominator to leave groups out of. Set zero_variance=keep, or loss_agg_mode=token-mean."
+            "sum has no denominator to leave groups out of. Set algorithm.agpo.advantage.zero_variance=keep, or "
+            "actor_rollout_ref.actor.loss_agg_mode=token-mean."
         )
     if agpo.weighs_rows and mode == "bypass_mode":
         yield (
             "actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode: verl's loss for it takes no weights per "
-            "response, which zero_variance=mask, an adaptive loss and weighting=prompts need. Set loss_mode=vanilla."
+            "response, which zero_variance=mask, an adaptive loss and weighting=prompts need. Set "
+            "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla."
         )
     if agpo.loss.adaptive != "none" and mode not in ("vanilla", "agpo", "bypass_mode"):
         yield (
             f"algorithm.agpo.loss.adaptive={agpo.loss.adaptive} with actor_rollout_ref.actor.policy_loss.loss_mode="
-            f"{mode}: the loss of a group is defined on vanilla's. Set loss_mode=vanilla, or loss.adaptive=none."
+            f"{mode}: the loss of a group is defined on vanilla's. Set "
+            "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla, or algorithm.agpo.loss.adaptive=none."
         )
     if not agpo.allocation.enabled:
         return
     if filters:
         yield (
             "algorithm.agpo.allocation.enabled=true with algorithm.filter_groups.enable=True: both spend the step's "
-            "responses again, and filtered groups are asked for one by one. Switch one of them off."
+            "responses again, and filtered groups are asked for one by one. Set "
+            "algorithm.agpo.allocation.enabled=false, or algorithm.filter_groups.enable=False."
         )
     if config.reward.reward_model.enable:
         yield (
@@ -207,33 +234,22 @@ def groups(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
         )
 
 
-def batches(config: DictConfig, agpo: RunConfig) -> Iterator[str]:
-    ref = config.actor_rollout_ref
-    ranks = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
-    if ref.actor.strategy == "megatron" or ref.actor.use_dynamic_bsz:
-        return
-    sequence_parallel = int(ref.actor.get("ulysses_sequence_parallel_size", 1) or 1)
-    ranks = max(1, ranks // sequence_parallel)
-    share = int(ref.actor.ppo_mini_batch_size) * int(ref.rollout.n) // ranks
-    micro = ref.actor.ppo_micro_batch_size_per_gpu
-    if micro and share % int(micro):
-        yield (
-            f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro} does not divide a rank's share of a "
-            f"mini-batch (ppo_mini_batch_size {ref.actor.ppo_mini_batch_size} x n {ref.rollout.n} / {ranks} ranks "
-            f"= {share}). Set actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={math.gcd(share, int(micro))}, or "
-            f"another divisor of {share}."
-        )
-
-
 def pointless(config: DictConfig, agpo: RunConfig) -> list[str]:
     """Settings with which a part of AGPO has no effect."""
     actor = config.actor_rollout_ref.actor
     found = []
+    mode = config.trainer.v1.trainer_mode
+    if agpo.average.enabled and agpo.average.validate and mode != "sync":
+        found.append(
+            f"algorithm.agpo.average.validate=true with trainer.v1.trainer_mode={mode}: the rollout goes on during "
+            "validation, so validation uses the raw weights; evaluate checkpoints with `agpo eval` for the average."
+        )
     if not is_agpo(config):
         if agpo.fingerprint() != RunConfig().fingerprint():
             found.append(
-                f"algorithm.adv_estimator={config.algorithm.adv_estimator}: of algorithm.agpo only token_budget and "
-                "lr_schedule have an effect. Set algorithm.adv_estimator=agpo if the controllers are wanted."
+                f"algorithm.adv_estimator={config.algorithm.adv_estimator}: of algorithm.agpo only token_budget, "
+                "lr_schedule and average have an effect. Set algorithm.adv_estimator=agpo if the controllers are "
+                "wanted."
             )
         return found
     if agpo.clip.enabled and one_update(config):

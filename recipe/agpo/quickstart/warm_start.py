@@ -79,7 +79,7 @@ def warm_start(
         out_dir: cache folder; the checkpoint is ``out_dir/warm-start-<hash>``.
         seed: decides initial weights and training problems.
         config: see ``WarmStartConfig``.
-        progress: show a tqdm bar.
+        progress: show a bar, if stderr is a terminal.
     """
     config = config or WarmStartConfig()
     target = checkpoint_folder(out_dir, seed, config)
@@ -160,7 +160,7 @@ def _train(config: WarmStartConfig, seed: int, progress: bool) -> tuple[Any, dic
     losses: list[float] = []
     cooling = 0  # steps of cool-down done
     model.train()
-    bar = tqdm(total=config.max_steps, desc="warm start", unit="step", disable=not progress)
+    bar = tqdm(total=config.max_steps, desc="warm start", unit="step", disable=None if progress else True)
     while len(losses) < config.max_steps and cooling <= config.cool_down_steps:
         factor = min(1.0, (len(losses) + 1) / RISE_STEPS) * (1 - cooling / (config.cool_down_steps + 1))
         for group in optimiser.param_groups:

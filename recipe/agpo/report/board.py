@@ -1,61 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first screen: every run at a glance, how to fix it, and the table of checks."""
+"""The first screen: every run at a glance, what was started, how to fix it, and the table of checks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from recipe.agpo.report import measures
 from recipe.agpo.report.curves import over
-from recipe.agpo.report.health import CHECKS, Finding, Unit, Verdict, overall
+from recipe.agpo.report.health import CHECKS, Check, Finding, Unit, Verdict, in_words, overall
 from recipe.agpo.report.jsonl import finite
-from recipe.agpo.report.panels import mark, style
+from recipe.agpo.report.panels import Badge
 from recipe.agpo.report.read import Run
-from recipe.agpo.report.text import duration, escape, number
+from recipe.agpo.report.text import duration, number
 
 SIGNS = {Verdict.OK: "●", Verdict.LOOK: "▲", Verdict.BAD: "■", Verdict.UNKNOWN: "–"}
-WORDS = {
-    Verdict.OK: "Healthy",
-    Verdict.LOOK: "Worth a look",
-    Verdict.BAD: "Not healthy",
-    Verdict.UNKNOWN: "Nothing measured",
-}
+CALM = (Verdict.OK, Verdict.UNKNOWN)
 VALIDATIONS = 3  # validation sets named in a card
 ABOUT = (
     "Each check is one number with stated limits. Recent steps are the last fifth, at least five. The limits are rules "
     "of thumb for where to look."
 )
+Facts = list[tuple[str, str]]
 
 
-def badge(runs: Sequence[Run], index: int) -> str:
-    """A run's colour, letter and name, wherever it is named."""
-    letter = f"<b>{mark(index)}</b> " if len(runs) > 1 else ""
-    name = f'<span class="name">{escape(runs[index].name)}</span>'
-    return f'<span class="badge {style(index)}"><i></i>{letter}{name}</span>'
+@dataclass(frozen=True)
+class Card:
+    """A run at a glance."""
+
+    badge: Badge
+    verdict: Verdict
+    sign: str
+    words: str
+    tally: str
+    facts: Facts
+    started: Facts
+    overrides: Sequence[str]
 
 
-def cards(runs: Sequence[Run], found: Sequence[Sequence[Finding]]) -> str:
+@dataclass(frozen=True)
+class Cell:
+    """What a check says about a run. ``gauge``: limits and value in percent of the scale, None without a scale."""
+
+    verdict: Verdict
+    sign: str
+    shown: str
+    needs: str
+    gauge: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A check over all runs; ``calm`` if there is nothing to look at."""
+
+    check: Check
+    cells: Sequence[Cell]
+    calm: bool
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A check beyond its limits, and whose."""
+
+    badge: Badge
+    finding: Finding
+    sign: str
+
+
+def cards(runs: Sequence[Run], badges: Sequence[Badge], found: Sequence[Sequence[Finding]]) -> list[Card]:
     """Each run at a glance."""
     spent = [points[-1][1] for run in runs if (points := run.tokens()[0])]
     common = min(spent) if len(runs) > 1 and len(spent) == len(runs) else None
-    return "".join(_card(runs, i, found[i], common) for i in range(len(runs)))
+    return [_card(*each, common) for each in zip(runs, badges, found, strict=True)]
 
 
-def _card(runs: Sequence[Run], index: int, found: Sequence[Finding], common: float | None) -> str:
-    run = runs[index]
+def _card(run: Run, badge: Badge, found: Sequence[Finding], common: float | None) -> Card:
     verdict = overall(found) if run.training else Verdict.UNKNOWN
-    word = WORDS[verdict] if run.training else "No training step yet"
     tally = ", ".join(f"{sum(f.verdict is kind for f in found)} {kind.value}" for kind in Verdict)
     facts = [*_facts(run), *(_at(run, common) if common else [])]
-    listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-    return (
-        f'<article class="run {verdict.name.lower()}"><h2>{badge(runs, index)}</h2>'
-        f'<p class="verdict"><span aria-hidden="true">{SIGNS[verdict]}</span> {word}</p><p class="tally">{tally}</p>'
-        f"<dl>{listed}</dl></article>"
-    )
+    overrides = run.launch.get("overrides")
+    listed = [str(each) for each in overrides] if isinstance(overrides, list) else []
+    return Card(badge, verdict, SIGNS[verdict], in_words(run, found), tally, facts, _started(run), listed)
 
 
-def _at(run: Run, tokens: float) -> list[tuple[str, str]]:
+def _at(run: Run, tokens: float) -> Facts:
     """Accuracy of the last validation within ``tokens``, which every run has spent: a comparison at equal cost."""
     facts = []
     for key in run.keys(measures.ACCURACY)[:VALIDATIONS]:
@@ -70,19 +98,23 @@ def _source(key: str) -> str:
     return key.removeprefix("val-core/").replace("/acc/mean@1", "").replace("/acc/", " ")
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def _facts(run: Run) -> Facts:
+    """What came out."""
     facts = [("method", run.method)]
     if "seed" in run.identity:
         facts.append(("seed", str(run.identity["seed"])))
     resumed = f", resumed at {', '.join(map(str, run.starts[1:]))}" if len(run.starts) > 1 else ""
-    facts.append(("steps", f"{run.steps}{resumed}"))
+    planned = f" of {run.planned_steps}" if run.planned_steps else ""
+    facts.append(("steps", f"{run.steps}{planned}{resumed}"))
     for key in run.keys(measures.ACCURACY)[:VALIDATIONS]:
         values = [value for _, value in run.series(key)]
         if values:
             facts.append((f"accuracy, {_source(key)}", f"{values[0]:.3f} → {values[-1]:.3f}, best {max(values):.3f}"))
     tokens, estimated = run.tokens()
     if tokens:
-        facts.append(("generated tokens", number(tokens[-1][1]) + (" (estimated)" if estimated else "")))
+        budget = measures.token_budget(run)
+        of = f" of {number(budget)}" if budget else ""
+        facts.append(("generated tokens", number(tokens[-1][1]) + of + (" (estimated)" if estimated else "")))
     if run.ledger is not None:
         step, counts = run.ledger
         lost = counts.get("lost_sessions", 0)
@@ -93,68 +125,70 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return facts
 
 
-def checks(runs: Sequence[Run], found: Sequence[Sequence[Finding]]) -> str:
-    """Advice on the checks that are not ok, and the table of all checks of all runs."""
-    heads = "".join(f'<th scope="col">{badge(runs, i)}</th>' for i in range(len(runs)))
-    rows = [
-        f'<tr><th scope="row"><div><span>{escape(check.title)}</span><small>{escape(check.limits)}</small></div></th>'
-        f"{''.join(_cell(of_run[i]) for of_run in found)}</tr>"
-        for i, check in enumerate(CHECKS)
-    ]
-    todo = "".join(
-        _advice(finding, badge(runs, i))
+def _started(run: Run) -> Facts:
+    """What was started, from ``run.json``; empty without it."""
+    launch = run.launch
+    if not launch:
+        return []
+    rate = finite(run.configured("actor_rollout_ref.actor.optim.lr"))
+    prompts, group = run.configured("data.train_batch_size"), run.configured("actor_rollout_ref.rollout.n")
+    mini = run.configured("actor_rollout_ref.actor.ppo_mini_batch_size")
+    batch = f"{prompts} prompts × {group} responses, {mini} prompts per update" if prompts and group else None
+    versions = launch.get("versions")
+    named = versions.items() if isinstance(versions, Mapping) else ()
+    more = f", after {len(run.launches) - 1} earlier" if len(run.launches) > 1 else ""
+    wanted = {
+        "model": run.configured("actor_rollout_ref.model.path"),
+        "learning rate": None if rate is None else number(rate),
+        "batch": batch,
+        "preset": run.settings.preset or None,
+        "started": f"{launch['started']}{more}" if launch.get("started") else None,
+        "machine": _machine(launch.get("machine")),
+        "commit": launch.get("commit"),
+        "versions": ", ".join(f"{name} {version}" for name, version in named) or None,
+    }
+    return [(name, str(value)) for name, value in wanted.items() if value is not None]
+
+
+def _machine(machine: object) -> str | None:
+    if not isinstance(machine, Mapping):
+        return None
+    gpus = machine.get("gpus")
+    parts = [*(map(str, gpus) if isinstance(gpus, list) else ()), machine.get("processor")]
+    parts += [f"{machine.get('cores')} cores, {machine.get('memory_gib')} GiB" if machine.get("cores") else None]
+    return ", ".join(str(part) for part in parts if part) or None
+
+
+def rows(found: Sequence[Sequence[Finding]]) -> list[Row]:
+    """The table of all checks of all runs."""
+    by_check = zip(CHECKS, zip(*found, strict=True), strict=True)
+    return [Row(c, [_cell(each) for each in row], all(each.verdict in CALM for each in row)) for c, row in by_check]
+
+
+def advice(badges: Sequence[Badge], found: Sequence[Sequence[Finding]]) -> list[Advice]:
+    """The checks beyond their limits, the worst first."""
+    return [
+        Advice(badge, finding, SIGNS[verdict])
         for verdict in (Verdict.BAD, Verdict.LOOK)
-        for i, of_run in enumerate(found)
+        for badge, of_run in zip(badges, found, strict=True)
         for finding in of_run
         if finding.verdict is verdict
-    )
-    calm = '<p class="calm">No number is beyond its limits.</p>'
-    # The column of a single run is narrow, so there is room for two tables side by side.
-    half = (len(rows) + 1) // 2
-    parts = [rows[:half], rows[half:]] if len(runs) == 1 else [rows]
-    tables = "".join(
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Checks"><table class="checks"><thead><tr>'
-        f'<th scope="col">check</th>{heads}</tr></thead><tbody>{"".join(part)}</tbody></table></div>'
-        for part in parts
-    )
-    kind = f'class="tables of{len(parts)}" style="--runs:{len(runs)}"'
-    return f'<div class="advice">{todo or calm}</div><div {kind}>{tables}</div>'
+    ]
 
 
-def _cell(finding: Finding) -> str:
+def _cell(finding: Finding) -> Cell:
     verdict = finding.verdict
-    shown = "" if finding.value is None else finding.shown
-    hint = f' title="needs {escape(finding.check.needs)}"' if verdict is Verdict.UNKNOWN and finding.check.needs else ""
-    return (
-        f'<td class="{verdict.name.lower()}"{hint}><span class="finding"><span class="sign" aria-hidden="true">'
-        f"{SIGNS[verdict]}</span><b>{escape(shown)}</b> "
-        f'<span class="said">{verdict.value}</span></span>{_gauge(finding)}</td>'
-    )
+    needs = finding.check.needs if verdict is Verdict.UNKNOWN else ""
+    return Cell(verdict, SIGNS[verdict], "" if finding.value is None else finding.shown, needs, _gauge(finding))
 
 
-def _gauge(finding: Finding) -> str:
-    """The position of the number relative to its limits."""
+def _gauge(finding: Finding) -> tuple[float, float, float] | None:
+    """First limit, second limit and value, in percent of a scale that ends beyond the last limit."""
     check, value = finding.check, finding.value
     if value is None or check.unit is Unit.FLAG or check.look <= 0.0:
-        return ""
+        return None
     end = 1.25 * (check.bad if check.bad is not None else 2 * check.look)
-    limits = (check.look, end if check.bad is None else check.bad, value)
-    look, bad, here = (round(100 * min(1.0, x / end), 1) for x in limits)
-    return (
-        '<svg class="gauge" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="zone ok" x="0" width="{look}" y="3" height="2"/>'
-        f'<rect class="zone look" x="{look}" width="{bad - look:.1f}" y="3" height="2"/>'
-        f'<rect class="zone bad" x="{bad}" width="{100 - bad:.1f}" y="3" height="2"/>'
-        f'<rect class="needle" x="{min(98.0, here):.1f}" width="2" y="0" height="8"/></svg>'
+    look, bad, here = (
+        round(100 * min(1.0, x / end), 1) for x in (check.look, end if check.bad is None else check.bad, value)
     )
-
-
-def _advice(finding: Finding, whose: str) -> str:
-    check = finding.check
-    override = f"<pre>{escape(check.override)}</pre>" if check.override else ""
-    return (
-        f'<article class="{finding.verdict.name.lower()}"><h3><span class="sign" aria-hidden="true">'
-        f"{SIGNS[finding.verdict]}</span>{escape(check.title)}: <b>{escape(finding.shown)}</b></h3>"
-        f'<p class="whose">{whose} <span class="limits">{escape(check.limits)}</span></p>'
-        f"<p>{escape(check.advice)}</p>{override}</article>"
-    )
+    return look, bad, min(98.0, here)

@@ -104,7 +104,135 @@ class Finding:
 
 
 AGPO_LOG = "metrics under agpo/ (a run of our trainer)"
+VALIDATIONS = "two validations (trainer.test_freq, trainer.val_before_train)"
+STEP_SIZE_LOG = "agpo/step_size/scale and its settings (run.json or a checkpoint)"
+LOWER_RATE = "actor_rollout_ref.actor.optim.lr=<half of it>"
+HIGHER_RATE = "actor_rollout_ref.actor.optim.lr=<ten times it>"
 CHECKS: tuple[Check, ...] = (
+    Check(
+        "no_gain",
+        "Part of the run without any gain",
+        measures.no_gain,
+        Unit.SHARE,
+        0.2,
+        0.5,
+        "Neither validation nor reward has risen beyond its noise. The policy does not learn: look at the checks of "
+        "the reward, the step size and the gradient, and at the samples. If those are in order, the learning rate is "
+        "too low or the prompts are too hard.",
+        HIGHER_RATE,
+        f"{measures.FEWEST} training steps with a reward, or two validations",
+    ),
+    Check(
+        "validation_flat",
+        "Validation without a gain beyond its noise",
+        measures.validation_flat,
+        Unit.FLAG,
+        0.0,
+        None,
+        f"The noise is {measures.NOISE:g} standard errors of the difference of two accuracies on as many problems. A "
+        "reward that rises alone may come from prompts that the policy knows by heart, or from an error of the "
+        "verifier: read the samples.",
+        "",
+        VALIDATIONS,
+    ),
+    Check(
+        "reward_flat",
+        "Reward without a gain beyond its noise",
+        measures.reward_flat,
+        Unit.FLAG,
+        0.0,
+        None,
+        "The mean reward of the recent steps is not above that of the early ones by more than its variation from step "
+        "to step.",
+        HIGHER_RATE,
+        f"{measures.FEWEST} training steps with a reward",
+    ),
+    Check(
+        "reward_lost",
+        "Fall of the reward from its best",
+        measures.reward_lost,
+        Unit.SHARE,
+        0.1,
+        0.25,
+        "The policy was better before. Keep the checkpoint of the best validation, and lower the learning rate.",
+        LOWER_RATE,
+        f"{measures.FEWEST} training steps with a reward that is not negative",
+    ),
+    Check(
+        "failing",
+        "Wrong responses, whole run",
+        measures.failing,
+        Unit.SHARE,
+        0.95,
+        0.97,
+        "Almost every response was wrong from beginning to end, so few groups have a gradient. Read the samples: "
+        "is the answer in the form that the verifier reads? If so, use easier prompts, a stronger model, or more "
+        "responses of each prompt.",
+        "actor_rollout_ref.rollout.n=<larger>",
+        "outcomes from 0 to 1 of five steps",
+    ),
+    Check(
+        "solved",
+        "Correct responses, whole run",
+        measures.solved,
+        Unit.SHARE,
+        0.95,
+        0.98,
+        "Almost every response was correct from beginning to end, so few groups have a gradient and there is "
+        "nothing to learn. Use harder prompts; if they are hard, look for an error of the verifier.",
+        "data.train_files=<harder prompts>",
+        "outcomes from 0 to 1 of five steps",
+    ),
+    Check(
+        "still",
+        "Recent steps without a gradient",
+        measures.still,
+        Unit.SHARE,
+        0.25,
+        0.75,
+        "The gradient is 0, so these steps change nothing: every group has equal outcomes, or every response is "
+        "left out of the loss.",
+        "",
+        "actor/grad_norm",
+    ),
+    Check(
+        "step_at_min",
+        "Recent steps with the step size at its minimum",
+        measures.step_at_min,
+        Unit.SHARE,
+        0.25,
+        0.75,
+        "The controller cannot lower the learning rate further, or it has been led there by noise. If the drift is "
+        "above its target, lower the learning rate; if not, the run is stuck: raise the minimum and start again "
+        "from the best checkpoint.",
+        "algorithm.agpo.step_size.min=<ten times it>",
+        STEP_SIZE_LOG,
+    ),
+    Check(
+        "step_at_max",
+        "Recent steps with the step size at its maximum",
+        measures.step_at_max,
+        Unit.SHARE,
+        0.9,
+        None,
+        "The drift stays below its target with the largest step size, so the configured learning rate decides and the "
+        "controller does not. A higher learning rate can be tried.",
+        HIGHER_RATE,
+        STEP_SIZE_LOG,
+    ),
+    Check(
+        "step_far",
+        "Step size away from 1",
+        measures.step_far,
+        Unit.TIMES,
+        100.0,
+        None,
+        "The effective learning rate is far from the configured one. The controller may be correct: look at the drift "
+        "and at the gain. If both are in order, set the learning rate near the effective one, so that warm-up, "
+        "schedule and weight decay fit it.",
+        "actor_rollout_ref.actor.optim.lr=<the effective one>",
+        "agpo/step_size/scale",
+    ),
     Check(
         "accuracy",
         "Fall of validation accuracy from its best",
@@ -113,8 +241,8 @@ CHECKS: tuple[Check, ...] = (
         0.1,
         0.25,
         "The policy was better before. Keep the checkpoint of the best validation, and lower the learning rate.",
-        "actor_rollout_ref.actor.optim.lr=<half of it>",
-        "two validations (trainer.test_freq, trainer.val_before_train)",
+        LOWER_RATE,
+        VALIDATIONS,
     ),
     Check(
         "zero_variance",
@@ -148,20 +276,33 @@ CHECKS: tuple[Check, ...] = (
         2.0,
         5.0,
         "The responses become random. Lower the learning rate, and remove an entropy bonus.",
-        "actor_rollout_ref.actor.optim.lr=<half of it>\nactor_rollout_ref.actor.entropy_coeff=0",
+        LOWER_RATE + "\nactor_rollout_ref.actor.entropy_coeff=0",
         "agpo/signal/policy_entropy or actor/entropy",
     ),
     Check(
         "drift",
-        "Step KL against its target",
+        "Drift against the run's target",
         measures.drift,
         Unit.TIMES,
         2.0,
         5.0,
-        "The step KL is above its target although the clip ratio is reduced. Lower the learning rate or use fewer "
-        "updates per step.",
-        "actor_rollout_ref.actor.optim.lr=<half of it>",
-        "agpo/step_kl or actor/ppo_kl",
+        "The policy moves further per step than its controller wants (step_size.drift_target, or clip.kl_target "
+        f"without a step size; without both, a step KL of {measures.KL_LIMIT:g} nats per token). Lower the learning "
+        "rate or use fewer updates per step.",
+        LOWER_RATE,
+        "agpo/step_kl_k3 and the policy entropy, agpo/step_kl, or actor/ppo_kl",
+    ),
+    Check(
+        "no_drift",
+        "Policy that hardly moves",
+        measures.no_drift,
+        Unit.FLAG,
+        0.0,
+        None,
+        "The drift is below a thousandth of its target. With one update per step it cannot be measured and is 0; "
+        "otherwise the learning rate is too low, or the groups have no gradient.",
+        HIGHER_RATE,
+        "agpo/step_kl_k3 and the policy entropy, agpo/step_kl, or actor/ppo_kl",
     ),
     Check(
         "clip_fraction",
@@ -171,7 +312,7 @@ CHECKS: tuple[Check, ...] = (
         0.2,
         0.4,
         "Many tokens have no gradient because they are clipped. Lower the learning rate or use fewer updates per step.",
-        "actor_rollout_ref.actor.optim.lr=<half of it>",
+        LOWER_RATE,
         "agpo/clip_fraction or actor/pg_clipfrac",
     ),
     Check(
@@ -279,15 +420,17 @@ CHECKS: tuple[Check, ...] = (
         "rollout_corr/log_ppl_abs_diff (actor_rollout_ref.rollout.calculate_log_probs=True)",
     ),
     Check(
-        "gradients",
-        "Steps with a gradient that is not finite",
-        measures.bad_gradients,
+        "not_finite",
+        "Steps with a value that is not finite",
+        measures.not_finite,
         Unit.SHARE,
         0.0,
         0.05,
-        "Their update was skipped; three in a row stop the run. Lower the learning rate.",
-        "actor_rollout_ref.actor.optim.lr=<half of it>",
-        "actor/grad_norm",
+        "A gradient, loss, entropy, KL or reward is not a number. An update without a finite gradient is skipped; "
+        "three in a row stop the run. Lower the learning rate, and look at the reward function if the reward is "
+        "among them.",
+        LOWER_RATE,
+        "actor/grad_norm, actor/pg_loss, critic/score/mean",
     ),
     Check(
         "budget",
@@ -300,6 +443,18 @@ CHECKS: tuple[Check, ...] = (
         "Compare runs at equal tokens, not at their ends.",
         "data.train_batch_size=<smaller>",
         "a budget (algorithm.agpo.token_budget)",
+    ),
+    Check(
+        "past_plan",
+        "Steps beyond the planned ones",
+        measures.past_plan,
+        Unit.SHARE,
+        0.0,
+        None,
+        "The run has more steps than its last launch announced: the folder holds the steps of another run, or the "
+        "number of steps was changed on resuming.",
+        "",
+        "run.json",
     ),
     Check(
         "discarded",
@@ -337,12 +492,37 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+LEARNING = "no_gain"  # the check without which nothing is said about a run
+
+
 def findings(run: Run) -> list[Finding]:
     """Every check on one run, in the order of ``CHECKS``."""
     return [Finding(check, check.measure(run)) for check in CHECKS]
 
 
 def overall(found: Sequence[Finding]) -> Verdict:
-    """The most urgent verdict; UNKNOWN if nothing was measured."""
+    """The most urgent verdict. UNKNOWN if nothing is beyond its limits and the log does not tell whether it learns."""
     order = list(Verdict)
-    return min((finding.verdict for finding in found), key=order.index, default=Verdict.UNKNOWN)
+    worst = min((finding.verdict for finding in found), key=order.index, default=Verdict.UNKNOWN)
+    learns = any(f.check.name == LEARNING and f.value is not None for f in found)
+    return Verdict.UNKNOWN if worst is Verdict.OK and not learns else worst
+
+
+def in_words(run: Run, found: Sequence[Finding]) -> str:
+    """The verdict on a run as its headline."""
+    if not run.training:
+        return "No training step yet"
+    verdict = overall(found)
+    words = {
+        Verdict.OK: "Healthy",
+        Verdict.LOOK: "Worth a look",
+        Verdict.BAD: "Not healthy",
+        Verdict.UNKNOWN: "Too early to say" if measures.early_days(run) else "Too little is logged to say",
+    }[verdict]
+    if verdict in (Verdict.BAD, Verdict.LOOK) and any(f.check.name == LEARNING and f.verdict is verdict for f in found):
+        words += ": no gain"
+    done = measures.progress(run)
+    if done is None or done == 1.0:
+        return words
+    of = f" of {run.planned_steps}" if run.planned_steps else ""
+    return f"{words}, {run.steps}{of} steps, {100 * done:.0f} % of the plan"

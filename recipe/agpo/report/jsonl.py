@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,8 @@ def read_lines(path: Path, note: FileNote) -> Iterator[tuple[int, dict[str, obje
         note.error = kind_of(path)
         return
     try:
-        with path.open("rb") as file:
+        # Some files of the system wait for data that never comes; without waiting they are empty.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             for number, raw in enumerate(file, start=1):
                 if not raw.strip(b"\xef\xbb\xbf \t\r\n"):  # also a byte order mark alone
                     continue

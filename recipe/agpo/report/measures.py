@@ -6,19 +6,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean, median
 from typing import Any
 
 from recipe.agpo.report.jsonl import finite
-from recipe.agpo.report.read import TOKENS, Record, Run
+from recipe.agpo.report.read import TOKENS, Record, Run, Series
 from recipe.agpo.rewards.verdict import JUDGED, NO_ANSWER, RESPONSE_STATUSES
-from recipe.agpo.settings import RunConfig
 
 SHARE, LEAST = 5, 5
 ACCURACY = r"val-core/.+/acc/mean@\d+"
+REWARD = ("critic/score/mean", "agpo/outcome/mean")
+OUTCOME = ("agpo/outcome/mean", "critic/score/mean")
 ENTROPY = ("agpo/signal/policy_entropy", "actor/entropy")
 STEP_KL = ("agpo/step_kl", "actor/ppo_kl")
+STEP_KL_K3 = "agpo/step_kl_k3"
+STEP_SIZE, EFFECTIVE_RATE = "agpo/step_size/scale", "agpo/step_size/lr"
 PROBS_DIFF = ("rollout_corr/log_ppl_abs_diff",)
+CORE = ("actor/grad_norm", "actor/pg_loss", "actor/entropy", "actor/ppo_kl", "critic/score/mean", "critic/rewards/mean")
+NOISE = 2.0  # standard errors that a gain or a fall must exceed
+PROBLEMS = 200  # behind a validation, where the run does not say how many
+FEWEST = 10  # training steps before a missing gain says anything
+EARLY = 0.1  # and this share of the planned ones
+SATURATED = 0.95  # a validation that starts there has no room for a gain beyond its noise
+KL_LIMIT = 0.01  # step KL in nats per token that runs without a target of their own are compared with
 
 
 def recent(run: Run) -> list[Record]:
@@ -66,10 +78,23 @@ def clip_idle(run: Run) -> float | None:
 
 
 def drift(run: Run) -> float | None:
-    """Recent step KL in multiples of its target."""
+    """Recent drift in multiples of its target; without a step-size controller, step KL in multiples of its own.
+
+    The drift is the k3 step KL over the policy entropy. A run without any target is compared with ``KL_LIMIT``.
+    """
+    target = run.settings.number("step_size.drift_target") if run.settings.on("step_size") else None
+    if target:
+        kl, entropy = mean(recent(run), STEP_KL_K3), mean(recent(run), *ENTROPY)
+        return max(0.0, kl) / entropy / target if kl is not None and entropy and entropy > 0.0 else None
     kl = mean(recent(run), *STEP_KL)
-    target = (run.settings or RunConfig()).clip.kl_target
-    return None if kl is None else max(0.0, kl) / target
+    target = run.settings.number("clip.kl_target") if run.settings.on("clip") else None
+    return None if kl is None else max(0.0, kl) / (target or KL_LIMIT)
+
+
+def no_drift(run: Run) -> float | None:
+    """1 if the policy has hardly moved in the recent steps: less than a thousandth of the drift's target."""
+    share = drift(run)
+    return None if share is None else float(share < 1e-3)
 
 
 def entropy_lost(run: Run) -> float | None:
@@ -85,13 +110,96 @@ def entropy_grown(run: Run) -> float | None:
 
 
 def accuracy_lost(run: Run) -> float | None:
-    """Share of the best validation accuracy that the last validation has lost; the worst of all data sources."""
+    """Share of the best validation accuracy that the last one has lost beyond its noise; the worst of all sources."""
     falls = []
     for key in run.keys(ACCURACY):
         values = [value for _, value in run.series(key)]
         if len(values) > 1 and max(values) > 0.0:
-            falls.append(1.0 - values[-1] / max(values))
+            fall = max(values) - values[-1]
+            beyond = fall > NOISE * _accuracy_error(run, key, max(values), values[-1])
+            falls.append(fall / max(values) if beyond else 0.0)
     return max(falls, default=None)
+
+
+def reward_lost(run: Run) -> float | None:
+    """Share of the best reward that the recent steps have lost beyond noise; best and recent are means of a fifth."""
+    values = [value for _, value in _reward(run)]
+    size = max(LEAST, len(values) // SHARE)
+    if len(values) < max(FEWEST, 2 * size) or min(values) < 0.0:
+        return None
+    means = [fmean(values[i : i + size]) for i in range(len(values) - size + 1)]
+    best, last = max(means), means[-1]
+    if best <= 0.0 or best - last <= NOISE * _step_noise(values) * math.sqrt(2 / size):
+        return 0.0
+    return 1.0 - last / best
+
+
+def validation_flat(run: Run) -> float | None:
+    """1 if no validation accuracy has risen beyond its noise, 0 if one has, or began where it cannot."""
+    risen = [_accuracy_risen(run, key) for key in run.keys(ACCURACY) if len(run.series(key)) > 1]
+    return _flat(run, not any(risen)) if risen else None
+
+
+def reward_flat(run: Run) -> float | None:
+    """1 if the reward has not risen beyond its noise; 0 if it has, or if a validation accuracy has.
+
+    The early steps are compared with the recent ones.
+    """
+    values = [value for _, value in _reward(run)]
+    if len(values) < FEWEST:
+        return None
+    size = min(len(values) // 2, max(LEAST, len(values) // SHARE))
+    gain = fmean(values[-size:]) - fmean(values[:size])
+    risen = gain > 0.0 and gain > NOISE * _step_noise(values) * math.sqrt(2 / size)
+    return _flat(run, not risen and fmean(values[:size]) < SATURATED and validation_flat(run) != 0.0)
+
+
+def no_gain(run: Run) -> float | None:
+    """Training steps without any gain beyond noise, as a share of the planned steps (of those taken, if unknown).
+
+    0 if validation or reward has risen. None in the first steps, which show nothing either way.
+    """
+    signs = [sign for sign in (validation_flat(run), reward_flat(run)) if sign is not None]
+    if 0.0 in signs:
+        return 0.0
+    if not signs:
+        return None
+    done = progress(run)
+    return 1.0 if done is None else done
+
+
+def failing(run: Run) -> float | None:
+    """Share of wrong responses in the whole run, where outcomes are from 0 to 1."""
+    right = _outcome(run)
+    return None if right is None else 1.0 - right
+
+
+def solved(run: Run) -> float | None:
+    """Share of correct responses in the whole run, where outcomes are from 0 to 1."""
+    return _outcome(run)
+
+
+def step_at_min(run: Run) -> float | None:
+    return _share_near(run, run.settings.number("step_size.min"))
+
+
+def step_at_max(run: Run) -> float | None:
+    return _share_near(run, run.settings.number("step_size.max"))
+
+
+def step_far(run: Run) -> float | None:
+    """How far the recent step size lies from 1, in either direction, as a factor."""
+    scales = [scale for scale in _recent_scales(run) if scale > 0.0]
+    if not scales:
+        return None
+    return math.exp(abs(fmean(math.log(scale) for scale in scales)))
+
+
+def still(run: Run) -> float | None:
+    """Share of the recent steps whose gradient is 0."""
+    norms = [finite(data.get("actor/grad_norm")) for _, data in recent(run)]
+    known = [norm for norm in norms if norm is not None]
+    return sum(norm == 0.0 for norm in known) / len(known) if known else None
 
 
 def unjudged(run: Run) -> float | None:
@@ -141,10 +249,10 @@ def learner_gap(run: Run) -> float | None:
     return mean(recent(run), *PROBS_DIFF)
 
 
-def bad_gradients(run: Run) -> float | None:
-    """Share of all steps whose gradient was not finite; JSON has null for it."""
-    seen = [data["actor/grad_norm"] for _, data in run.training if "actor/grad_norm" in data]
-    return sum(finite(value) is None for value in seen) / len(seen) if seen else None
+def not_finite(run: Run) -> float | None:
+    """Share of all steps in which a gradient, loss, entropy, KL or reward was not finite; JSON has null for it."""
+    seen = [[finite(data[key]) is None for key in CORE if key in data] for _, data in run.training]
+    return sum(map(any, seen)) / len(seen) if any(seen) else None
 
 
 def token_budget(run: Run) -> int | None:
@@ -153,7 +261,8 @@ def token_budget(run: Run) -> int | None:
         left, spent = finite(data.get("agpo/tokens/budget_left")), finite(data.get(TOKENS))
         if left and spent is not None:
             return round(left + spent)
-    return run.settings.token_budget if run.settings else None
+    budget = run.settings.number("token_budget")
+    return round(budget) if budget else None
 
 
 def over_budget(run: Run) -> float | None:
@@ -178,6 +287,73 @@ def missing_steps(run: Run) -> float | None:
     if not run.training:
         return None
     return float(run.steps - run.training[0][0] + 1 - len(run.training))
+
+
+def past_plan(run: Run) -> float | None:
+    """Steps beyond those that the launch announced, as a share of them."""
+    planned = run.planned_steps
+    return max(0.0, run.steps / planned - 1.0) if planned and run.training else None
+
+
+def _reward(run: Run) -> Series:
+    """The reward of each training step."""
+    last = run.steps
+    return [(x, y) for x, y in run.series(*REWARD) if x <= last]
+
+
+def _outcome(run: Run) -> float | None:
+    values = [value for _, value in run.series(*OUTCOME)]
+    return fmean(values) if len(values) >= LEAST and 0.0 <= min(values) <= max(values) <= 1.0 else None
+
+
+def early_days(run: Run) -> bool:
+    """Whether the run is too young for a missing gain to say anything."""
+    done = progress(run)
+    return run.steps < FEWEST or (done is not None and done < EARLY)
+
+
+def progress(run: Run) -> float | None:
+    """Share of the plan that is done, by steps or by the token budget, whichever ends first; None without a plan."""
+    budget, spent = token_budget(run), run.series(TOKENS)
+    shares = [run.steps / run.planned_steps] if run.planned_steps else []
+    shares += [spent[-1][1] / budget] if budget and spent else []
+    return min(1.0, max(shares)) if shares else None
+
+
+def _flat(run: Run, flat: bool) -> float | None:
+    return None if flat and early_days(run) else float(flat)
+
+
+def _accuracy_risen(run: Run, key: str) -> bool:
+    values = [value for _, value in run.series(key)]
+    end = fmean(values[-max(1, len(values) // SHARE) :])
+    gain = end - values[0]
+    return gain > NOISE * _accuracy_error(run, key, values[0], end) or min(values[0], end) >= SATURATED
+
+
+def _accuracy_error(run: Run, key: str, *shares: float) -> float:
+    """Standard error of the difference of two accuracies, each of as many problems; at least that of one problem."""
+    problems = run.problems_of(key) or PROBLEMS
+    inside = [min(1.0 - 0.5 / problems, max(0.5 / problems, share)) for share in shares]
+    return math.sqrt(sum(share * (1.0 - share) for share in inside) / problems)
+
+
+def _step_noise(values: Sequence[float]) -> float:
+    """Standard deviation from step to step, from the median difference of neighbours: a trend does not add to it."""
+    return median(abs(b - a) for a, b in zip(values, values[1:], strict=False)) / 0.954
+
+
+def _recent_scales(run: Run) -> list[float]:
+    known = (finite(data.get(STEP_SIZE)) for _, data in recent(run))
+    return [scale for scale in known if scale is not None]
+
+
+def _share_near(run: Run, bound: float | None) -> float | None:
+    """Share of the recent steps whose step size is within 1 % of a bound."""
+    scales = _recent_scales(run)
+    if not scales or not bound:
+        return None
+    return sum(abs(scale / bound - 1.0) < 0.01 for scale in scales) / len(scales)
 
 
 def _sum(*values: float | None) -> float | None:

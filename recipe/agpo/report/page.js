@@ -1,4 +1,4 @@
-// Moves one cursor through all panels that share an x axis and writes the values there above them.
+// Moves one cursor through all panels that share an x axis and writes the values there above them; by mouse or keys.
 "use strict";
 (() => {
   const panels = [...document.querySelectorAll("figure[data-curves]")].map((figure) => ({
@@ -51,5 +51,19 @@
       move(panel.axis, panel.low + share * (panel.high - panel.low));
     });
     panel.svg.addEventListener("pointerleave", leave);
+    // With the keyboard: arrows go from point to point, Home and End to the ends; the values are read out.
+    let at = null;
+    const xs = [...new Set(panel.curves.flatMap((curve) => curve.x))].sort((a, b) => a - b);
+    const values = panel.figure.querySelector(".reads");
+    panel.svg.addEventListener("keydown", (event) => {
+      const last = xs.length - 1;
+      const next = { ArrowLeft: (at ?? last + 1) - 1, ArrowRight: (at ?? -1) + 1, Home: 0, End: last }[event.key];
+      if (next === undefined || last < 0) return;
+      event.preventDefault();
+      at = Math.min(last, Math.max(0, next));
+      values.setAttribute("aria-live", "polite");
+      move(panel.axis, xs[at]);
+    });
+    panel.svg.addEventListener("blur", () => { at = null; values.removeAttribute("aria-live"); leave(); });
   }
 })();

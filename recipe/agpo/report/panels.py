@@ -3,27 +3,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from agpo_core import Reason
-from recipe.agpo.report import measures
-from recipe.agpo.report.charts import Axis, Guide, empty_panel, histogram_panel, line_panel, stack_panel
+from recipe.agpo import palette
+from recipe.agpo.report import evidence, measures
+from recipe.agpo.report.charts import Axis, Figure, Guide, empty_panel, histogram_panel, line_panel, stack_panel
 from recipe.agpo.report.curves import Curve, Point, over, plain, spread, stacked
-from recipe.agpo.report.read import Run
+from recipe.agpo.report.read import Run, Series
 from recipe.agpo.rewards.verdict import RESPONSE_STATUSES
-from recipe.agpo.settings import RunConfig
 
-COLOURS = 6  # runs beyond them repeat colours, dashed
+OPEN = ("learning", "step-size")
 SOURCES = 6  # validation sets with panels of their own
 NO_CONTROLLER = "this run has no metrics of that controller"
 OUR_LOG = "this run has no metrics under agpo/"
 
-# One colour each, the same in every panel; k0 to k10 in style.css.
-REASONS: Mapping[str, str] = {reason.label: f"k{int(reason)}" for reason in Reason}
+# One colour each, the same in every panel; in palette.py.
+REASONS: Mapping[str, str] = {reason: f"k{i}" for i, reason in enumerate(evidence.REASONS)}
 VERDICTS: Mapping[str, str] = {status: f"v{i}" for i, status in enumerate(RESPONSE_STATUSES)}
 TOKENS: Mapping[str, str] = {"rest": "t0", "probe": "t1", "discarded": "t2", "validation": "t3"}
 SOLVED: Mapping[str, str] = {"never": "t2", "sometimes": "t0", "always": "t1"}
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A run's colour, letter and name, wherever it is named. ``letter`` is empty where there is only one run."""
+
+    style: str
+    letter: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,13 @@ class Section:
     name: str
     title: str
     note: str
-    shared: Sequence[str] = ()
-    by_run: Sequence[Sequence[str]] = ()
+    shared: Sequence[Figure] = ()
+    by_run: Sequence[Sequence[Figure]] = ()
+
+    @property
+    def open(self) -> bool:
+        """Whether it is shown on a phone before it is asked for."""
+        return self.name in OPEN
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,7 @@ class Frame:
     """The runs of a page and the axes that their panels share."""
 
     runs: Sequence[Run]
+    badges: Sequence[Badge]
     steps: Axis
     tokens: Axis
 
@@ -50,36 +65,38 @@ class Frame:
         """Axes that hold every run."""
         last = max((run.records[-1][0] for run in runs if run.records), default=1)
         spent = max((points[-1][1] for run in runs if (points := run.tokens()[0])), default=1.0)
-        return cls(runs, Axis("step", 0.0, float(max(1, last))), Axis("tokens", 0.0, max(1.0, spent)))
+        steps, tokens = Axis("step", 0.0, float(max(1, last))), Axis("tokens", 0.0, max(1.0, spent))
+        return cls(runs, badges(runs), steps, tokens)
 
     def curves(self, points: Callable[[Run], Sequence[Point]]) -> list[Curve]:
         """One curve of each run."""
-        several = len(self.runs) > 1
         return [
-            Curve(run.name, style(i), points(run), mark=mark(i) if several else "") for i, run in enumerate(self.runs)
+            Curve(badge.name, badge.style, points(run), mark=badge.letter)
+            for run, badge in zip(self.runs, self.badges, strict=True)
         ]
 
-    def panel(self, title: str, unit: str, *keys: str, from_zero: bool = False, guides: Sequence[Guide] = ()) -> str:
+    def panel(self, title: str, unit: str, *keys: str, from_zero: bool = False, guides: Sequence[Guide] = ()) -> Figure:
         """The first logged of ``keys`` over steps, all runs in one panel."""
         curves = self.curves(lambda run: plain(run.series(*keys)))
         missing = " or ".join(keys)
         return line_panel(title, unit, curves, self.steps, guides=guides, from_zero=from_zero, missing=missing)
 
 
-def style(index: int) -> str:
-    """The CSS classes of a run."""
-    return f"r{index % COLOURS}" + (" dashed" if index >= COLOURS else "")
-
-
-def mark(index: int) -> str:
-    """The letter of a run, where several share a panel."""
-    return chr(ord("A") + index) if index < 26 else str(index + 1)
+def badges(runs: Sequence[Run]) -> list[Badge]:
+    """Colours by method, as in every picture of the project; letters where several runs share a panel."""
+    places = palette.places([run.method for run in runs])
+    found = []
+    for i, (run, place) in enumerate(zip(runs, places, strict=True)):
+        style = f"r{place % len(palette.SERIES)} {palette.dash(place)}".removesuffix(" solid")
+        letter = chr(ord("A") + i) if i < 26 else str(i + 1)
+        found.append(Badge(style, letter if len(runs) > 1 else "", run.name))
+    return found
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
     """All sections with curves, in the order of the page."""
     frame = Frame.of(runs)
-    whole = [_learning(frame), _policy(frame), _temperature(frame), _clip(frame), _groups(frame)]
+    whole = [_learning(frame), _policy(frame), _step_size(frame), _temperature(frame), _clip(frame), _groups(frame)]
     return [section for section in (*whole, _tokens(frame), _verifier(frame)) if section.shared or section.by_run]
 
 
@@ -89,8 +106,10 @@ def _learning(frame: Frame) -> Section:
     for key in keys[:SOURCES]:
         title = f"Accuracy, {key.removeprefix('val-core/').replace('/acc/mean@1', '').replace('/acc/', ' ')}"
         panels += [
-            line_panel(title, "over tokens", frame.curves(_on_tokens(key)), frame.tokens),
-            line_panel(title, "over steps", frame.curves(_on_steps(key)), frame.steps),
+            line_panel(
+                title, "share of problems", frame.curves(_on_tokens(key)), frame.tokens, missing="generated tokens"
+            ),
+            line_panel(title, "share of problems", frame.curves(_on_steps(key)), frame.steps),
         ]
     if not keys:
         panels.append(empty_panel("Validation", "accuracy", "no validation (trainer.test_freq)"))
@@ -113,8 +132,7 @@ def _on_steps(key: str) -> Callable[[Run], Sequence[Point]]:
 
 
 def _policy(frame: Frame) -> Section:
-    targets = sorted({_settings(run).clip.kl_target for run in frame.runs if run.adaptive})
-    guides = [Guide(target, f"target {target:g}") for target in targets]
+    guides = _targets(frame, "clip", "clip.kl_target")
     clipped = frame.curves(lambda run: plain(_clipped(run)))
     return Section(
         "policy",
@@ -126,13 +144,54 @@ def _policy(frame: Frame) -> Section:
             line_panel("Clipped tokens", "share", clipped, frame.steps, from_zero=True, missing="actor/pg_clipfrac"),
             frame.panel("Sampler against learner", "log-prob., nats", *measures.PROBS_DIFF, from_zero=True),
             frame.panel("Gradient norm", "per step", "actor/grad_norm", from_zero=True),
-            frame.panel("Learning rate", "per step, without the step size", "actor/lr", from_zero=True),
-            frame.panel("Step size", "factor on the learning rate", "agpo/step_size/scale", from_zero=True),
         ],
     )
 
 
-def _clipped(run: Run) -> list[tuple[float, float]]:
+def _step_size(frame: Frame) -> Section:
+    """Factor, the resulting rate, and what the controller looks at."""
+    with_one = any(run.keys(re.escape(measures.STEP_SIZE)) for run in frame.runs)
+    effective = frame.curves(lambda run: plain(effective_rate(run)))
+    configured = [
+        replace(curve, style=f"{curve.style} ghost", label=f"{curve.label}, configured", read=False)
+        for curve in frame.curves(lambda run: plain(run.series("actor/lr")))
+    ]
+    drifts = frame.curves(lambda run: plain(_drift(run)))
+    targets = _targets(frame, "step_size", "step_size.drift_target")
+    shared = [
+        line_panel("Effective learning rate", "per update", [*configured, *effective], frame.steps, from_zero=True)
+    ]
+    if with_one:
+        size = frame.panel("Step size", "factor on the learning rate", measures.STEP_SIZE, from_zero=True)
+        words = "step KL / policy entropy"
+        drift = line_panel("Drift", words, drifts, frame.steps, guides=targets, from_zero=True, missing=OUR_LOG)
+        shared = [size, *shared, drift]
+    if not any(figure.data for figure in shared):
+        shared = []
+    note = "Effective learning rate = rate × step size; the faint line is the rate as configured and scheduled."
+    return Section("step-size", "Step size", note, shared)
+
+
+def effective_rate(run: Run) -> Series:
+    """Learning rate times step size, as logged or from the two; the rate alone where there is no step size."""
+    if logged := run.series(measures.EFFECTIVE_RATE):
+        return logged
+    scales = dict(run.series(measures.STEP_SIZE))
+    return [(x, rate * scales.get(x, 1.0)) for x, rate in run.series("actor/lr")]
+
+
+def _drift(run: Run) -> Series:
+    entropy = dict(run.series(*measures.ENTROPY))
+    return [(x, kl / entropy[x]) for x, kl in run.series(measures.STEP_KL_K3) if entropy.get(x, 0.0) > 0.0]
+
+
+def _targets(frame: Frame, section: str, key: str) -> list[Guide]:
+    """The targets of the runs that have this controller on."""
+    found = {run.settings.number(key) for run in frame.runs if run.settings.on(section)}
+    return [Guide(target, f"target {target:g}") for target in sorted(each for each in found if each is not None)]
+
+
+def _clipped(run: Run) -> Series:
     """Both sides together; what verl logs where the controller is off."""
     low, high = run.series("agpo/clip_fraction/low"), dict(run.series("agpo/clip_fraction/high"))
     return [(x, y + high.get(x, 0.0)) for x, y in low] or run.series("actor/pg_clipfrac")
@@ -162,15 +221,15 @@ def _clip(frame: Frame) -> Section:
     return Section("clip", "Clip ratio", note, shared, by_run)
 
 
-def _controller(frame: Frame, index: int, name: str, title: str) -> list[str]:
+def _controller(frame: Frame, index: int, name: str, title: str) -> list[Figure]:
     """One run's decisions of one controller: over steps, as a distribution, by reason."""
-    run, colour = frame.runs[index], style(index)
+    run, colour = frame.runs[index], frame.badges[index].style
     if not run.keys(f"agpo/{name}/mean"):
         return []
-    settings = _settings(run).temperature if name == "tau" else _settings(run).clip
-    low, high = settings.min, settings.max
-    guides = [Guide(low, f"min {low:g}"), Guide(high, f"max {high:g}")]
-    curves = [Curve(f"{run.name}", colour, spread(run, f"agpo/{name}"))]
+    section = {"tau": "temperature", "eps": "clip"}[name]
+    bounds = {word: run.settings.number(f"{section}.{word}") for word in ("min", "max")}
+    guides = [Guide(value, f"{word} {value:g}") for word, value in bounds.items() if value is not None]
+    curves = [Curve(run.name, colour, spread(run, f"agpo/{name}"))]
     values: list[float] = []
     if run.decisions is not None:
         inner = [(x, (a + b) / 2, a, b) for x, a, b in run.decisions.quantiles(name, 0.1, 0.9)]
@@ -189,8 +248,8 @@ def _controller(frame: Frame, index: int, name: str, title: str) -> list[str]:
             "last fifth, share",
             values,
             colour,
-            low=low,
-            high=high,
+            low=min(values, default=0.0) if bounds["min"] is None else bounds["min"],
+            high=max(values, default=1.0) if bounds["max"] is None else bounds["max"],
             missing="no decisions of it (agpo_decisions.jsonl)",
         ),
         stack_panel("Reasons", "share of prompts", reasons, REASONS, frame.steps, missing=NO_CONTROLLER),
@@ -241,7 +300,7 @@ def _tokens(frame: Frame) -> Section:
     return Section("tokens", "Tokens", note, shared, by_run)
 
 
-def _use_of_tokens(run: Run) -> dict[str, list[tuple[float, float]]]:
+def _use_of_tokens(run: Run) -> dict[str, Series]:
     logged = {
         name: dict(run.series(f"agpo/tokens/{name}")) for name in ("generated", "probe", "discarded", "validation")
     }
@@ -272,7 +331,7 @@ def _verifier(frame: Frame) -> Section:
     return Section("verifier", "Verifier", note, shared, by_run)
 
 
-def _solved(run: Run) -> dict[str, list[tuple[float, float]]]:
+def _solved(run: Run) -> dict[str, Series]:
     if run.decisions is None:
         return {}
     steps = run.decisions.steps
@@ -280,11 +339,6 @@ def _solved(run: Run) -> dict[str, list[tuple[float, float]]]:
     return stacked([float(step) for step in sorted(steps)], layers, share=True)
 
 
-def _both(run: Run, low: str, high: str) -> list[tuple[float, float]]:
+def _both(run: Run, low: str, high: str) -> Series:
     above = dict(run.series(high))
     return [(x, y + above.get(x, 0.0)) for x, y in run.series(low)]
-
-
-def _settings(run: Run) -> RunConfig:
-    """The run's settings, or the defaults if no checkpoint has them."""
-    return run.settings or RunConfig()

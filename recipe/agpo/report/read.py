@@ -18,8 +18,8 @@ from recipe.agpo.files import FileError, kind_of, parse_json
 from recipe.agpo.report.decisions import Decisions
 from recipe.agpo.report.jsonl import FileNote, finite, read_lines, step_of
 from recipe.agpo.report.samples import Sample, read_samples
-from recipe.agpo.settings import RunConfig
-from recipe.agpo.training.checkpoint import DECISIONS_FILE, LEDGER_FILE, STATE_FILE
+from recipe.agpo.report.settings import Settings
+from recipe.agpo.run_folder import CHECKPOINTS, DECISIONS_FILE, LEDGER_FILE, RUN_FILE, STATE_FILE, launches_in
 
 Record = tuple[int, Mapping[str, Any]]
 Series = list[tuple[float, float]]
@@ -37,10 +37,12 @@ class Run:
         starts: first step of each attempt that logged anything.
         superseded: steps that an earlier attempt had logged and a later one, going on from before them, did not reach.
         decisions: what the decisions file says; None without one.
-        settings: ``algorithm.agpo`` of the newest checkpoint; None without one.
+        settings: ``algorithm.agpo``, of ``run.json`` or the newest checkpoint; empty without both.
         ledger: (step, counts) of the newest checkpoint's token ledger; None without one.
         identity: what the quickstart wrote about the run (method, seed).
+        launches: what ``run.json`` says about each start, the newest last.
         samples: responses from verl's dumps.
+        prompts: texts of prompts by their id, from the dumps.
         files: every file that was read.
         problems: what could not be read, in words.
     """
@@ -50,10 +52,12 @@ class Run:
     starts: list[int] = field(default_factory=list)
     superseded: int = 0
     decisions: Decisions | None = None
-    settings: RunConfig | None = None
+    settings: Settings = field(default_factory=Settings)
     ledger: tuple[int, dict[str, int]] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
+    launches: list[dict[str, Any]] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    prompts: dict[str, str] = field(default_factory=dict)
     files: list[FileNote] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -87,9 +91,30 @@ class Run:
     @property
     def method(self) -> str:
         """The name of the run's method, if it is known."""
-        if self.settings is not None:
+        estimator = self.configured("algorithm.adv_estimator")
+        if self.settings.preset and estimator in (None, "agpo"):
             return self.settings.preset
-        return str(self.identity.get("method") or ("agpo" if self.adaptive else "baseline"))
+        return str(self.identity.get("method") or estimator or ("agpo" if self.adaptive else "baseline"))
+
+    @property
+    def launch(self) -> Mapping[str, Any]:
+        """What ``run.json`` says about the newest start; empty without the file."""
+        return self.launches[-1] if self.launches else {}
+
+    def configured(self, key: str) -> Any:
+        """A value of the run's configuration by its dotted key; None if it is not recorded."""
+        return below(self.launch.get("config"), key)
+
+    @property
+    def planned_steps(self) -> int | None:
+        """The steps that the launch announced."""
+        return step_of(below(self.launch.get("planned"), "steps")) or None
+
+    def problems_of(self, key: str) -> int | None:
+        """How many problems stand behind a validation metric ``val-core/<source>/acc/...``."""
+        counts = below(self.launch.get("planned"), "validation_problems")
+        source = key.removeprefix("val-core/").rpartition("/acc/")[0]
+        return step_of(counts.get(source)) or None if isinstance(counts, dict) else None
 
     def tokens(self) -> tuple[Series, bool]:
         """Cumulative generated tokens over steps, and whether they are estimated.
@@ -121,25 +146,31 @@ def read_run(path: Path, name: str | None = None) -> Run:
         FileNotFoundError: nothing is there.
         FileError: it is neither a folder nor a regular file.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such run folder or metrics file")
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"{shown(path)}: no such run folder or metrics file")
     if not path.is_dir() and not path.is_file():
-        raise FileError(f"{path} is {kind_of(path)}: name a run folder or a metrics file")
-    folder = path if path.is_dir() else path.parent
+        raise FileError(f"{shown(path)} is {kind_of(path)}: name a run folder or a metrics file")
     files = sorted(path.glob("metrics*.jsonl"), key=_natural) if path.is_dir() else [path]
     notes: list[FileNote] = []
+    if not path.is_dir():
+        _check_metrics(path)
     records, starts, superseded = _merge([_attempt(file, notes) for file in files])
-    run = Run(name or _real(path).name, records, starts, superseded, files=notes)
+    run = Run(shown(name or _real(path).name), records, starts, superseded, files=notes)
     if path.is_dir():
-        checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        checkpoints = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
         with _noted(run):
             _read_decisions(run, checkpoints / DECISIONS_FILE)
         with _noted(run):
             _read_checkpoint(run, checkpoints)
         with _noted(run):
-            run.identity = _document(run, folder / "run.json")
+            _read_launches(run, path)
         with _noted(run):
-            run.samples = read_samples(folder, run.files)
+            run.samples, run.prompts = read_samples([path, *([checkpoints] if checkpoints != path else [])], run.files)
+        if not any((files, run.launches, run.identity, run.decisions, run.samples, run.ledger)) and any(path.iterdir()):
+            raise FileError(
+                f"{shown(path)}: not a run folder: it has no metrics*.jsonl, no {RUN_FILE} and no checkpoint of AGPO. "
+                "Name the folder that holds metrics*.jsonl (trainer.logger must contain file), or that file"
+            )
     return run
 
 
@@ -150,6 +181,18 @@ def _noted(run: Run) -> Iterator[None]:
         yield
     except OSError as error:
         run.problems.append(f"{error.filename}: {error.strerror}")
+
+
+def shown(text: object) -> str:
+    """A path or a message in one line, with what cannot be printed spelt out."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(text))
+
+
+def below(value: Any, key: str) -> Any:
+    """The value under a dotted key of nested objects; None if there is none."""
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def read_runs(paths: list[Path]) -> list[Run]:
@@ -214,8 +257,8 @@ def _read_checkpoint(run: Run, checkpoints: Path) -> None:
     """Settings and ledger of the newest checkpoint that has them."""
     folders = [f for f in checkpoints.glob("global_step_*") if f.name.removeprefix("global_step_").isdecimal()]
     for folder in sorted(folders, key=lambda f: int(f.name.removeprefix("global_step_")), reverse=True):
-        if run.settings is None and (folder / STATE_FILE).is_file():
-            run.settings = _settings(run, folder / STATE_FILE)
+        if not run.settings and (folder / STATE_FILE).is_file():
+            run.settings = Settings.of(below(_document(run, folder / STATE_FILE), "extra.config"))
         if run.ledger is None and (folder / LEDGER_FILE).is_file():
             counts = _document(run, folder / LEDGER_FILE).get("ledger")
             if isinstance(counts, dict):
@@ -223,14 +266,21 @@ def _read_checkpoint(run: Run, checkpoints: Path) -> None:
                 run.ledger = int(folder.name.removeprefix("global_step_")), whole
 
 
-def _settings(run: Run, path: Path) -> RunConfig | None:
-    extra = _document(run, path).get("extra")
-    config = extra.get("config") if isinstance(extra, dict) else None
-    try:
-        return RunConfig.from_saved(config) if isinstance(config, dict) else None
-    except (ValueError, TypeError) as error:
-        run.problems.append(f"{path.parent.name}/{path.name}: settings of another version ({error})")
-        return None
+def _read_launches(run: Run, folder: Path) -> None:
+    """``run.json``, and what the quickstart wrote; before ``run.json`` had a format it was the quickstart's."""
+    document = _document(run, folder / RUN_FILE)
+    run.launches = launches_in(document)
+    run.identity = _document(run, folder / "quickstart.json") or ({} if run.launches else document)
+    if isinstance(recorded := run.launch.get("settings"), dict):
+        run.settings = Settings.of(recorded)
+
+
+def _check_metrics(path: Path) -> None:
+    """Raise FileError if a file that was named holds no record of verl's file logger."""
+    note = FileNote(path.name)
+    if not any(isinstance(value.get("data"), dict) for _, value in read_lines(path, note)):
+        why = note.error or 'no line has the form {"step": ..., "data": {...}}'
+        raise FileError(f"{shown(path)}: not a metrics file of verl's file logger: {why}. Name a run folder")
 
 
 def _document(run: Run, path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sample responses from verl's dumps (``trainer.rollout_data_dir``, ``trainer.validation_data_dir``).
 
-verl writes ``<folder>/<step>.jsonl`` with one response a line. Folders directly inside the run folder are found.
+verl writes ``<folder>/<step>.jsonl`` with one response a line. Folders directly inside the run folder and its
+checkpoint folder are found.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.agpo.report.jsonl import FileNote, finite, read_lines
+from recipe.agpo.report.text import number
 
 EACH = 3  # best and worst responses shown of each dump
 LONGEST = 1500  # characters shown of a text
@@ -28,19 +30,31 @@ class Sample:
     truth: str
     cut: int
 
+    @property
+    def words(self) -> str:
+        """The score for a person."""
+        return "no score" if self.score is None else f"score {number(self.score)}"
 
-def read_samples(folder: Path, notes: list[FileNote]) -> list[Sample]:
-    """The best and the worst responses of the newest step of each dump; ties go to the earlier line."""
+
+def read_samples(folders: list[Path], notes: list[FileNote]) -> tuple[list[Sample], dict[str, str]]:
+    """Responses of the newest step of each dump inside ``folders``, and the prompts there by their id.
+
+    Of each dump the best and the worst responses are taken; ties go to the earlier line. The id of a prompt is verl's
+    ``uid`` without the numbers of the response.
+    """
     samples: list[Sample] = []
-    for dump in sorted(child for child in folder.iterdir() if child.is_dir()):
+    prompts: dict[str, str] = {}
+    for dump in sorted(child for folder in folders for child in folder.iterdir() if child.is_dir()):
         files = [file for file in dump.glob("*.jsonl") if file.stem.isdecimal()]
         if not files:
             continue
         newest = max(files, key=lambda file: int(file.stem))
         note = FileNote(f"{dump.name}/{newest.name}")
         notes.append(note)
-        samples += _chosen([_sample(row, dump.name, int(newest.stem)) for _, row in read_lines(newest, note)])
-    return samples
+        rows = [row for _, row in read_lines(newest, note)]
+        samples += _chosen([_sample(row, dump.name, int(newest.stem)) for row in rows])
+        prompts |= {_text(row.get("uid")).rsplit("_", 2)[0]: _text(row.get("input"))[-LONGEST:] for row in rows}
+    return samples, prompts
 
 
 def _chosen(samples: list[Sample]) -> list[Sample]:

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text and numbers for the page. Everything that a model or a file system wrote goes through :func:`escape`."""
+"""Text and numbers for the page. Everything that a model or a file system wrote goes through :func:`visible`."""
 
 from __future__ import annotations
 
-import html
 import math
 import unicodedata
 
 
-def escape(text: object) -> str:
-    """Safe as HTML text and inside double quotes.
+def visible(text: object) -> str:
+    """The text with control characters, lone surrogates and marks that turn the direction of writing spelt out.
 
-    Control characters, lone surrogates and marks that turn the direction of writing are spelt out: they would be
-    invisible, or would change the visible text.
+    They would be invisible, or would change the visible text.
     """
-    return html.escape("".join(_visible(character) for character in str(text)), quote=True)
+    return "".join(_visible(character) for character in str(text))
 
 
 def _visible(character: str) -> str:

@@ -11,20 +11,30 @@ unchanged; for them only our sums are added.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf, open_dict
 
-from agpo_core import LossConfig, adaptive_weights, clipped_surrogate, group_losses
+from agpo_core import (
+    LossConfig,
+    StepSizeConfig,
+    SurrogateOutput,
+    adaptive_weights,
+    clipped_surrogate,
+    group_losses,
+    stops_updates,
+)
 from recipe.agpo.columns import CLIP_HIGH, CLIP_LOW, GROUP, GROUP_WEIGHT, ROW_WEIGHT
 from recipe.agpo.verl_api import losses
 from recipe.agpo.verl_api.configs import as_dataclass
+from recipe.agpo.verl_api.updates import rows_of
 
 BASE_LOSSES = ("vanilla", "gspo", "cispo")
 BASE_LOSS = "agpo_base_loss"
 METRIC_PREFIX = "actor/agpo/"
+MEASURED_SHARE, MEASURED_ROWS = 1 / 8, 32  # of a rank's rows of a batch with one update, scored again after it
 
 
 def actor_loss_config(config: Any) -> Any:
@@ -48,10 +58,14 @@ class ActorLoss:
     Attributes:
         config: verl's ``ActorConfig``; not changed.
         adaptive: the adaptive loss of whole groups.
+        step_size: the adaptive step size, for which an update is left out if the policy has drifted too far.
     """
 
     config: Any
     adaptive: LossConfig = LossConfig()
+    step_size: StepSizeConfig = StepSizeConfig(enabled=False)
+    metric_prefix: str = METRIC_PREFIX
+    _drift: list[float] = field(default_factory=lambda: [0.0, 0.0], repr=False, compare=False)  # k3, tokens
 
     def __call__(self, model_output: Any, data: Any, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
         """Loss and metrics of one micro-batch, as ``ppo_loss``; without the columns below, exactly its result.
@@ -65,7 +79,33 @@ class ActorLoss:
         loss, metrics = losses.ppo_loss(
             config=self._with_columns(data), model_output=model_output, data=data, dp_group=dp_group
         )
+        if self.step_size.enabled:
+            for place, name in enumerate(("kl_k3_sum", "tokens")):
+                measured = metrics.get(f"{METRIC_PREFIX}{name}")  # not there in a loss that is distillation alone
+                self._drift[place] += 0.0 if measured is None else sum(measured.values)
         return loss, _with_sums(metrics)
+
+    def stops(self, engine: Any, entropy: float | None, schedule: float) -> bool:
+        """Whether the update whose gradient has just been computed is left out; all ranks of the actor agree."""
+        # Over all ranks, because pipeline stages without the loss must decide alike. Ranks that share rows repeat them
+        # in both sums.
+        sums = torch.tensor(self._drift, dtype=torch.float64)
+        _all_reduce(sums, _world())
+        k3, tokens = sums.tolist()
+        return tokens > 0 and stops_updates(k3 / tokens, entropy, self.step_size, schedule)
+
+    def after_update(self, engine: Any, data: Any) -> dict[str, float]:
+        """Sums of this rank's drift after the only update of a batch: a forward pass over some of its rows."""
+        sums = torch.zeros(2, dtype=torch.float64)
+
+        def collect(model_output: Any, data: Any, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
+            out = self._surrogate(model_output, data)[0]
+            tokens = out.mask.sum()
+            sums.add_(torch.stack([out.step_kl_k3.double() * tokens, tokens.double()]).to(sums.device))
+            return torch.zeros(()), {}
+
+        engine.forward_backward_batch(rows_of(data, MEASURED_SHARE, MEASURED_ROWS), collect, forward_only=True)
+        return dict(zip(("after_kl_k3_sum", "after_tokens"), sums.tolist(), strict=True))
 
     def before_update(self, engine: Any, data: Any) -> None:
         """Give the rows of a mini-batch the weights of their groups in the adaptive loss.
@@ -74,6 +114,7 @@ class ActorLoss:
         first sums the loss of each group. The update then uses the weights computed from these sums, so its gradient
         equals that of an unsplit batch.
         """
+        self._drift[:] = [0.0, 0.0]
         if self.adaptive.adaptive == "none" or GROUP not in data.keys():
             return
         # Prompts are numbered through the step; ranks agree on the largest number.
@@ -109,6 +150,11 @@ class ActorLoss:
 
     def _group_losses(self, model_output: Any, data: Any, groups: int) -> torch.Tensor:
         """Numerators and denominators of the groups' policy losses over one micro-batch, ``[groups, 2]``."""
+        out, config = self._surrogate(model_output, data)
+        return group_losses(out.loss_BT, out.mask, data[GROUP], groups, config.loss_agg_mode)
+
+    def _surrogate(self, model_output: Any, data: Any) -> tuple[SurrogateOutput, Any]:
+        """The clipped surrogate of a micro-batch, and verl's config with the batch's columns."""
         config = self._with_columns(data)
         log_prob = losses.no_padding_2_padding(model_output["log_probs"], data)
         rows = data.select("response_mask", "old_log_probs", "advantages").to_padded_tensor()
@@ -122,7 +168,7 @@ class ActorLoss:
             high,
             dual_clip=config.get("clip_ratio_c", 3.0),
         )
-        return group_losses(out.loss_BT, out.mask, data[GROUP], groups, config.loss_agg_mode)
+        return out, config
 
 
 def agpo_policy_loss(
@@ -162,6 +208,7 @@ def agpo_policy_loss(
         "kl_sum": out.step_kl * tokens,
         "kl_k3_sum": out.step_kl_k3 * tokens,
         "nonfinite_tokens": out.nonfinite_tokens,
+        "informative_tokens": (out.mask.bool() & (advantages != 0)).sum(),
     }
     if group_weight is not None:
         sums["adaptive_weight_sum"] = group_weight.sum()
@@ -201,6 +248,12 @@ def _clip_ratios(config: Any) -> tuple[Any, Any]:
     low = config.clip_ratio if config.clip_ratio_low is None else config.clip_ratio_low
     high = config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high
     return low, high
+
+
+def _world() -> Any:
+    from torch import distributed
+
+    return distributed.group.WORLD if distributed.is_initialized() else None
 
 
 def _all_reduce(values: torch.Tensor, group: Any, maximum: bool = False) -> None:

@@ -137,15 +137,28 @@ class StepGroups:
         entropy = _mean_entropy(self.rows)
         return None if math.isnan(entropy) else entropy
 
-    def signals(self, step_kl: float | None = None, step_kl_k3: float | None = None) -> StepSignals:
-        """Signals of this step for the controllers; its step KL is known after its updates."""
+    def signals(
+        self,
+        step_kl: float | None = None,
+        step_kl_k3: float | None = None,
+        schedule: float = 1.0,
+        informative: bool = True,
+    ) -> StepSignals:
+        """Signals of this step for the controllers; the arguments are known after its updates."""
         entropy, by_prompt = self.policy_entropy, None
         if entropy is not None:
             groups: dict[str, list[Row]] = {prompt.uid: [] for prompt in self.prompts}
             for row in self.real:
                 groups[row.prompt].append(row)
             by_prompt = torch.tensor([_mean_entropy(rows) for rows in groups.values()], dtype=torch.float64)
-        return StepSignals(policy_entropy=entropy, step_kl=step_kl, policy_entropy_P=by_prompt, step_kl_k3=step_kl_k3)
+        return StepSignals(
+            policy_entropy=entropy,
+            step_kl=step_kl,
+            policy_entropy_P=by_prompt,
+            step_kl_k3=step_kl_k3,
+            schedule=schedule,
+            informative=informative,
+        )
 
     @property
     def valid_rows(self) -> int:

@@ -12,20 +12,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from agpo_core import ControllerState, TokenLedger, save_state
+from agpo_core import AverageConfig, ControllerState, TokenLedger, save_state
 from agpo_core.files import write_atomic
 from agpo_core.jsonl import append_lines, keep_steps
 from agpo_core.sealed import read_sealed, write_sealed
 from agpo_core.state import OtherSettings, resume_state
+from recipe.agpo.files import AVERAGE_FILE, AVERAGE_FOLDER
+from recipe.agpo.run_folder import LEDGER_FILE, STATE_FILE, TRACKER_FILE
 from recipe.agpo.settings import RunConfig
 
-STATE_FILE = "agpo_state.json"
-LEDGER_FILE = "agpo_ledger.json"
 LEDGER_FORMAT, LEDGER_VERSION = "agpo-token-ledger", 2
 UNSEALED_LEDGER = 1  # the version before ledgers had a checksum
-DECISIONS_FILE = "agpo_decisions.jsonl"
+AVERAGE_FORMAT, AVERAGE_VERSION = "agpo-weight-average", 1
+AVERAGE_WAYS_OUT = (
+    "Ways out: another checkpoint, or a new average from here on: remove that folder, or set "
+    "algorithm.agpo.average.enabled=false."
+)
 MOST_DIGITS = 18  # of a step; more is damage
-TRACKER_FILE = "latest_checkpointed_iteration.txt"
 
 
 class ResumeError(ValueError):
@@ -70,8 +73,8 @@ def checkpoint_to_resume(config: Any) -> Path | None:
     return folder if folder.exists() else None
 
 
-def read_state(folder: Path, agpo: RunConfig) -> ControllerState:
-    """The controller state of a checkpoint.
+def read_state(folder: Path, agpo: RunConfig, lr: float | None = None) -> ControllerState:
+    """The controller state of a checkpoint. lr: the configured learning rate, for fresh controllers.
 
     Raises:
         ResumeError: no state, damaged state, or a state of another AGPO config.
@@ -82,7 +85,7 @@ def read_state(folder: Path, agpo: RunConfig) -> ControllerState:
     )
     path = folder / STATE_FILE
     if agpo.on_config_change == "reset":
-        return ControllerState.initial(agpo)
+        return ControllerState.initial(agpo, lr)
     try:
         return resume_state(path, agpo, keep=agpo.on_config_change == "keep")
     except OtherSettings as error:
@@ -132,6 +135,38 @@ def read_ledger(folder: Path) -> TokenLedger:
             f'{{"format": "{LEDGER_FORMAT}", "version": {UNSEALED_LEDGER}, "ledger": '
             f"{json.dumps(TokenLedger().to_dict())}}} and the counts that you know."
         ) from error
+
+
+def average_folder(folder: Path) -> Path:
+    """Where a checkpoint has its average of the weights."""
+    return folder / "actor" / AVERAGE_FOLDER
+
+
+def write_average(folder: Path, updates: int, average: AverageConfig) -> None:
+    """Mark the average of a checkpoint as complete, atomically."""
+    place = average_folder(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    payload = {"updates": updates, "gamma": average.gamma, "horizon": average.horizon}
+    write_sealed(place / AVERAGE_FILE, AVERAGE_FORMAT, AVERAGE_VERSION, payload)
+
+
+def read_average(folder: Path) -> int | None:
+    """Number of updates in the average of a checkpoint; None if it has no average.
+
+    Raises:
+        ResumeError: the average is not complete, or damaged.
+    """
+    place = average_folder(folder)
+    if not place.exists():
+        return None
+    path = place / AVERAGE_FILE
+    try:
+        _, payload = read_sealed(path, AVERAGE_FORMAT, (AVERAGE_VERSION,), ["updates"])
+    except ValueError as error:
+        raise ResumeError(
+            f"cannot continue the average of the weights from {path}: {_reason(error, path)}. {AVERAGE_WAYS_OUT}"
+        ) from error
+    return int(payload["updates"])
 
 
 class DecisionLog:

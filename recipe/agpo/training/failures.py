@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.training.checkpoint import TRACKER_FILE
+from recipe.agpo.run_folder import TRACKER_FILE
 
 NONFINITE_STEPS = 3
 GRADIENT = "actor/grad_norm"

@@ -32,8 +32,10 @@ GLOSSARY: dict[str, str] = {
     "agpo/state/updates": "steps in the controller state before this one",
     "agpo/step_kl": "token mean of old minus new log-probability over this step's updates (k1, nats)",
     "agpo/step_kl_k3": "the same by the k3 estimator, never negative; over the policy entropy it is the "
-    "drift that the step size controls",
+    "drift that the step size controls. With one update per batch: the KL after it, from an eighth of the rows",
     "agpo/step_size/scale": "factor on the learning rate of this step's updates (actor/lr is without it)",
+    "agpo/step_size/lr": "effective learning rate of this step's updates: the schedule's times the scale",
+    "agpo/step_size/stopped": "share of this step's updates left out because the drift was ten times its target",
     "agpo/clip_fraction/{low,high}": "share of tokens clipped at the lower / upper side (loss_mode vanilla)",
     "agpo/nonfinite_tokens": "tokens left out of the loss because a log-probability was not finite",
     "agpo/nonfinite_steps": "steps in a row, up to this one, whose gradient was not finite; the run stops at three",
@@ -122,6 +124,8 @@ def update_shares(sums: Mapping[str, float]) -> dict[str, float]:
         "agpo/step_kl_k3": sums["kl_k3_sum"] / tokens,
         "agpo/nonfinite_tokens": sums["nonfinite_tokens"],
     }
+    if measured := sums.get("after_tokens", 0.0):
+        out["agpo/step_kl_k3"] = sums["after_kl_k3_sum"] / measured
     if rows := sums.get("adaptive_rows", 0.0):
         out["agpo/loss/weight_mean"] = sums["adaptive_weight_sum"] / rows
         out["agpo/loss/floored_share"] = sums["floored_rows"] / rows
@@ -129,6 +133,22 @@ def update_shares(sums: Mapping[str, float]) -> dict[str, float]:
         if f"clip_{side}_tokens" in sums:
             out[f"agpo/clip_fraction/{side}"] = sums[f"clip_{side}_tokens"] / tokens
     return {key: value for key, value in out.items() if math.isfinite(value)}
+
+
+def scheduled_lr(sums: Mapping[str, float]) -> float | None:
+    """The schedule's learning rate in a step's updates, without the step size; None if no worker said it."""
+    return sums["lr_sum"] / sums["updates"] if sums.get("updates") else None
+
+
+def rate_metrics(sums: Mapping[str, float], state: ControllerState) -> dict[str, float]:
+    """What the step size made of the learning rate; ``state`` is that of this step's updates."""
+    scheduled = scheduled_lr(sums)
+    if scheduled is None:
+        return {}
+    return {
+        "agpo/step_size/lr": scheduled * state.step_size.scale,
+        "agpo/step_size/stopped": sums["stopped"] / sums["updates"],
+    }
 
 
 def _zero_variance_share(groups: StepGroups) -> float:
@@ -166,6 +186,21 @@ def _pattern(entry: str) -> str:
     return re.sub(r"<\w+>", r"\\w+", text)
 
 
+# The first ten curves for a dashboard; the keys without agpo/ are verl's.
+DASHBOARD = {
+    "val-core/<source>/<metric>": "the result: accuracy on the validation files",
+    "critic/score/mean": "reward of the training responses; near 0 or 1 there is little to learn",
+    "agpo/step_size/scale": "factor on the learning rate; at a bound for long: change it ([tuning.md](tuning.md))",
+    "agpo/step_kl_k3": "over agpo/signal/policy_entropy this is the drift, which the step size keeps at its target",
+    "agpo/signal/policy_entropy": "falls slowly; a fall to 0 is a collapse",
+    "agpo/tau/mean": "sampling temperature",
+    "agpo/eps/mean": "clip ratio",
+    "agpo/zero_variance_share": "groups of equal outcomes, from which nothing is learned",
+    "response_length/clip_ratio": "responses that were cut off at the token limit",
+    "agpo/tokens/generated_cumulative": "cost so far; the axis on which methods are compared",
+}
+
+
 def glossary_markdown() -> str:
     """``docs/metrics.md``."""
     head = (
@@ -178,4 +213,14 @@ def glossary_markdown() -> str:
         "tokens; its keys start with `agpo/tokens/`.\n\n"
         "| key | meaning |\n|---|---|\n"
     )
-    return head + "".join(f"| `{key}` | {meaning} |\n" for key, meaning in GLOSSARY.items())
+    dashboard = (
+        "\n## Ten curves for a dashboard\n\n"
+        "For wandb, trackio, TensorBoard and the others of `LOGGERS` ([launch.md](launch.md#trackers)). Keys without\n"
+        "`agpo/` are verl's.\n\n"
+        "| key | what it shows |\n|---|---|\n"
+    )
+    return head + _table(GLOSSARY) + dashboard + _table(DASHBOARD)
+
+
+def _table(entries: Mapping[str, str]) -> str:
+    return "".join(f"| `{key}` | {meaning} |\n" for key, meaning in entries.items())

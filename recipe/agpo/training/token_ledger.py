@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For runs of every method: the ledger of generated tokens, the token budget, and clear errors.
+"""For runs of every method: the ledger of generated tokens, the token budget, bounded dumps, and clear errors.
 
 Tokens are counted in the agent loop, where they are sampled. The counts include responses that dynamic sampling drops,
 discarded probes, and responses without a reward.
@@ -41,6 +41,7 @@ class LedgerMixin(Trainer):
         settings = agpo_config(config)
         self.token_budget = settings.token_budget
         self._schedule_follows_tokens = settings.lr_schedule == "tokens"
+        self._dump_steps, self._dump_responses = settings.dump_steps, settings.dump_responses
         self._gradient = failures.GradientWatch()
         super().__init__(config=config)
 
@@ -85,6 +86,22 @@ class LedgerMixin(Trainer):
         spent = self.agent_loop_manager.drain_tokens()
         self.ledger, self._spent = self.ledger + spent, self._spent + spent
 
+    # ---- dumps of responses ------------------------------------------------------------------------------
+
+    def _log_rollout_data(self, batch: Any, timing_raw: dict[str, float], rollout_data_dir: str) -> None:
+        # Before verl reads and decodes what would be left out.
+        keys = sorted(batch.keys)[: self._dump_responses]
+        super()._log_rollout_data(batch.select_keys(keys), timing_raw, rollout_data_dir)
+
+    def _dump_generations(
+        self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: str
+    ) -> None:
+        most = self._dump_responses
+        extra = {key: values[:most] for key, values in reward_extra_infos_dict.items() if len(values) == len(inputs)}
+        if self._dump_steps is not None:
+            remove_old_dumps(Path(dump_path), keep=self._dump_steps - 1, before=self.global_steps)
+        super()._dump_generations(inputs[:most], outputs[:most], gts[:most], scores[:most], extra, dump_path)
+
     def _end(self, when: str) -> None:
         """Make the current step the last one; verl then saves and validates, if these are enabled."""
         self.total_training_steps = self.global_steps
@@ -124,6 +141,18 @@ class LedgerMixin(Trainer):
         # An asynchronous rollout continues after the step; verl saves what it has finished with the checkpoint.
         self._drain()
         checkpoint.write_ledger(folder, self.ledger)
+
+
+def remove_old_dumps(folder: Path, *, keep: int, before: int) -> None:
+    """Remove verl's dumps ``<step>.jsonl`` but those of the ``keep`` newest steps before ``before``.
+
+    Dumps of later steps are removed too: an earlier attempt wrote them, and the resumed run has not got there.
+    """
+    found = {int(file.stem): file for file in folder.glob("*.jsonl") if file.stem.isascii() and file.stem.isdecimal()}
+    kept = sorted(step for step in found if step < before)[-keep:] if keep else []
+    for step, file in found.items():
+        if step not in kept and step != before:
+            file.unlink(missing_ok=True)
 
 
 def ledger_metrics(spent: TokenLedger, total: TokenLedger, budget: int | None) -> dict[str, float]:

@@ -27,6 +27,7 @@ from tensordict.tensorclass import NonTensorStack
 
 from agpo_core import ControllerState, TokenLedger, update_state
 from recipe.agpo.columns import COLUMNS, GROUP, ROW_WEIGHT
+from recipe.agpo.run_folder import DECISIONS_FILE
 from recipe.agpo.settings import agpo_config, resolved
 from recipe.agpo.training import checkpoint, metrics
 from recipe.agpo.training.actor_loss import METRIC_PREFIX, ActorLoss, actor_loss_config
@@ -38,7 +39,7 @@ from recipe.agpo.training.token_ledger import LedgerMixin
 from recipe.agpo.verl_api.patching import wrap
 from recipe.agpo.verl_api.row_order import actor_ranks, order_rows
 from recipe.agpo.verl_api.temperature import score_at_own_temperature
-from recipe.agpo.verl_api.updates import LR_SCALE
+from recipe.agpo.verl_api.updates import ENTROPY, LR, LR_SCALE, ONE_UPDATE
 
 POLL_SECONDS = 0.1
 
@@ -54,13 +55,17 @@ class AGPOMixin(LedgerMixin):
     def __init__(self, config: Any) -> None:
         self.agpo = agpo_config(config)
         self.settings = resolved(config, self.agpo)
-        self.controller = ControllerState.initial(self.agpo)
+        self.controller = ControllerState.initial(self.agpo, self._lr(config))
         self._groups: StepGroups | None = None
         self._trained: list[StepGroups] = []  # the batches of this step, and their workers' sums
         self._update_sums: Counter[str] = Counter()
         self._issued = (0, 0)
         self._reward_failure: str | None = None
         super().__init__(config=config)
+
+    @staticmethod
+    def _lr(config: Any) -> float:
+        return float(config.actor_rollout_ref.actor.optim.lr)
 
     # ---- set-up ------------------------------------------------------------------------------------------
 
@@ -76,13 +81,15 @@ class AGPOMixin(LedgerMixin):
         if self.agpo.logprob_temperature == "own" and self.agpo.temperature.enabled:
             score_at_own_temperature(self)
         if self._own_loss:
-            self.actor_rollout_wg.set_loss_fn(ActorLoss(actor_loss_config(self.config), self.agpo.loss))
+            self.actor_rollout_wg.set_loss_fn(
+                ActorLoss(actor_loss_config(self.config), self.agpo.loss, self.agpo.step_size)
+            )
 
     def fit(self, agent_loop_manager: Any) -> None:
         if self.agpo.adaptive:
             agent_loop_manager.attach(lambda: self.controller)
         self._decisions = checkpoint.DecisionLog(
-            Path(self.config.trainer.default_local_dir) / checkpoint.DECISIONS_FILE,
+            Path(self.config.trainer.default_local_dir) / DECISIONS_FILE,
             resumed_step=self.global_steps,
             enabled=self.agpo.decisions_file and self.agpo.active,
         )
@@ -92,7 +99,7 @@ class AGPOMixin(LedgerMixin):
 
     def read_from(self, folder: Path) -> None:
         super().read_from(folder)
-        self.controller = checkpoint.read_state(folder, self.agpo)
+        self.controller = checkpoint.read_state(folder, self.agpo, self._lr(self.config))
 
     def write_to(self, folder: Path) -> None:
         checkpoint.write_state(folder, self.controller, self.agpo)
@@ -156,7 +163,14 @@ class AGPOMixin(LedgerMixin):
 
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
         if self.agpo.step_size.enabled:
-            batch.extra_info[LR_SCALE] = self.controller.step_size.scale
+            assert self._groups is not None, "verl computed advantages in this step"
+            updates = len(batch.keys) // self._mini_batch_rows * int(self.config.actor_rollout_ref.actor.ppo_epochs)
+            batch.extra_info |= {
+                LR_SCALE: self.controller.step_size.scale,
+                LR: self._lr(self.config),
+                ENTROPY: self._groups.policy_entropy,
+                ONE_UPDATE: float(updates <= 1),
+            }
         return super()._update_actor(batch, metrics)
 
     def _columns(self, groups: StepGroups) -> dict[str, torch.Tensor]:
@@ -186,12 +200,17 @@ class AGPOMixin(LedgerMixin):
         batch = super().step(step_metrics, timing_raw)
         started = time.monotonic()
         groups, drift = merged(self._trained), metrics.update_shares(self._update_sums)
+        scheduled = metrics.scheduled_lr(self._update_sums)
         self._trained = []
         step_metrics.update(metrics.step_metrics(groups, self.controller, self.agpo))
-        step_metrics.update(drift)
+        step_metrics.update(drift | metrics.rate_metrics(self._update_sums, self.controller))
         self._decisions.append(decision_rows(groups, self.global_steps))
         if self.agpo.keeps_state:
-            signals = groups.signals(drift.get("agpo/step_kl"), drift.get("agpo/step_kl_k3"))
+            configured = self._lr(self.config)
+            schedule = scheduled / configured if scheduled is not None and configured else 1.0
+            informative = self._update_sums["informative_tokens"] > 0
+            kl, k3 = (drift.get(f"agpo/{name}") for name in ("step_kl", "step_kl_k3"))
+            signals = groups.signals(kl, k3, schedule, informative)
             self.controller = update_state(groups.stats, signals, self.controller, self.agpo)
         step_metrics["agpo/overhead_s"] = time.monotonic() - started
         return batch
