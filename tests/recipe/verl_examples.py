@@ -90,6 +90,8 @@ def on_this_machine(example: Example, folder: Path) -> list[str]:
         )
     given = {override.lstrip("+").split("=", 1)[0]: override.split("=", 1)[1] for override in example.overrides}
     out = [f"data.train_files={rows}", f"data.val_files={rows}", f"trainer.default_local_dir={folder / 'run'}"]
+    # Under our own entry point verifiers would be tried, which takes time limits and has tests of its own.
+    out += [f"reward.custom_reward_function.path={code}", "reward.custom_reward_function.name=compute_score"]
     for key, value in given.items():
         if value.endswith(".py"):
             out.append(f"{key}={code}")
