@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -159,3 +160,12 @@ def test_the_method_page_names_functions_that_exist_and_true_defaults():
             assert expected == found or float(expected) == found, (key, value, found)
             checked += 1
     assert len(rows) >= 11 and checked >= 20
+
+
+def test_the_quickstarts_numbers_are_those_of_the_recorded_run():
+    recorded = json.loads((ROOT / "benchmarks/results/quickstart.json").read_text(encoding="utf-8"))
+    assert recorded["line"] in (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/quickstart.md").read_text(encoding="utf-8")
+    by_step = re.search(r"Greedy accuracy by step: (.*?)\.\n", page, flags=re.S)
+    said = [float(number) for number in re.findall(r"\b0\.\d{3}\b", by_step[1])]
+    assert said == [round(value, 3) for _, value in recorded["accuracy"]]

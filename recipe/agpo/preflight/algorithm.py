@@ -49,8 +49,8 @@ def fallbacks(config: DictConfig, agpo: RunConfig) -> Iterator[Fallback]:
         yield Fallback(
             "one update per batch",
             f"{ACTOR}.ppo_mini_batch_size={actor.ppo_mini_batch_size} covers the whole batch (data.train_batch_size="
-            f"{config.data.train_batch_size}): with one update per batch no drift is measured, and the adaptive step "
-            f"size needs it. It takes two updates or more, for example {ACTOR}.ppo_epochs=2.",
+            f"{config.data.train_batch_size}): the adaptive step size is not tuned for one update per batch "
+            f"(docs/evidence.md). Use two updates or more, for example {ACTOR}.ppo_epochs=2.",
             {f"{KEY_PREFIX}.step_size.enabled": False},
         )
     fused = bool(config.actor_rollout_ref.model.get("use_fused_kernels", False))
