@@ -277,6 +277,7 @@ class AGPOGRPOTrainer(GRPOTrainer):
             metrics[f"agpo/{name}/max"].append(max(values))
         if self.agpo.step_size.enabled:
             metrics["agpo/step_size/scale"].append(self._scale)
-            metrics["agpo/step_size/lr"].append(self._scale * self.lr_scheduler.get_last_lr()[0])
+            if self.lr_scheduler is not None:  # there is none before `train` begins
+                metrics["agpo/step_size/lr"].append(self._scale * self.lr_scheduler.get_last_lr()[0])
         if self._log_to_file:
             write_decisions(Path(self.args.output_dir) / DECISIONS_FILE, rows)
