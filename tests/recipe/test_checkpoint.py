@@ -150,7 +150,12 @@ def test_a_damaged_state_is_refused(tmp_path: Path, state: ControllerState) -> N
 def test_which_checkpoint_verl_will_take(tmp_path: Path) -> None:
     assert checkpoint_to_resume(config(tmp_path)) is None
     (tmp_path / run_folder.TRACKER_FILE).write_text("4")
-    assert checkpoint_to_resume(config(tmp_path)) is None, "verl starts anew when the folder is gone"
+    with pytest.raises(ResumeError, match=r"names step 4, and global_step_4 is not in .*\. Start a new run with"):
+        checkpoint_to_resume(config(tmp_path))  # verl would start again from step 0
+    (tmp_path / "global_step_2").mkdir()
+    (tmp_path / "global_step_2" / "data.pt").write_bytes(b"")
+    with pytest.raises(ResumeError, match=r"trainer\.resume_from_path=\S*/global_step_2\. "):
+        checkpoint_to_resume(config(tmp_path))
     (tmp_path / "global_step_4").mkdir()
     assert checkpoint_to_resume(config(tmp_path)) == tmp_path / "global_step_4"
     assert checkpoint_to_resume(config(tmp_path, "disable")) is None

@@ -58,9 +58,9 @@ def checkpoint_to_resume(config: Any) -> Path | None:
     if not tracker.is_file():  # a named pipe would wait for its writer
         raise ResumeError(f"{tracker} is not a regular file: remove it, or set trainer.default_local_dir=...")
     text = tracker.read_text(errors="replace").strip()
+    names = (p.parent.name.removeprefix("global_step_") for p in root.glob("global_step_*/data.pt"))
+    steps = sorted(int(name) for name in names if name.isascii() and name.isdigit())
     if not (text.isascii() and text.isdigit()) or len(text) > MOST_DIGITS:
-        names = (p.parent.name.removeprefix("global_step_") for p in root.glob("global_step_*/data.pt"))
-        steps = sorted(int(name) for name in names if name.isascii() and name.isdigit())
         if not steps:
             raise ResumeError(
                 f"{tracker} is damaged ({text[:20]!r}) and {root} has no complete checkpoint. Start a new run with "
@@ -70,7 +70,15 @@ def checkpoint_to_resume(config: Any) -> Path | None:
         write_atomic(tracker, text)
         print(f"[agpo] repaired {tracker}: it was cut off while being written; latest step is {text}")
     folder = root / f"global_step_{text}"
-    return folder if folder.exists() else None
+    if not folder.exists():  # verl would start again from step 0, and would say so in its log only
+        older = f"trainer.resume_mode=resume_path with trainer.resume_from_path={root}/global_step_"
+        raise ResumeError(
+            f"{tracker} names step {text}, and {folder.name} is not in {root}. "
+            + (f"Resume the newest one that is there with {older}{steps[-1]}. " if steps else "")
+            + "Start a new run with trainer.resume_mode=disable, or in another folder with "
+            "trainer.default_local_dir=..."
+        )
+    return folder
 
 
 def read_state(folder: Path, agpo: RunConfig, lr: float | None = None) -> ControllerState:
