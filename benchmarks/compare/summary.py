@@ -15,12 +15,11 @@ from typing import Any
 from agpo_core.files import write_atomic
 from benchmarks.compare import pictures
 from benchmarks.compare.cells import CLIP, TASKS
-from recipe.agpo.evaluate.metrics import seed_interval
+from recipe.agpo.evaluate.metrics import FEWEST_SEEDS, seed_interval
 
 WITHIN = 0.03
 EFFORT_RESAMPLES = 1_000  # each is a sum over all runs of a method
 EFFORTS = (1, 2, 3, 6)  # numbers of runs that are shown
-FEWEST_SEEDS = 4  # for an interval of the effort
 Record = dict[str, Any]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of numbers and files on the command line, and the variable that asks for a dry run."""
+"""The command line: types of numbers and files, exit codes, and the variable that asks for a dry run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,33 @@ import argparse
 import math
 import os
 from pathlib import Path
+from typing import Any
 
-from recipe.agpo.files import FileError, check_regular
+from recipe.agpo.files import FileError, check_regular, parse_json
 
 MOST = 2**63 - 1
+FAULTY, INTERRUPTED = 2, 130  # exit codes: bad input, with one message on stderr; what a shell reports after Ctrl-C
 DRY_RUN = "AGPO_DRY_RUN"
 
 
 def dry_run() -> bool:
     """Whether a command must print the configuration of its run and start nothing; set by ``agpo plan``."""
     return os.environ.get(DRY_RUN, "") not in ("", "0")
+
+
+def json_object(option: str, text: str | None) -> dict[str, Any]:
+    """The object that an option gives as JSON; an empty one without it.
+
+    Raises:
+        ValueError: not JSON, or another value.
+    """
+    try:
+        found = parse_json(text or "{}")
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{option} must be a JSON object")
+    return found
 
 
 def whole(text: str) -> int:

@@ -19,9 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-# The average of the weights inside a checkpoint's actor folder; the file says what it is and is written last.
-AVERAGE_FOLDER, AVERAGE_FILE = "average", "agpo_average.json"
-
 
 class FileError(ValueError):
     """A file that cannot be used or written; the message names it and says why."""

@@ -11,11 +11,9 @@ import os
 import sys
 from pathlib import Path
 
-from recipe.agpo.arguments import dry_run
+from recipe.agpo.arguments import FAULTY, INTERRUPTED, dry_run
 
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
 CONFIG_FOLDER = Path(__file__).parent / "config"
-FAULTY = 2  # bad input, one message on stderr
 _FOLDER, _NAME = ("--config-path", "--config-dir", "-cp", "-cd"), ("--config-name", "-cn")
 
 
@@ -81,37 +79,31 @@ def _unknown_keys(arguments: list[str]) -> list[str]:
 
     from recipe.agpo.plan.keys import misspelt
 
-    options: dict[str, str] = {}
-    overrides: list[str] = []
-    waiting = list(arguments)
-    while waiting:
-        argument = waiting.pop(0)
-        name, equals, value = argument.partition("=")
-        if name in (*_FOLDER, *_NAME):
-            options[name] = value if equals else waiting.pop(0) if waiting else ""
-        elif not argument.startswith("-"):
-            overrides.append(argument)
-    folder = next((options[name] for name in _FOLDER if name in options), str(CONFIG_FOLDER))
-    config = next((options[name] for name in _NAME if name in options), "agpo_trainer")
+    folder, name, overrides = _split(arguments)
 
     def composed(parts: list[str]) -> DictConfig:
         GlobalHydra.instance().clear()
-        with initialize_config_dir(str(Path(folder).absolute()), version_base=None):
-            return compose(config, parts)
+        with initialize_config_dir(str(Path(folder or CONFIG_FOLDER).absolute()), version_base=None):
+            return compose(name, parts)
 
     return misspelt(composed, overrides)
 
 
 def _planned(arguments: list[str]) -> list[str]:
     """The name of the config and the overrides, one per line, as ``agpo plan`` reads them."""
+    folder, name, overrides = _split(arguments)
+    if folder is not None:
+        name = str(Path(folder, name).with_suffix(".yaml").absolute())
+    return ["--config-name", name, *overrides]
+
+
+def _split(arguments: list[str]) -> tuple[str | None, str, list[str]]:
+    """Folder and name of the config, and the overrides."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-name", "-cn", default="agpo_trainer")
-    parser.add_argument("--config-path", "--config-dir", "-cp", "-cd")
+    parser.add_argument(*_NAME, dest="name", default="agpo_trainer")
+    parser.add_argument(*_FOLDER, dest="folder")
     given, others = parser.parse_known_args(arguments)
-    name = given.config_name
-    if given.config_path is not None:
-        name = str(Path(given.config_path, name).with_suffix(".yaml").absolute())
-    return ["--config-name", name, *(each for each in others if not each.startswith("-"))]
+    return given.folder, given.name, [each for each in others if not each.startswith("-")]
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ DECISIONS_FILE = "agpo_decisions.jsonl"
 STATE_FILE = "agpo_state.json"
 LEDGER_FILE = "agpo_ledger.json"
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
+# The average of the weights inside a checkpoint's actor folder; the file says what it is and is written last.
+AVERAGE_FOLDER, AVERAGE_FILE = "average", "agpo_average.json"
 RUN_FILE = "run.json"
 RUN_FORMAT, RUN_VERSION = "agpo-run", 1
 LAUNCHES = 20  # of a run that was resumed more often, the first and the newest are kept

@@ -14,12 +14,11 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
-from recipe.agpo.arguments import whole
+from recipe.agpo.arguments import FAULTY, INTERRUPTED, whole
 from recipe.agpo.cli.rows import DISTRIBUTION
 from recipe.agpo.files import FileError
 
-FAULTY = 2  # bad input or usage
-INTERRUPTED, PIPE_CLOSED = 130, 141  # what a shell reports after SIGINT and SIGPIPE
+PIPE_CLOSED = 141  # what a shell reports after SIGPIPE
 TRACEBACK = "AGPO_TRACEBACK"  # set it to print the traceback of an unexpected error
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from recipe.agpo.arguments import finite
-from recipe.agpo.files import AVERAGE_FILE, FileError, check_folder, folder_aside, kind_of, make_folder, read_object
+from recipe.agpo.files import FileError, check_folder, folder_aside, kind_of, make_folder, read_object
+from recipe.agpo.run_folder import AVERAGE_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.arguments import shown, whole
+from recipe.agpo.arguments import json_object, shown, whole
 from recipe.agpo.cli.rows import draw
-from recipe.agpo.files import parse_json, write_text
+from recipe.agpo.files import write_text
 
 
 def register(commands: Any) -> None:
@@ -218,12 +218,9 @@ def _settings(text: str | None) -> dict[str, Any]:
     from recipe.agpo.data import DataError
 
     try:
-        found = parse_json(text or "{}")
+        return json_object("--config", text)
     except ValueError as error:
-        raise DataError(f"--config: {error}") from None
-    if not isinstance(found, dict):
-        raise DataError("--config must be a JSON object")
-    return found
+        raise DataError(str(error)) from None
 
 
 def _weights(items: list[str]) -> dict[str, float]:

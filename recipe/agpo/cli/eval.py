@@ -11,11 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.arguments import finite, whole
+from recipe.agpo.arguments import INTERRUPTED, finite, json_object, whole
 from recipe.agpo.arguments import shown as cut
-from recipe.agpo.files import FileError, check_folder, parse_json, read_text
-
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
+from recipe.agpo.files import FileError, check_folder, read_text
 
 
 def register(commands: Any) -> None:
@@ -206,11 +204,9 @@ def _template_kwargs(text: str | None) -> dict[str, Any]:
     from recipe.agpo.prompts import PASSED_BY_VERL
 
     try:
-        found = parse_json(text or "{}")
+        found = json_object("--chat-template-kwargs", text)
     except ValueError as error:
-        raise EvaluationError(f"--chat-template-kwargs: {error}") from None
-    if not isinstance(found, dict):
-        raise EvaluationError("--chat-template-kwargs must be a JSON object")
+        raise EvaluationError(str(error)) from None
     if taken := [name for name in PASSED_BY_VERL if name in found]:
         raise EvaluationError(f"--chat-template-kwargs: {', '.join(taken)} cannot be chosen; leave it out")
     return found

@@ -15,7 +15,8 @@ from typing import Any
 
 from recipe.agpo import cpu
 from recipe.agpo.evaluate.errors import EvaluationError
-from recipe.agpo.files import AVERAGE_FILE, AVERAGE_FOLDER, FileError, read_object
+from recipe.agpo.files import FileError, read_object
+from recipe.agpo.run_folder import AVERAGE_FILE, AVERAGE_FOLDER
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # Files that affect how the weights are used: shape, tokenizer, chat template, end tokens.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from recipe.agpo.settings import agpo_config, keeps_ledger
 
@@ -224,9 +224,14 @@ def _on_gpu(config: DictConfig) -> bool:
     return not (agpo_config(config).average.offload or config.actor_rollout_ref.actor.fsdp_config.param_offload)
 
 
+def has_critic(config: DictConfig) -> bool:
+    """As verl decides it."""
+    enabled = OmegaConf.select(config, "critic.enable")
+    return bool(enabled) if enabled is not None else OmegaConf.select(config, "algorithm.adv_estimator") == "gae"
+
+
 def _critic(config: DictConfig, count: int, ranks: int) -> States | None:
-    enabled = config.critic.get("enable")
-    if not (enabled if enabled is not None else str(config.algorithm.adv_estimator) == "gae"):
+    if not has_critic(config):
         return None
     engine = "megatron" if config.critic.strategy == "megatron" else "fsdp"
     return _states(config.critic, engine, count, ranks, False)

@@ -143,10 +143,9 @@ def problem_in(error: BaseException | None) -> ConfigProblem | None:
 
 def find_problems(config: DictConfig) -> list[str]:
     """All problems of this run, in words; empty if it can start, or is not a run of AGPO."""
-    misspelt = list(names.estimator(config))
+    found = list(names.estimator(config))
     if not keeps_ledger(config):
-        return misspelt
-    found = misspelt
+        return found
     agpo = RunConfig()
     readable = True
     try:

@@ -89,14 +89,13 @@ def _one_temperature(config: DictConfig) -> Fallback:
     )
 
 
-def use_fallbacks(config: DictConfig) -> list[str]:
-    """Write the fallbacks into the config, which every process of the run reads; one line for each."""
+def use_fallbacks(config: DictConfig) -> None:
+    """Write the fallbacks into the config, which every process of the run reads."""
     found = list(fallbacks(config, agpo_config(config))) if is_agpo(config) else []
     with open_dict(config):
         for fallback in found:
             for key, value in fallback.changes.items():
                 OmegaConf.update(config, key, value, force_add=True)
-    return [str(fallback) for fallback in found]
 
 
 def with_fallbacks(config: DictConfig) -> DictConfig:

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.agpo.plan.estimate import KNOWN
+from recipe.agpo.plan.estimate import KNOWN, has_critic
 from recipe.agpo.verl_api.names import STRATEGIES
 
 ACTOR, REF, CRITIC = "actor_rollout_ref.actor", "actor_rollout_ref.ref", "critic"
@@ -75,12 +75,6 @@ def product(sizes: tuple[Size, ...]) -> int:
 def gpus(config: DictConfig) -> int:
     """GPUs of the trainer."""
     return int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
-
-
-def has_critic(config: DictConfig) -> bool:
-    """As verl decides it."""
-    enabled = OmegaConf.select(config, "critic.enable")
-    return bool(enabled) if enabled is not None else OmegaConf.select(config, "algorithm.adv_estimator") == "gae"
 
 
 def has_reference(config: DictConfig) -> bool:

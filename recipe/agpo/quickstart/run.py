@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipe.agpo.arguments import dry_run, whole
+from recipe.agpo.arguments import FAULTY, INTERRUPTED, dry_run, whole
 from recipe.agpo.files import FileError, check_folder, make_folder, read_object, write_text
 from recipe.agpo.quickstart import summary, task, warm_start
 from recipe.agpo.run_folder import CHECKPOINTS, RUN_FILE, TRACKER_FILE
@@ -34,7 +34,6 @@ TASK_SEED = 0  # problems and warm start are the same for every run; --seed is t
 CHECK_SECONDS = 0.5
 LINES = 10  # of progress in the output of a run that is not on a terminal
 MAX_TOKENS = 48  # data.max_response_length of config/quickstart.yaml; a test compares them
-FAULTY, INTERRUPTED = 2, 130  # the exit codes of bad input, and what a shell reports after Ctrl-C
 IDENTITY, SUMMARY, TRACKER = "quickstart.json", "summary.json", f"{CHECKPOINTS}/{TRACKER_FILE}"
 LARGEST_SEED, LARGEST_STEPS = 10**9, 10**9
 _OVERRIDE = re.compile(r"~[^\s=]+(=.*)?|\+{0,2}[^-\s=+~][^\s=]*=.*", re.DOTALL)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from agpo_core import AverageConfig, WeightAverage
 from agpo_core.averaging import STATE_VERSION
-from recipe.agpo.files import AVERAGE_FILE
+from recipe.agpo.run_folder import AVERAGE_FILE
 from recipe.agpo.settings import agpo_config
 from recipe.agpo.training import checkpoint
 from recipe.agpo.verl_api import actor_weights

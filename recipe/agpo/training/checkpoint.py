@@ -17,8 +17,7 @@ from agpo_core.files import write_atomic
 from agpo_core.jsonl import append_lines, keep_steps
 from agpo_core.sealed import read_sealed, write_sealed
 from agpo_core.state import OtherSettings, resume_state
-from recipe.agpo.files import AVERAGE_FILE, AVERAGE_FOLDER
-from recipe.agpo.run_folder import LEDGER_FILE, STATE_FILE, TRACKER_FILE
+from recipe.agpo.run_folder import AVERAGE_FILE, AVERAGE_FOLDER, LEDGER_FILE, STATE_FILE, TRACKER_FILE
 from recipe.agpo.settings import RunConfig
 
 LEDGER_FORMAT, LEDGER_VERSION = "agpo-token-ledger", 2
@@ -58,9 +57,8 @@ def checkpoint_to_resume(config: Any) -> Path | None:
     if not tracker.is_file():  # a named pipe would wait for its writer
         raise ResumeError(f"{tracker} is not a regular file: remove it, or set trainer.default_local_dir=...")
     text = tracker.read_text(errors="replace").strip()
-    names = (p.parent.name.removeprefix("global_step_") for p in root.glob("global_step_*/data.pt"))
-    steps = sorted(int(name) for name in names if name.isascii() and name.isdigit())
     if not (text.isascii() and text.isdigit()) or len(text) > MOST_DIGITS:
+        steps = _complete_steps(root)
         if not steps:
             raise ResumeError(
                 f"{tracker} is damaged ({text[:20]!r}) and {root} has no complete checkpoint. Start a new run with "
@@ -71,6 +69,7 @@ def checkpoint_to_resume(config: Any) -> Path | None:
         print(f"[agpo] repaired {tracker}: it was cut off while being written; latest step is {text}")
     folder = root / f"global_step_{text}"
     if not folder.exists():  # verl would start again from step 0, and would say so in its log only
+        steps = _complete_steps(root)
         older = f"trainer.resume_mode=resume_path with trainer.resume_from_path={root}/global_step_"
         raise ResumeError(
             f"{tracker} names step {text}, and {folder.name} is not in {root}. "
@@ -79,6 +78,12 @@ def checkpoint_to_resume(config: Any) -> Path | None:
             "trainer.default_local_dir=..."
         )
     return folder
+
+
+def _complete_steps(root: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, in order; verl writes the data state last."""
+    names = (p.parent.name.removeprefix("global_step_") for p in root.glob("global_step_*/data.pt"))
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
 def read_state(folder: Path, agpo: RunConfig, lr: float | None = None) -> ControllerState:
